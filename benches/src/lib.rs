@@ -1,0 +1,1 @@
+//! Benches of Kiln, peers side by side

@@ -1,0 +1,1 @@
+//! Code generation of Kiln: kernel IR, schedules, lowerings, packing

@@ -1,0 +1,1 @@
+//! Kiln: load, optimize, compile and run neural networks

@@ -1,0 +1,1 @@
+//! Loaders of Kiln: files of other frameworks to graph IR

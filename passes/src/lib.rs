@@ -1,0 +1,1 @@
+//! Graph to graph passes of Kiln: one table of passes, one rewrite engine

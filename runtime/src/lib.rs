@@ -1,0 +1,1 @@
+//! Runtime of Kiln: artifact format, memory plan, threads, sessions. No compiler inside

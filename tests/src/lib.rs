@@ -1,0 +1,1 @@
+//! Golden files, conformance suites and whole-model tests of Kiln
