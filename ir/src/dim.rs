@@ -1,0 +1,656 @@
+//! Symbolic dimensions: integer polynomials over named symbols, kept in one canonical form so that `==` means
+//! "provably equal". Floor division, modulo, minimum and maximum that do not simplify become atoms.
+//!
+//! Guarantee: arithmetic never panics and never wraps. A constant that overflows `i64` becomes [`Dim::unknown`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// The name of a symbolic dimension, unique within a module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Symbol(pub Arc<str>);
+
+impl Symbol {
+    /// A symbol of that name.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Symbol(name.into())
+    }
+}
+
+impl fmt::Display for Symbol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = !self.0.is_empty()
+            && self
+                .0
+                .chars()
+                .enumerate()
+                .all(|(i, c)| c == '_' || c.is_ascii_alphabetic() || (i > 0 && c.is_ascii_digit()))
+            && !matches!(&*self.0, "floordiv" | "mod" | "min" | "max");
+        if plain { f.write_str(&self.0) } else { write!(f, "{:?}", &*self.0) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Atom {
+    Sym(Symbol),
+    FloorDiv(Dim, Dim),
+    Mod(Dim, Dim),
+    Min(Dim, Dim),
+    Max(Dim, Dim),
+}
+
+/// Product of atoms, sorted; the empty product is 1.
+type Monomial = Vec<Atom>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Repr {
+    Const(i64),
+    /// Sorted by monomial, no zero coefficient, at least one non-constant monomial.
+    Poly(Arc<Vec<(Monomial, i64)>>),
+    Unknown,
+}
+
+/// One dimension (or any shape-related integer): a constant, a polynomial over symbols, or unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dim(Repr);
+
+/// Why a dim has no value under given symbol values.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DimError {
+    /// A symbol has no value.
+    #[error("dimension `{0}` has no value")]
+    Unbound(Symbol),
+    /// The dimension itself is unknown.
+    #[error("the dimension is unknown")]
+    Unknown,
+    /// The value does not fit in 64 bits.
+    #[error("dimension `{0}` overflows 64 bits")]
+    Overflow(Dim),
+    /// A divisor is zero.
+    #[error("dimension `{0}` divides by zero")]
+    DivisionByZero(Dim),
+}
+
+/// Largest number of monomials a product may have before it is given up as unknown.
+const MAX_TERMS: usize = 64;
+
+impl Dim {
+    /// The constant `value`.
+    pub const fn known(value: i64) -> Dim {
+        Dim(Repr::Const(value))
+    }
+
+    /// A dimension about which nothing is known; it is not equal to any other in meaning.
+    pub const fn unknown() -> Dim {
+        Dim(Repr::Unknown)
+    }
+
+    /// The symbol `name`.
+    pub fn symbol(name: &str) -> Dim {
+        Dim::from_atom(Atom::Sym(Symbol::new(name)))
+    }
+
+    fn from_atom(atom: Atom) -> Dim {
+        Dim(Repr::Poly(Arc::new(vec![(vec![atom], 1)])))
+    }
+
+    /// The constant value, if the dimension is one.
+    pub fn as_known(&self) -> Option<i64> {
+        match self.0 {
+            Repr::Const(c) => Some(c),
+            Repr::Poly(_) | Repr::Unknown => None,
+        }
+    }
+
+    /// The symbol, if the dimension is exactly one symbol.
+    pub fn as_symbol(&self) -> Option<&Symbol> {
+        match &self.0 {
+            Repr::Poly(p) => match p.as_slice() {
+                [(m, 1)] => match m.as_slice() {
+                    [Atom::Sym(s)] => Some(s),
+                    _ => None,
+                },
+                _ => None,
+            },
+            Repr::Const(_) | Repr::Unknown => None,
+        }
+    }
+
+    /// Whether nothing is known about the dimension.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self.0, Repr::Unknown)
+    }
+
+    fn terms(&self) -> Option<Vec<(Monomial, i64)>> {
+        match &self.0 {
+            Repr::Const(0) => Some(vec![]),
+            Repr::Const(c) => Some(vec![(vec![], *c)]),
+            Repr::Poly(p) => Some(p.as_ref().clone()),
+            Repr::Unknown => None,
+        }
+    }
+
+    fn from_terms(map: BTreeMap<Monomial, i64>) -> Dim {
+        let terms: Vec<_> = map.into_iter().filter(|(_, c)| *c != 0).collect();
+        match terms.as_slice() {
+            [] => Dim::known(0),
+            [(m, c)] if m.is_empty() => Dim::known(*c),
+            _ => Dim(Repr::Poly(Arc::new(terms))),
+        }
+    }
+
+    fn combine(&self, other: &Dim, sign: i64) -> Dim {
+        if let (Repr::Const(a), Repr::Const(b)) = (&self.0, &other.0) {
+            return b.checked_mul(sign).and_then(|b| a.checked_add(b)).map_or(Dim::unknown(), Dim::known);
+        }
+        let (Some(a), Some(b)) = (self.terms(), other.terms()) else { return Dim::unknown() };
+        let mut map: BTreeMap<Monomial, i64> = a.into_iter().collect();
+        for (m, c) in b {
+            let slot = map.entry(m).or_insert(0);
+            match c.checked_mul(sign).and_then(|c| slot.checked_add(c)) {
+                Some(sum) => *slot = sum,
+                None => return Dim::unknown(),
+            }
+        }
+        Dim::from_terms(map)
+    }
+
+    fn product(&self, other: &Dim) -> Dim {
+        if let (Repr::Const(a), Repr::Const(b)) = (&self.0, &other.0) {
+            return a.checked_mul(*b).map_or(Dim::unknown(), Dim::known);
+        }
+        let (Some(a), Some(b)) = (self.terms(), other.terms()) else { return Dim::unknown() };
+        if a.len().saturating_mul(b.len()) > MAX_TERMS {
+            return Dim::unknown();
+        }
+        let mut map: BTreeMap<Monomial, i64> = BTreeMap::new();
+        for (ma, ca) in &a {
+            for (mb, cb) in &b {
+                let mut m = ma.clone();
+                m.extend(mb.iter().cloned());
+                m.sort();
+                let slot = map.entry(m).or_insert(0);
+                match ca.checked_mul(*cb).and_then(|c| slot.checked_add(c)) {
+                    Some(sum) => *slot = sum,
+                    None => return Dim::unknown(),
+                }
+            }
+        }
+        Dim::from_terms(map)
+    }
+
+    /// `self / other` if it divides exactly as polynomials (`other` a single term), else `None`.
+    pub fn exact_div(&self, other: &Dim) -> Option<Dim> {
+        if self.as_known() == Some(0) && other.as_known() != Some(0) {
+            return Some(Dim::known(0));
+        }
+        if self == other && !self.is_unknown() {
+            return Some(Dim::known(1));
+        }
+        let (a, b) = (self.terms()?, other.terms()?);
+        let [(mb, cb)] = b.as_slice() else { return None };
+        let mut map = BTreeMap::new();
+        for (m, c) in a {
+            if c.checked_rem(*cb)? != 0 {
+                return None;
+            }
+            let mut rest = m;
+            for atom in mb {
+                let at = rest.iter().position(|x| x == atom)?;
+                rest.remove(at);
+            }
+            map.insert(rest, c.checked_div(*cb)?);
+        }
+        Some(Dim::from_terms(map))
+    }
+
+    /// `floor(self / other)`.
+    pub fn floor_div(&self, other: &Dim) -> Dim {
+        if self.is_unknown() || other.is_unknown() || other.as_known() == Some(0) {
+            return Dim::unknown();
+        }
+        if let (Some(a), Some(b)) = (self.as_known(), other.as_known()) {
+            return checked_floor_div(a, b).map_or(Dim::unknown(), Dim::known);
+        }
+        if let Some(exact) = self.exact_div(other) {
+            return exact;
+        }
+        // floor((q*d + r) / d) = q + floor(r / d): split off the terms that divide.
+        if let (Some(d), Some(terms)) = (other.as_known().filter(|d| *d > 0), self.terms()) {
+            let (mut whole, mut rest) = (BTreeMap::new(), BTreeMap::new());
+            for (m, c) in terms {
+                let (q, r) = (c.div_euclid(d), c.rem_euclid(d));
+                if m.is_empty() || r == 0 {
+                    whole.insert(m.clone(), q);
+                    rest.insert(m, r);
+                } else {
+                    rest.insert(m, c);
+                }
+            }
+            let (whole, rest) = (Dim::from_terms(whole), Dim::from_terms(rest));
+            if let Some(r) = rest.as_known() {
+                return &whole + &Dim::known(r.div_euclid(d));
+            }
+            return &whole + &Dim::from_atom(Atom::FloorDiv(rest, other.clone()));
+        }
+        Dim::from_atom(Atom::FloorDiv(self.clone(), other.clone()))
+    }
+
+    /// `ceil(self / other)`.
+    pub fn ceil_div(&self, other: &Dim) -> Dim {
+        (self + other - Dim::known(1)).floor_div(other)
+    }
+
+    /// `self - other * floor(self / other)`.
+    pub fn modulo(&self, other: &Dim) -> Dim {
+        if self.is_unknown() || other.is_unknown() || other.as_known() == Some(0) {
+            return Dim::unknown();
+        }
+        if let (Some(a), Some(b)) = (self.as_known(), other.as_known()) {
+            return checked_floor_div(a, b)
+                .and_then(|q| q.checked_mul(b))
+                .and_then(|p| a.checked_sub(p))
+                .map_or(Dim::unknown(), Dim::known);
+        }
+        if self.exact_div(other).is_some() {
+            return Dim::known(0);
+        }
+        Dim::from_atom(Atom::Mod(self.clone(), other.clone()))
+    }
+
+    /// The smaller of two dims.
+    pub fn lesser(&self, other: &Dim) -> Dim {
+        self.extremum(other, true)
+    }
+
+    /// The larger of two dims.
+    pub fn greater(&self, other: &Dim) -> Dim {
+        self.extremum(other, false)
+    }
+
+    fn extremum(&self, other: &Dim, smaller: bool) -> Dim {
+        if self.is_unknown() || other.is_unknown() {
+            return Dim::unknown();
+        }
+        if let Some(diff) = (self - other).as_known() {
+            return if (diff <= 0) == smaller { self.clone() } else { other.clone() };
+        }
+        let (a, b) = if self <= other { (self, other) } else { (other, self) };
+        let (a, b) = (a.clone(), b.clone());
+        Dim::from_atom(if smaller { Atom::Min(a, b) } else { Atom::Max(a, b) })
+    }
+
+    /// The value under `lookup`, with checked arithmetic.
+    pub fn eval(&self, lookup: &dyn Fn(&Symbol) -> Option<i64>) -> Result<i64, DimError> {
+        let terms = match &self.0 {
+            Repr::Const(c) => return Ok(*c),
+            Repr::Unknown => return Err(DimError::Unknown),
+            Repr::Poly(p) => p,
+        };
+        let overflow = || DimError::Overflow(self.clone());
+        let mut sum = 0i64;
+        for (m, c) in terms.iter() {
+            let mut product = *c;
+            for atom in m {
+                let value = atom.eval(lookup)?;
+                product = product.checked_mul(value).ok_or_else(overflow)?;
+            }
+            sum = sum.checked_add(product).ok_or_else(overflow)?;
+        }
+        Ok(sum)
+    }
+
+    /// The dim with every symbol for which `with` answers replaced.
+    pub fn substitute(&self, with: &dyn Fn(&Symbol) -> Option<Dim>) -> Dim {
+        let Repr::Poly(terms) = &self.0 else { return self.clone() };
+        let mut sum = Dim::known(0);
+        for (m, c) in terms.iter() {
+            let mut product = Dim::known(*c);
+            for atom in m {
+                let factor = match atom {
+                    Atom::Sym(s) => with(s).unwrap_or_else(|| Dim::from_atom(atom.clone())),
+                    Atom::FloorDiv(a, b) => a.substitute(with).floor_div(&b.substitute(with)),
+                    Atom::Mod(a, b) => a.substitute(with).modulo(&b.substitute(with)),
+                    Atom::Min(a, b) => a.substitute(with).lesser(&b.substitute(with)),
+                    Atom::Max(a, b) => a.substitute(with).greater(&b.substitute(with)),
+                };
+                product = product * factor;
+            }
+            sum = sum + product;
+        }
+        sum
+    }
+
+    /// Calls `visit` with every symbol the dim mentions.
+    pub fn symbols(&self, visit: &mut dyn FnMut(&Symbol)) {
+        let Repr::Poly(terms) = &self.0 else { return };
+        for atom in terms.iter().flat_map(|(m, _)| m) {
+            match atom {
+                Atom::Sym(s) => visit(s),
+                Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => {
+                    a.symbols(visit);
+                    b.symbols(visit);
+                }
+            }
+        }
+    }
+}
+
+impl Atom {
+    fn eval(&self, lookup: &dyn Fn(&Symbol) -> Option<i64>) -> Result<i64, DimError> {
+        match self {
+            Atom::Sym(s) => lookup(s).ok_or_else(|| DimError::Unbound(s.clone())),
+            Atom::FloorDiv(a, b) => checked_floor_div(a.eval(lookup)?, b.eval(lookup)?)
+                .ok_or_else(|| DimError::DivisionByZero(b.clone())),
+            Atom::Mod(a, b) => {
+                let (a, d) = (a.eval(lookup)?, b.eval(lookup)?);
+                let q = checked_floor_div(a, d).ok_or_else(|| DimError::DivisionByZero(b.clone()))?;
+                Ok(a.wrapping_sub(q.wrapping_mul(d)))
+            }
+            Atom::Min(a, b) => Ok(a.eval(lookup)?.min(b.eval(lookup)?)),
+            Atom::Max(a, b) => Ok(a.eval(lookup)?.max(b.eval(lookup)?)),
+        }
+    }
+}
+
+fn checked_floor_div(a: i64, b: i64) -> Option<i64> {
+    let q = a.checked_div(b)?;
+    Some(if a % b != 0 && (a < 0) != (b < 0) { q - 1 } else { q })
+}
+
+impl From<i64> for Dim {
+    fn from(value: i64) -> Self {
+        Dim::known(value)
+    }
+}
+
+macro_rules! arithmetic {
+    ($($trait:ident $method:ident |$a:ident, $b:ident| $body:expr;)*) => {$(
+        impl std::ops::$trait<&Dim> for &Dim {
+            type Output = Dim;
+            fn $method(self, other: &Dim) -> Dim {
+                let ($a, $b) = (self, other);
+                $body
+            }
+        }
+        impl std::ops::$trait<Dim> for Dim {
+            type Output = Dim;
+            fn $method(self, other: Dim) -> Dim {
+                std::ops::$trait::$method(&self, &other)
+            }
+        }
+        impl std::ops::$trait<&Dim> for Dim {
+            type Output = Dim;
+            fn $method(self, other: &Dim) -> Dim {
+                std::ops::$trait::$method(&self, other)
+            }
+        }
+        impl std::ops::$trait<Dim> for &Dim {
+            type Output = Dim;
+            fn $method(self, other: Dim) -> Dim {
+                std::ops::$trait::$method(self, &other)
+            }
+        }
+    )*};
+}
+
+arithmetic! {
+    Add add |a, b| a.combine(b, 1);
+    Sub sub |a, b| a.combine(b, -1);
+    Mul mul |a, b| a.product(b);
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Const(c) => write!(f, "{c}"),
+            Repr::Unknown => f.write_str("?"),
+            Repr::Poly(terms) => {
+                // The constant term sorts first in memory; people expect it last.
+                let constant = terms.iter().filter(|(m, _)| m.is_empty());
+                let rest = terms.iter().filter(|(m, _)| !m.is_empty());
+                for (i, (m, c)) in rest.chain(constant).enumerate() {
+                    write_term(f, m, *c, i == 0)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn write_term(f: &mut fmt::Formatter<'_>, m: &Monomial, c: i64, first: bool) -> fmt::Result {
+    if c < 0 {
+        f.write_str("-")?;
+    } else if !first {
+        f.write_str("+")?;
+    }
+    let magnitude = c.unsigned_abs();
+    if m.is_empty() {
+        return write!(f, "{magnitude}");
+    }
+    if magnitude != 1 {
+        write!(f, "{magnitude}*")?;
+    }
+    for (i, atom) in m.iter().enumerate() {
+        if i > 0 {
+            f.write_str("*")?;
+        }
+        match atom {
+            Atom::Sym(s) => write!(f, "{s}")?,
+            Atom::FloorDiv(a, b) => write!(f, "floordiv({a},{b})")?,
+            Atom::Mod(a, b) => write!(f, "mod({a},{b})")?,
+            Atom::Min(a, b) => write!(f, "min({a},{b})")?,
+            Atom::Max(a, b) => write!(f, "max({a},{b})")?,
+        }
+    }
+    Ok(())
+}
+
+/// A text that is not a dim.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a dimension: {reason} at byte {at}")]
+pub struct ParseDimError {
+    /// The whole text.
+    pub text: String,
+    /// What is wrong.
+    pub reason: &'static str,
+    /// Where, in bytes.
+    pub at: usize,
+}
+
+struct DimParser<'a> {
+    text: &'a str,
+    at: usize,
+    depth: usize,
+}
+
+/// Nesting that a dim's text may have.
+const MAX_DEPTH: usize = 32;
+
+impl DimParser<'_> {
+    fn fail<T>(&self, reason: &'static str) -> Result<T, ParseDimError> {
+        Err(ParseDimError { text: self.text.to_owned(), reason, at: self.at })
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn spaces(&mut self) {
+        while self.peek() == Some(b' ') {
+            self.at += 1;
+        }
+    }
+
+    fn eat(&mut self, c: u8) -> bool {
+        self.spaces();
+        let hit = self.peek() == Some(c);
+        if hit {
+            self.at += 1;
+        }
+        hit
+    }
+
+    fn sum(&mut self) -> Result<Dim, ParseDimError> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return self.fail("nested too deeply");
+        }
+        let mut total = if self.eat(b'-') { Dim::known(0) - self.product()? } else { self.product()? };
+        loop {
+            if self.eat(b'+') {
+                total = total + self.product()?;
+            } else if self.eat(b'-') {
+                total = total - self.product()?;
+            } else {
+                self.depth -= 1;
+                return Ok(total);
+            }
+        }
+    }
+
+    fn product(&mut self) -> Result<Dim, ParseDimError> {
+        let mut total = self.factor()?;
+        while self.eat(b'*') {
+            total = total * self.factor()?;
+        }
+        Ok(total)
+    }
+
+    fn factor(&mut self) -> Result<Dim, ParseDimError> {
+        self.spaces();
+        match self.peek() {
+            Some(b'?') => {
+                self.at += 1;
+                Ok(Dim::unknown())
+            }
+            Some(b'(') => {
+                self.at += 1;
+                let inner = self.sum()?;
+                if self.eat(b')') { Ok(inner) } else { self.fail("expected `)`") }
+            }
+            Some(b'"') => self.quoted(),
+            Some(c) if c.is_ascii_digit() => {
+                let start = self.at;
+                while self.peek().is_some_and(|c| c.is_ascii_digit()) {
+                    self.at += 1;
+                }
+                match self.text[start..self.at].parse() {
+                    Ok(v) => Ok(Dim::known(v)),
+                    Err(_) => self.fail("a number beyond 64 bits"),
+                }
+            }
+            Some(c) if c == b'_' || c.is_ascii_alphabetic() => {
+                let start = self.at;
+                while self.peek().is_some_and(|c| c == b'_' || c.is_ascii_alphanumeric()) {
+                    self.at += 1;
+                }
+                let name = &self.text[start..self.at];
+                match name {
+                    "floordiv" | "mod" | "min" | "max" if self.peek() == Some(b'(') => {
+                        self.call(name.to_owned())
+                    }
+                    _ => Ok(Dim::symbol(name)),
+                }
+            }
+            _ => self.fail("expected a number, a name or `?`"),
+        }
+    }
+
+    /// A name in Rust's string-literal syntax, as `{:?}` prints it.
+    fn quoted(&mut self) -> Result<Dim, ParseDimError> {
+        let Some((name, used)) = crate::text::lexer::unquote(&self.text[self.at..]) else {
+            return self.fail("unterminated or malformed quoted name");
+        };
+        self.at += used;
+        Ok(Dim::symbol(&name))
+    }
+
+    fn call(&mut self, name: String) -> Result<Dim, ParseDimError> {
+        self.at += 1;
+        let a = self.sum()?;
+        if !self.eat(b',') {
+            return self.fail("expected `,`");
+        }
+        let b = self.sum()?;
+        if !self.eat(b')') {
+            return self.fail("expected `)`");
+        }
+        Ok(match name.as_str() {
+            "floordiv" => a.floor_div(&b),
+            "mod" => a.modulo(&b),
+            "min" => a.lesser(&b),
+            _ => a.greater(&b),
+        })
+    }
+}
+
+impl FromStr for Dim {
+    type Err = ParseDimError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parser = DimParser { text, at: 0, depth: 0 };
+        let dim = parser.sum()?;
+        parser.spaces();
+        if parser.at == text.len() { Ok(dim) } else { parser.fail("unexpected text") }
+    }
+}
+
+impl serde::Serialize for Dim {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Dim {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn d(s: &str) -> Dim {
+        s.parse().unwrap()
+    }
+
+    #[test]
+    fn canonical_forms_are_equal() {
+        assert_eq!(d("N*2+1+N"), d("3*N+1"));
+        assert_eq!(d("(N+1)*(N-1)"), d("N*N-1"));
+        assert_eq!(d("N-N"), Dim::known(0));
+        assert_eq!(d("floordiv(4*N+6,2)"), d("2*N+3"));
+        assert_eq!(d("floordiv(2*N+3,2)"), d("N+1"));
+        assert_eq!(d("mod(6*N,3)"), Dim::known(0));
+        assert_eq!(d("max(N,N+2)"), d("N+2"));
+        assert_eq!(d("12*N").exact_div(&d("4*N")), Some(Dim::known(3)));
+    }
+
+    #[test]
+    fn prints_as_it_parses() {
+        for text in ["N", "3*N+1", "-N+4", "floordiv(N,2)+1", "\"seq len\"", "max(M,N)", "?", "7", "2*M*N"] {
+            assert_eq!(d(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn evaluates_with_checks() {
+        let env = |s: &Symbol| (&*s.0 == "N").then_some(7);
+        assert_eq!(d("floordiv(N,2)+1").eval(&env), Ok(4));
+        assert_eq!(d("mod(N,4)").eval(&env), Ok(3));
+        assert!(matches!(d("M").eval(&env), Err(DimError::Unbound(_))));
+        assert!(matches!(d("N*9223372036854775807").eval(&env), Err(DimError::Overflow(_))));
+        assert!(matches!(d("floordiv(3,N-7)").eval(&env), Err(DimError::DivisionByZero(_))));
+    }
+
+    #[test]
+    fn overflow_is_unknown_not_wrapped() {
+        assert!((Dim::known(i64::MAX) + Dim::known(1)).is_unknown());
+        assert!((Dim::known(i64::MAX) * Dim::known(2)).is_unknown());
+    }
+}

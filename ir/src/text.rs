@@ -1,0 +1,2 @@
+//! Text form.
+pub mod lexer;
