@@ -1,0 +1,45 @@
+//! A program together with its code bytes and the data of its constants.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::program::Program;
+
+/// A compiled module in memory: what a compiler hands over, what an artifact stores, what a session runs.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The plan.
+    pub program: Program,
+    /// Machine code; kernels are ranges of it.
+    pub code: Vec<u8>,
+    /// Data of `program.constants`, one by one.
+    pub constants: Vec<ConstantData>,
+}
+
+/// Bytes of one constant, owned or shared with whatever holds them (a mapped weight file, a tensor).
+#[derive(Clone)]
+pub struct ConstantData(Arc<dyn AsRef<[u8]> + Send + Sync>);
+
+impl ConstantData {
+    /// Shares `bytes`, which must stay the same for as long as they are shared.
+    pub fn shared(bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+        ConstantData(bytes)
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+impl From<Vec<u8>> for ConstantData {
+    fn from(bytes: Vec<u8>) -> Self {
+        ConstantData(Arc::new(bytes))
+    }
+}
+
+impl fmt::Debug for ConstantData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConstantData({} bytes)", self.bytes().len())
+    }
+}
