@@ -1,0 +1,534 @@
+//! Building graphs: [`GraphBuilder`] for new graphs, [`Patch`] for edits. Both infer and check every node as it is
+//! added ([`Build::add`]), so a graph is well-typed at every moment.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::graph::{Def, Known, Node, Origin, ValueData};
+use crate::infer::{InferCx, InferError, infer};
+use crate::op::{Cast, Composite, Contract, Movement, Reduce, ReduceKind, Source};
+use crate::{DType, Dim, Element, Graph, GraphId, Module, NodeId, Op, Shape, Tensor, Type, Value};
+
+/// Adding nodes to something: a graph under construction or a patch.
+pub trait Build {
+    /// Adds a node after everything added before; gives its results.
+    fn add(&mut self, op: Op, operands: &[Value]) -> Result<SmallVec<[Value; 1]>, InferError>;
+
+    /// The type of a value.
+    fn ty(&self, v: Value) -> &Type;
+
+    /// What is known of a value.
+    fn known(&self, v: Value) -> Option<&Known>;
+
+    /// A symbol that no other dim uses.
+    fn fresh_dim(&mut self) -> Dim;
+
+    /// Adds a node of one result.
+    fn add1(&mut self, op: impl Into<Op>, operands: &[Value]) -> Result<Value, InferError>
+    where
+        Self: Sized,
+    {
+        first(self.add(op.into(), operands)?)
+    }
+
+    /// An elementwise operator without attributes.
+    fn ew(&mut self, name: &str, operands: &[Value]) -> Result<Value, InferError> {
+        first(self.add(Op::ew(name), operands)?)
+    }
+
+    /// An elementwise operator with attributes.
+    fn ew_with(&mut self, name: &str, attrs: &[f64], operands: &[Value]) -> Result<Value, InferError> {
+        first(self.add(Op::ew_with(name, attrs), operands)?)
+    }
+
+    /// A constant.
+    fn constant(&mut self, value: Tensor) -> Result<Value, InferError> {
+        first(self.add(Source::Constant { value }.into(), &[])?)
+    }
+
+    /// A rank-0 constant of `dtype`, rounded to it.
+    fn scalar(&mut self, dtype: DType, value: f64) -> Result<Value, InferError> {
+        let scalar = if dtype.is_float() { crate::Scalar::F(value) } else { crate::Scalar::I(value as i128) };
+        let value =
+            Tensor::from_scalars(dtype, &[], &[scalar]).map_err(|e| InferError::new(e.to_string()))?;
+        self.constant(value)
+    }
+
+    /// A rank-1 i64 value of the dims: a constant where all are constant.
+    fn dims(&mut self, dims: &[Dim]) -> Result<Value, InferError> {
+        match dims.iter().map(Dim::as_known).collect::<Option<Vec<i64>>>() {
+            Some(ints) => self.constant(Tensor::ints(&ints)),
+            None => first(self.add(Source::Dims { dims: dims.to_vec() }.into(), &[])?),
+        }
+    }
+
+    /// Conversion to `to`; nothing if the value has that dtype.
+    fn cast(&mut self, v: Value, to: DType) -> Result<Value, InferError> {
+        if self.dtype(v)? == to {
+            return Ok(v);
+        }
+        first(self.add(Op::Cast(Cast { to, saturate: false }), &[v])?)
+    }
+
+    /// Reshape; nothing if the value has that shape.
+    fn reshape(&mut self, v: Value, shape: &[Dim]) -> Result<Value, InferError> {
+        if self.shape(v).ok() == Some(shape) {
+            return Ok(v);
+        }
+        first(self.add(Movement::Reshape { shape: shape.to_vec() }.into(), &[v])?)
+    }
+
+    /// Transpose; nothing if `perm` is the identity.
+    fn transpose(&mut self, v: Value, perm: &[usize]) -> Result<Value, InferError> {
+        if perm.iter().enumerate().all(|(i, &p)| i == p) {
+            return Ok(v);
+        }
+        first(self.add(Movement::Transpose { perm: perm.to_vec() }.into(), &[v])?)
+    }
+
+    /// Broadcast; nothing if the value has that shape.
+    fn broadcast(&mut self, v: Value, shape: &[Dim]) -> Result<Value, InferError> {
+        if self.shape(v).ok() == Some(shape) {
+            return Ok(v);
+        }
+        first(self.add(Movement::Broadcast { shape: shape.to_vec() }.into(), &[v])?)
+    }
+
+    /// A slice of one axis: elements `start .. start + size`.
+    fn slice_axis(&mut self, v: Value, axis: usize, start: Dim, size: Dim) -> Result<Value, InferError> {
+        let mut sizes = self.shape(v)?.to_vec();
+        let mut starts = vec![Dim::known(0); sizes.len()];
+        let steps = vec![1; sizes.len()];
+        let (Some(s), Some(z)) = (starts.get_mut(axis), sizes.get_mut(axis)) else {
+            return Err(InferError::new(format!("axis {axis} of a tensor of rank {}", sizes.len())));
+        };
+        (*s, *z) = (start, size);
+        first(self.add(Movement::Slice { starts, sizes, steps }.into(), &[v])?)
+    }
+
+    /// Concatenation; nothing if there is one operand.
+    fn concat(&mut self, operands: &[Value], axis: usize) -> Result<Value, InferError> {
+        match operands {
+            [one] => Ok(*one),
+            _ => first(self.add(Movement::Concat { axis }.into(), operands)?),
+        }
+    }
+
+    /// A reduction.
+    fn reduce(
+        &mut self,
+        kind: ReduceKind,
+        v: Value,
+        axes: &[usize],
+        keepdims: bool,
+    ) -> Result<Value, InferError> {
+        first(self.add(Reduce::Axes { kind, axes: axes.to_vec(), keepdims }.into(), &[v])?)
+    }
+
+    /// A contraction by labels, `bmk,bkn->bmn`, in the operands' dtype.
+    fn einsum(&mut self, spec: &str, a: Value, b: Value) -> Result<Value, InferError> {
+        let spec = spec.parse().map_err(InferError::new)?;
+        let out = self.dtype(a)?;
+        first(self.add(Contract::Einsum { spec, out }.into(), &[a, b])?)
+    }
+
+    /// Softmax along an axis.
+    fn softmax(&mut self, v: Value, axis: usize) -> Result<Value, InferError> {
+        first(self.add(Composite::Softmax { axis }.into(), &[v])?)
+    }
+
+    /// The dtype of a tensor value.
+    fn dtype(&self, v: Value) -> Result<DType, InferError> {
+        match self.ty(v) {
+            Type::Tensor(t) => Ok(t.dtype),
+            other => Err(InferError::new(format!("expected a tensor, found {other}"))),
+        }
+    }
+
+    /// The dims of a tensor value of known rank.
+    fn shape(&self, v: Value) -> Result<&[Dim], InferError> {
+        let ty = self.ty(v);
+        let dims = ty.as_tensor().and_then(|t| t.shape.dims());
+        dims.ok_or_else(|| InferError::new(format!("expected a tensor of known rank, found {ty}")))
+    }
+
+    /// The rank of a tensor value of known rank.
+    fn rank(&self, v: Value) -> Result<usize, InferError> {
+        self.shape(v).map(<[Dim]>::len)
+    }
+
+    /// A rank-1 constant of numbers.
+    fn constant_of<T: Element>(&mut self, values: &[T]) -> Result<Value, InferError>
+    where
+        Self: Sized,
+    {
+        let tensor =
+            Tensor::from_slice(&[values.len()], values).map_err(|e| InferError::new(e.to_string()))?;
+        self.constant(tensor)
+    }
+}
+
+/// The only result of a node.
+fn first(results: SmallVec<[Value; 1]>) -> Result<Value, InferError> {
+    match results.as_slice() {
+        [one] => Ok(*one),
+        many => Err(InferError::new(format!("expected one result, the operator has {}", many.len()))),
+    }
+}
+
+/// Replaces dims that inference leaves unknown by fresh symbols.
+fn name_unknown(ty: &Type, fresh: &mut u64) -> Type {
+    ty.map_dims(&mut |d| {
+        if !d.is_unknown() {
+            return d.clone();
+        }
+        *fresh += 1;
+        Dim::symbol(&format!("_u{fresh}"))
+    })
+}
+
+/// Builds a new graph of a module.
+pub struct GraphBuilder<'m> {
+    module: &'m mut Module,
+    graph: Graph,
+    origin: Option<Arc<Origin>>,
+}
+
+impl<'m> GraphBuilder<'m> {
+    /// A builder of an empty graph.
+    pub fn new(module: &'m mut Module, name: &str) -> Self {
+        GraphBuilder { module, graph: Graph::empty(name), origin: None }
+    }
+
+    /// The module, for building nested graphs first.
+    pub fn module(&mut self) -> &mut Module {
+        self.module
+    }
+
+    /// Sets the source of the nodes added from now on.
+    pub fn set_origin(&mut self, origin: Option<Arc<Origin>>) {
+        self.origin = origin;
+    }
+
+    /// The source of the nodes being added.
+    pub fn origin(&self) -> Option<&Arc<Origin>> {
+        self.origin.as_ref()
+    }
+
+    /// Adds an input. Unknown dims become fresh symbols.
+    pub fn input(&mut self, name: &str, ty: Type) -> Value {
+        let ty = name_unknown(&ty, &mut self.module.fresh);
+        let v = Value::new(self.graph.values.len());
+        let def = Def::Input(self.graph.inputs.len());
+        self.graph.values.push(ValueData { ty, def, known: None, name: Some(name.into()) });
+        self.graph.inputs.push(v);
+        self.graph.input_names.push(name.to_owned());
+        v
+    }
+
+    /// Adds an output.
+    pub fn output(&mut self, name: &str, v: Value) {
+        self.graph.outputs.push(v);
+        self.graph.output_names.push(name.to_owned());
+    }
+
+    /// Records a value's name in the source file; the first one stays.
+    pub fn set_name(&mut self, v: Value, name: &str) {
+        self.graph.values[v.index()].name.get_or_insert_with(|| name.into());
+    }
+
+    /// Replaces a result type that inference gave by a more precise one (a hint from the file that fills unknown
+    /// rank or fresh symbols). Refused unless compatible.
+    pub fn refine(&mut self, v: Value, ty: &Type) -> Result<(), InferError> {
+        let data = &mut self.graph.values[v.index()];
+        if !data.ty.is_compatible(ty) {
+            return Err(InferError::new(format!("declared type {ty} contradicts {}", data.ty)));
+        }
+        data.ty = name_unknown(ty, &mut self.module.fresh);
+        Ok(())
+    }
+
+    /// The graph built so far.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Adds the finished graph to the module.
+    pub fn finish(self) -> GraphId {
+        self.module.graphs.push(self.graph);
+        GraphId::new(self.module.graphs.len() - 1)
+    }
+}
+
+impl Build for GraphBuilder<'_> {
+    fn add(&mut self, op: Op, operands: &[Value]) -> Result<SmallVec<[Value; 1]>, InferError> {
+        let results = {
+            let types: SmallVec<[&Type; 4]> = operands.iter().map(|&v| self.graph.ty(v)).collect();
+            let known: SmallVec<[Option<&Known>; 4]> =
+                operands.iter().map(|&v| self.graph.value(v).known()).collect();
+            infer(&op, &InferCx { operands: &types, known: &known, module: self.module })?
+        };
+        let id = NodeId::new(self.graph.nodes.len());
+        let mut values = SmallVec::new();
+        for (i, r) in results.into_iter().enumerate() {
+            let ty = name_unknown(&r.ty, &mut self.module.fresh);
+            values.push(Value::new(self.graph.values.len()));
+            self.graph.values.push(ValueData { ty, def: Def::Result(id, i), known: r.known, name: None });
+        }
+        let operands = operands.iter().copied().collect();
+        self.graph.nodes.push(Node { op, operands, results: values.clone(), origin: self.origin.clone() });
+        self.graph.schedule.push(id);
+        Ok(values)
+    }
+
+    fn ty(&self, v: Value) -> &Type {
+        self.graph.ty(v)
+    }
+
+    fn known(&self, v: Value) -> Option<&Known> {
+        self.graph.value(v).known()
+    }
+
+    fn fresh_dim(&mut self) -> Dim {
+        self.module.fresh_dim()
+    }
+}
+
+/// An edit of a graph: new nodes that are inserted before an anchor node, and values that others replace. Nothing
+/// changes until [`Module::apply`].
+pub struct Patch<'g> {
+    module: &'g Module,
+    graph: &'g Graph,
+    edit: Edit,
+}
+
+/// A finished patch, detached from the graph that it was made for.
+#[derive(Clone, Debug)]
+pub struct Edit {
+    anchor: Option<NodeId>,
+    nodes: Vec<Node>,
+    values: Vec<ValueData>,
+    first_value: usize,
+    first_node: usize,
+    replace: Vec<(Value, Value)>,
+    graphs: Vec<Graph>,
+    remove: Vec<NodeId>,
+    fresh: u64,
+    origin: Option<Arc<Origin>>,
+}
+
+impl<'g> Patch<'g> {
+    /// A patch whose nodes go before `anchor` and inherit its origin.
+    pub fn before(module: &'g Module, graph: &'g Graph, anchor: NodeId) -> Self {
+        let origin = graph.node(anchor).origin.clone();
+        Patch::new(module, graph, Some(anchor), origin)
+    }
+
+    /// A patch whose nodes go at the end.
+    pub fn at_end(module: &'g Module, graph: &'g Graph) -> Self {
+        Patch::new(module, graph, None, None)
+    }
+
+    fn new(
+        module: &'g Module,
+        graph: &'g Graph,
+        anchor: Option<NodeId>,
+        origin: Option<Arc<Origin>>,
+    ) -> Self {
+        let edit = Edit {
+            anchor,
+            nodes: vec![],
+            values: vec![],
+            first_value: graph.values.len(),
+            first_node: graph.nodes.len(),
+            replace: vec![],
+            graphs: vec![],
+            remove: vec![],
+            fresh: module.fresh,
+            origin,
+        };
+        Patch { module, graph, edit }
+    }
+
+    /// Makes every use of `old` use `new` instead.
+    pub fn replace(&mut self, old: Value, new: Value) {
+        self.edit.replace.push((old, new));
+    }
+
+    /// Takes a node off the schedule; its results must have been replaced or be unused.
+    pub fn remove(&mut self, node: NodeId) {
+        self.edit.remove.push(node);
+    }
+
+    /// Adds a private graph; its id is valid in operators of this patch. Graphs that it calls must exist before it.
+    pub fn add_graph(&mut self, graph: Graph) -> GraphId {
+        self.edit.graphs.push(graph);
+        GraphId::new(self.module.graphs.len() + self.edit.graphs.len() - 1)
+    }
+
+    /// The graph being edited, without the edit.
+    pub fn graph(&self) -> &'g Graph {
+        self.graph
+    }
+
+    /// The module, without the edit.
+    pub fn module(&self) -> &'g Module {
+        self.module
+    }
+
+    /// Detaches the edit.
+    pub fn finish(self) -> Edit {
+        self.edit
+    }
+
+    fn data(&self, v: Value) -> &ValueData {
+        match v.index().checked_sub(self.edit.first_value) {
+            Some(i) => &self.edit.values[i],
+            None => self.graph.value(v),
+        }
+    }
+}
+
+impl Build for Patch<'_> {
+    fn add(&mut self, op: Op, operands: &[Value]) -> Result<SmallVec<[Value; 1]>, InferError> {
+        let results = match op.graphs().iter().find_map(|g| g.index().checked_sub(self.module.graphs.len())) {
+            // A graph of this patch: calls of it give its outputs' types.
+            Some(own) => crate::infer::call_results(&self.edit.graphs[own]),
+            None => {
+                let types: SmallVec<[&Type; 4]> = operands.iter().map(|&v| self.data(v).ty()).collect();
+                let known: SmallVec<[Option<&Known>; 4]> =
+                    operands.iter().map(|&v| self.data(v).known()).collect();
+                infer(&op, &InferCx { operands: &types, known: &known, module: self.module })?
+            }
+        };
+        let id = NodeId::new(self.edit.first_node + self.edit.nodes.len());
+        let mut values = SmallVec::new();
+        for (i, r) in results.into_iter().enumerate() {
+            let ty = name_unknown(&r.ty, &mut self.edit.fresh);
+            values.push(Value::new(self.edit.first_value + self.edit.values.len()));
+            self.edit.values.push(ValueData { ty, def: Def::Result(id, i), known: r.known, name: None });
+        }
+        let operands = operands.iter().copied().collect();
+        let origin = self.edit.origin.clone();
+        self.edit.nodes.push(Node { op, operands, results: values.clone(), origin });
+        Ok(values)
+    }
+
+    fn ty(&self, v: Value) -> &Type {
+        self.data(v).ty()
+    }
+
+    fn known(&self, v: Value) -> Option<&Known> {
+        self.data(v).known()
+    }
+
+    fn fresh_dim(&mut self) -> Dim {
+        self.edit.fresh += 1;
+        Dim::symbol(&format!("_u{}", self.edit.fresh))
+    }
+}
+
+/// Why an edit does not apply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EditError {
+    /// The graph changed since the patch was made.
+    #[error("the graph changed since the patch was made")]
+    Stale,
+    /// A replacement has an incompatible type.
+    #[error("{old}: {old_ty} cannot be replaced by {new}: {new_ty}")]
+    TypeMismatch {
+        /// Replaced value.
+        old: Value,
+        /// Its type.
+        old_ty: Box<Type>,
+        /// Replacement.
+        new: Value,
+        /// Its type.
+        new_ty: Box<Type>,
+    },
+}
+
+impl Module {
+    /// Applies an edit that was made for graph `id` as it is now. Nodes whose results all became unused stay
+    /// scheduled until dead-code elimination, unless the edit removes them.
+    pub fn apply(&mut self, id: GraphId, edit: Edit) -> Result<(), EditError> {
+        let graph = &mut self.graphs[id.index()];
+        if graph.values.len() != edit.first_value || graph.nodes.len() != edit.first_node {
+            return Err(EditError::Stale);
+        }
+        let count = edit.nodes.len();
+        graph.values.extend(edit.values);
+        graph.nodes.extend(edit.nodes);
+        for &(old, new) in &edit.replace {
+            let (old_ty, new_ty) = (graph.ty(old), graph.ty(new));
+            if !old_ty.is_compatible(new_ty) {
+                let (old_ty, new_ty) = (Box::new(old_ty.clone()), Box::new(new_ty.clone()));
+                graph.values.truncate(edit.first_value);
+                graph.nodes.truncate(edit.first_node);
+                return Err(EditError::TypeMismatch { old, old_ty, new, new_ty });
+            }
+        }
+        let at = match edit.anchor {
+            Some(anchor) => graph.schedule.iter().position(|&n| n == anchor).unwrap_or(graph.schedule.len()),
+            None => graph.schedule.len(),
+        };
+        graph.schedule.splice(at..at, (0..count).map(|i| NodeId::new(edit.first_node + i)));
+        for &(old, new) in &edit.replace {
+            graph.replace_uses(old, new, edit.first_node);
+        }
+        graph.schedule.retain(|n| !edit.remove.contains(n));
+        self.graphs.extend(edit.graphs);
+        self.fresh = self.fresh.max(edit.fresh);
+        Ok(())
+    }
+
+    /// Takes nodes off a graph's schedule whose results nothing uses, given that they have no effect.
+    pub fn remove_dead_nodes(&mut self, id: GraphId) -> usize {
+        let graph = &mut self.graphs[id.index()];
+        let mut counts = graph.use_counts();
+        let mut dead = std::collections::HashSet::new();
+        for &n in graph.schedule.iter().rev() {
+            let node = &graph.nodes[n.index()];
+            if !node.op.has_effect() && node.results.iter().all(|r| counts[r.index()] == 0) {
+                dead.insert(n);
+                for v in &node.operands {
+                    counts[v.index()] -= 1;
+                }
+            }
+        }
+        graph.schedule.retain(|n| !dead.contains(n));
+        dead.len()
+    }
+}
+
+impl Graph {
+    /// Uses `new` for `old` everywhere except in nodes added from `first_new` on (a patch may use the old value to
+    /// compute the new one).
+    fn replace_uses(&mut self, old: Value, new: Value, first_new: usize) {
+        for &n in &self.schedule {
+            if n.index() < first_new {
+                for v in &mut self.nodes[n.index()].operands {
+                    if *v == old {
+                        *v = new;
+                    }
+                }
+            }
+        }
+        for v in &mut self.outputs {
+            if *v == old {
+                *v = new;
+            }
+        }
+        let name = self.values[old.index()].name.clone();
+        let slot = &mut self.values[new.index()].name;
+        if slot.is_none() {
+            *slot = name;
+        }
+    }
+
+    /// The shape of a tensor value.
+    pub fn shape(&self, v: Value) -> Option<&Shape> {
+        self.ty(v).as_tensor().map(|t| &t.shape)
+    }
+}
