@@ -1,1 +1,3 @@
-//! Code generation of Kiln: kernel IR, schedules, lowerings, packing
+//! Code generation of Kiln: kernel IR, schedules, lowerings, packing.
+
+pub mod kir;
