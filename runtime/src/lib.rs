@@ -5,6 +5,7 @@
 
 pub mod abi;
 pub mod image;
+pub mod peak;
 pub mod program;
 
 pub use image::{ConstantData, Image};
