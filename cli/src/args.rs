@@ -1,0 +1,249 @@
+//! Command-line arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kiln::ShapeOverride;
+
+/// Compiles neural networks ahead of serving and runs them.
+///
+/// A MODEL is a file that another framework saved (ONNX); an ARTIFACT is what `kiln compile` writes. Either is
+/// recognised by its content. Exit codes: 0 done, 1 the model or its data is at fault, 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "kiln", version, max_term_width = 110, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compile and run a small trained model that ships in this binary; show what each step did.
+    Demo(DemoArgs),
+    /// Compile a model into an artifact that a server loads in milliseconds.
+    ///
+    /// Example: kiln compile resnet50.onnx -o resnet50.kiln --shape input=1,3,224,224
+    Compile(CompileArgs),
+    /// Run one inference on .npy, .npz or .pb inputs.
+    ///
+    /// Example: kiln run resnet50.kiln --inputs in.npz --outputs out.npz
+    Run(RunArgs),
+    /// Measure latency and throughput.
+    Bench(BenchArgs),
+    /// Show where the time goes, kernel by kernel.
+    Profile(ProfileArgs),
+    /// Show entry points, inputs, outputs, operators, weights and plan.
+    Inspect(InspectArgs),
+    /// Compare the compiled result with the reference evaluator, node by node where they differ.
+    Check(CheckArgs),
+}
+
+/// How a model is read and compiled; artifacts are compiled already and refuse these.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// Fix an input's shape: NAME=1,3,224,224. May be repeated.
+    #[arg(long = "shape", value_name = "NAME=DIMS")]
+    pub shapes: Vec<ShapeOverride>,
+    /// Instruction set to compile for.
+    #[arg(long, value_enum, default_value_t = TargetArg::Native)]
+    pub target: TargetArg,
+    /// Leave a pass out (see `kiln compile --help-passes` for the names). May be repeated.
+    #[arg(long = "disable-pass", value_name = "PASS")]
+    pub disable_pass: Vec<String>,
+}
+
+/// Instruction sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TargetArg {
+    /// This machine's.
+    Native,
+    /// x86-64 with SSE4.2.
+    #[value(name = "x86-64-v2")]
+    V2,
+    /// x86-64 with AVX2 and FMA.
+    #[value(name = "x86-64-v3", alias = "v3")]
+    V3,
+    /// x86-64 with AVX-512.
+    #[value(name = "x86-64-v4", alias = "v4")]
+    V4,
+    /// 64-bit Arm with NEON.
+    #[value(name = "aarch64")]
+    Aarch64,
+}
+
+/// `kiln demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Threads of the second measurement; all available ones by default.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+}
+
+/// `kiln compile`.
+#[derive(Debug, Args)]
+pub struct CompileArgs {
+    /// The model.
+    #[arg(required_unless_present = "help_passes")]
+    pub model: Option<PathBuf>,
+    /// The artifact to write.
+    #[arg(short, long, value_name = "OUT.kiln", required_unless_present = "help_passes")]
+    pub output: Option<PathBuf>,
+    /// How to read and compile.
+    #[command(flatten)]
+    pub options: ModelArgs,
+    /// Threads to compile with.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Print every pass, fused kernel and refused rewrite.
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Write the graph's text form after a pass to standard output. May be repeated.
+    #[arg(long = "dump-after", value_name = "PASS")]
+    pub dump_after: Vec<String>,
+    /// Write the kernel IR of every kernel to standard output.
+    #[arg(long)]
+    pub dump_kir: bool,
+    /// List the passes and exit.
+    #[arg(long)]
+    pub help_passes: bool,
+}
+
+/// `kiln run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Model or artifact.
+    pub model: PathBuf,
+    /// Inputs: an .npz with one array an input, or one .npy or .pb an input in order. May be repeated.
+    #[arg(long, required = true, value_name = "FILE")]
+    pub inputs: Vec<PathBuf>,
+    /// Where to write the outputs (.npz; .npy if there is one).
+    #[arg(long, value_name = "FILE")]
+    pub outputs: PathBuf,
+    /// Threads to run on.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: u32,
+    /// Entry point; the first by default.
+    #[arg(long, value_name = "NAME")]
+    pub entry: Option<String>,
+    /// How to read and compile a model.
+    #[command(flatten)]
+    pub options: ModelArgs,
+}
+
+/// `kiln bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Model or artifact.
+    pub model: PathBuf,
+    /// Inputs, as for `kiln run`; generated from a fixed seed if absent.
+    #[arg(long, value_name = "FILE")]
+    pub inputs: Vec<PathBuf>,
+    /// Threads to run on.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: u32,
+    /// How long to measure.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Entry point; the first by default.
+    #[arg(long, value_name = "NAME")]
+    pub entry: Option<String>,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// How to read and compile a model.
+    #[command(flatten)]
+    pub options: ModelArgs,
+}
+
+/// `kiln profile`.
+#[derive(Debug, Args)]
+pub struct ProfileArgs {
+    /// Model or artifact.
+    pub model: PathBuf,
+    /// Inputs, as for `kiln run`; generated from a fixed seed if absent.
+    #[arg(long, value_name = "FILE")]
+    pub inputs: Vec<PathBuf>,
+    /// Threads to run on.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: u32,
+    /// How long to measure.
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Entry point; the first by default.
+    #[arg(long, value_name = "NAME")]
+    pub entry: Option<String>,
+    /// Write a page with charts.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write a trace for Perfetto (ui.perfetto.dev) or chrome://tracing.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// How to read and compile a model.
+    #[command(flatten)]
+    pub options: ModelArgs,
+}
+
+/// `kiln inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Model or artifact.
+    pub model: PathBuf,
+    /// Print the graph's text form (a model) or the plan, step by step (an artifact).
+    #[arg(long)]
+    pub text: bool,
+    /// Write the graph in Graphviz form.
+    #[arg(long, value_name = "FILE")]
+    pub dot: Option<PathBuf>,
+    /// Fix an input's shape: NAME=1,3,224,224. May be repeated.
+    #[arg(long = "shape", value_name = "NAME=DIMS")]
+    pub shapes: Vec<ShapeOverride>,
+}
+
+/// `kiln check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The model.
+    pub model: PathBuf,
+    /// Inputs, as for `kiln run`; generated from a fixed seed if absent.
+    #[arg(long, value_name = "FILE")]
+    pub inputs: Vec<PathBuf>,
+    /// Largest accepted difference, relative to the reference's largest absolute value.
+    #[arg(long, default_value_t = 1e-4)]
+    pub tolerance: f64,
+    /// Threads to run on.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: u32,
+    /// Entry point; the first by default.
+    #[arg(long, value_name = "NAME")]
+    pub entry: Option<String>,
+    /// How to read and compile the model.
+    #[command(flatten)]
+    pub options: ModelArgs,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if s.is_finite() && s > 0.0 && s <= 3600.0 => Ok(s),
+        _ => Err("expected seconds between 0 and 3600".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn seconds_are_bounded() {
+        assert!(seconds("0").is_err());
+        assert!(seconds("nan").is_err());
+        assert_eq!(seconds("0.5"), Ok(0.5));
+    }
+}

@@ -1,0 +1,67 @@
+//! Files that `kiln profile` writes.
+
+pub mod html;
+pub mod trace;
+
+/// One step of a profiled run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Kernel or host operator.
+    pub name: String,
+    /// Source nodes.
+    pub nodes: String,
+    /// Mean time of one run, in milliseconds.
+    pub ms: f64,
+    /// Arithmetic operations of one run.
+    pub flops: f64,
+    /// Bytes read and written by one run.
+    pub bytes: f64,
+}
+
+/// Peaks of the machine, measured in the same sitting.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Roofline {
+    /// GFLOP/s of fused multiply-adds on the threads used.
+    pub gflops: f64,
+    /// GB/s of memory reads on the threads used.
+    pub gbps: f64,
+}
+
+impl Row {
+    /// GFLOP/s.
+    pub fn gflops(&self) -> f64 {
+        per_second(self.flops, self.ms)
+    }
+
+    /// GB/s.
+    pub fn gbps(&self) -> f64 {
+        per_second(self.bytes, self.ms)
+    }
+
+    /// Share of the roofline: the time that the work needs at the peaks over the time it took. Data that caches hold
+    /// can exceed the memory's bandwidth, so the share can exceed 1.
+    pub fn roofline_share(&self, roofline: Roofline) -> f64 {
+        let needed_s = (self.flops / (roofline.gflops * 1e9)).max(self.bytes / (roofline.gbps * 1e9));
+        if self.ms > 0.0 { needed_s * 1e3 / self.ms } else { 0.0 }
+    }
+}
+
+/// Billions per second.
+fn per_second(amount: f64, ms: f64) -> f64 {
+    if ms > 0.0 { amount / ms / 1e6 } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roofline_takes_the_tighter_limit() {
+        let roofline = Roofline { gflops: 100.0, gbps: 10.0 };
+        let compute = Row { name: "k".into(), nodes: String::new(), ms: 20.0, flops: 1e9, bytes: 0.0 };
+        assert!((compute.roofline_share(roofline) - 0.5).abs() < 1e-12);
+        assert!((compute.gflops() - 50.0).abs() < 1e-9);
+        let memory = Row { flops: 0.0, bytes: 1e8, ms: 10.0, ..compute };
+        assert!((memory.roofline_share(roofline) - 1.0).abs() < 1e-12);
+    }
+}
