@@ -1,1 +1,3 @@
-//! Loaders of Kiln: files of other frameworks to graph IR
+//! Loaders of Kiln: files of other frameworks to graph IR.
+
+pub mod onnx;

@@ -1,0 +1,58 @@
+//! `.pb` files that hold one value, as the ONNX conformance suite stores inputs and outputs.
+
+use std::path::Path;
+
+use kiln_ir::Tensor;
+use prost::Message;
+
+use super::proto::TensorProto;
+use super::tensor::{NoExternalData, TensorProtoError, tensor, tensor_proto};
+
+/// Why a `.pb` file holds no value.
+#[derive(Debug, thiserror::Error)]
+pub enum PbError {
+    /// The file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// File.
+        path: String,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The bytes are not the message that was asked for.
+    #[error("{path}: {source}")]
+    Decode {
+        /// File.
+        path: String,
+        /// Cause.
+        source: prost::DecodeError,
+    },
+    /// The message is no value.
+    #[error("{path}: {source}")]
+    Value {
+        /// File.
+        path: String,
+        /// Cause.
+        source: TensorProtoError,
+    },
+}
+
+pub(super) fn message<M: Message + Default>(path: &Path) -> Result<M, PbError> {
+    let name = || path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|source| PbError::Io { path: name(), source })?;
+    M::decode(bytes::Bytes::from(bytes)).map_err(|source| PbError::Decode { path: name(), source })
+}
+
+/// Reads a file that holds one `TensorProto`; also gives the tensor's name.
+pub fn read_tensor_pb(path: &Path) -> Result<(String, Tensor), PbError> {
+    let proto: TensorProto = message(path)?;
+    let value = tensor(&proto, &NoExternalData)
+        .map_err(|source| PbError::Value { path: path.display().to_string(), source })?;
+    Ok((proto.name, value))
+}
+
+/// Writes a tensor as a `TensorProto`.
+pub fn write_tensor_pb(path: &Path, name: &str, tensor: &Tensor) -> Result<(), PbError> {
+    let bytes = tensor_proto(name, tensor).encode_to_vec();
+    std::fs::write(path, bytes).map_err(|source| PbError::Io { path: path.display().to_string(), source })
+}
