@@ -1,1 +1,62 @@
-fn main() {}
+//! Project tasks: `cargo xtask TASK`. Each task installs what it needs below `target/` and touches nothing else.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod compare;
+mod models;
+mod npz;
+mod python;
+mod suite;
+mod tidy;
+mod workspace;
+mod zoo;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Builds, checks and measures Kiln.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything that must hold: formatting, lints, tests, architecture checks and the ONNX suite.
+    Test(check::Options),
+    /// Runs the ONNX backend suite through the compiled path and says why each case that fails does so.
+    OnnxSuite(suite::Options),
+    /// Writes the benchmark models: real architectures, random weights, fixed seed.
+    Zoo(zoo::Options),
+    /// Whole-model bars: accuracy, artifact against JIT, one thread against two.
+    Models(models::Options),
+    /// Times Kiln against onnxruntime, interleaved, in one sitting.
+    Compare(compare::Options),
+    /// Architecture checks: crate arrows, forbidden dependencies, unsafe code, file sizes.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = Workspace::find().and_then(|workspace| match &arguments.task {
+        Task::Test(options) => check::run(&workspace, options),
+        Task::OnnxSuite(options) => suite::run(&workspace, options),
+        Task::Zoo(options) => zoo::run(&workspace, options),
+        Task::Models(options) => models::run(&workspace, options),
+        Task::Compare(options) => compare::run(&workspace, options),
+        Task::Tidy => tidy::run(&workspace),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

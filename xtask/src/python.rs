@@ -1,0 +1,100 @@
+//! Python environments below `target/venv`, one a purpose, made from the pinned requirements in `xtask/py`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::{self, Workspace};
+
+/// A purpose that needs Python packages.
+#[derive(Clone, Copy)]
+pub enum Purpose {
+    /// pip alone, to fetch wheels.
+    Fetch,
+    /// onnxruntime: reference answers and the peer's times.
+    Peers,
+    /// PyTorch and the exporters: the benchmark models.
+    Zoo,
+}
+
+impl Purpose {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Peers => "peers",
+            Self::Zoo => "zoo",
+        }
+    }
+
+    fn requirements(self) -> &'static str {
+        match self {
+            Self::Fetch => "",
+            Self::Peers => include_str!("../py/requirements-peers.txt"),
+            Self::Zoo => include_str!("../py/requirements-zoo.txt"),
+        }
+    }
+}
+
+/// A Python interpreter that has what a purpose needs.
+pub struct Python {
+    interpreter: PathBuf,
+}
+
+impl Python {
+    /// `given` as it is, or else the environment of `purpose`, made or brought up to date first.
+    pub fn of(workspace: &Workspace, purpose: Purpose, given: Option<&Path>) -> Result<Self> {
+        match given {
+            Some(path) => Ok(Self { interpreter: path.to_path_buf() }),
+            None => Self::environment(workspace, purpose),
+        }
+    }
+
+    fn environment(workspace: &Workspace, purpose: Purpose) -> Result<Self> {
+        let folder = workspace.target.join("venv").join(purpose.name());
+        let bin = folder.join(if cfg!(windows) { "Scripts" } else { "bin" });
+        let python = Self { interpreter: bin.join(if cfg!(windows) { "python.exe" } else { "python" }) };
+        let stamp = folder.join("requirements.txt");
+        if fs::read_to_string(&stamp).is_ok_and(|made_from| made_from == purpose.requirements()) {
+            return Ok(python);
+        }
+        println!("making the Python environment {}", folder.display());
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        workspace::run(Command::new(system_python()?).args(["-m", "venv", "--clear"]).arg(&folder))?;
+        if !purpose.requirements().is_empty() {
+            let wanted = folder.join("wanted.txt");
+            fs::write(&wanted, purpose.requirements()).with_context(|| wanted.display().to_string())?;
+            let mut install =
+                python.command(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+            workspace::run(install.arg("--requirement").arg(&wanted))?;
+        }
+        fs::write(&stamp, purpose.requirements()).with_context(|| stamp.display().to_string())?;
+        Ok(python)
+    }
+
+    /// The interpreter with arguments.
+    pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = Command::new(&self.interpreter);
+        command.args(arguments);
+        command
+    }
+
+    /// The interpreter on a script of `xtask/py`.
+    pub fn script(&self, workspace: &Workspace, name: &str) -> Command {
+        let mut command = Command::new(&self.interpreter);
+        command.arg(workspace.root.join("xtask/py").join(name));
+        command
+    }
+}
+
+fn system_python() -> Result<&'static str> {
+    for name in ["python3", "python"] {
+        let version =
+            Command::new(name).args(["-c", "import sys, venv; assert sys.version_info >= (3, 10)"]).output();
+        if version.is_ok_and(|output| output.status.success()) {
+            return Ok(name);
+        }
+    }
+    bail!("this task needs Python 3.10 or newer with its `venv` module, as `python3` on the PATH")
+}

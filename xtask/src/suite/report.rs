@@ -1,0 +1,85 @@
+//! The suite's report: a table by family, then every case that does not pass under its reason.
+
+use std::collections::BTreeMap;
+
+use super::cases::{Case, Family};
+use super::pool::{Status, Verdict};
+
+/// The figures that the task decides on.
+pub struct Outcome {
+    pub passed: usize,
+    /// Cases that panicked, hung or ended their process.
+    pub broken: usize,
+}
+
+/// Prints the report; with `verbose` a line for every case before it.
+pub fn print(cases: &[Case], verdicts: &[Verdict], verbose: bool) -> Outcome {
+    if verbose {
+        for (case, verdict) in cases.iter().zip(verdicts) {
+            let Verdict { status, reason, detail, seconds } = verdict;
+            let why = [reason.as_str(), detail.as_str()].into_iter().filter(|text| !text.is_empty());
+            let why = why.collect::<Vec<_>>().join("; ");
+            println!("{:11} {:6.3} s  {}  {why}", status.word(), seconds, case.name);
+        }
+        println!();
+    }
+    print_reasons(cases, verdicts);
+    print_table(cases, verdicts);
+    Outcome {
+        passed: verdicts.iter().filter(|verdict| verdict.status == Status::Passed).count(),
+        broken: verdicts.iter().filter(|verdict| verdict.status.is_broken()).count(),
+    }
+}
+
+fn print_table(cases: &[Case], verdicts: &[Verdict]) {
+    let title = ["family", "cases", "passed", "unsupported", "mismatch", "error", "broken"];
+    let row = |name: &str, counts: [usize; 6]| {
+        let [cases, passed, unsupported, mismatch, error, broken] = counts;
+        println!("{name:18} {cases:>6} {passed:>7} {unsupported:>12} {mismatch:>9} {error:>6} {broken:>7}");
+    };
+    let [name, cases_title, passed, unsupported, mismatch, error, broken] = title;
+    println!("{name:18} {cases_title:>6} {passed:>7} {unsupported:>12} {mismatch:>9} {error:>6} {broken:>7}");
+    for family in Family::ALL {
+        let of_family = cases.iter().zip(verdicts).filter(|(case, _)| case.family == family);
+        row(&family.to_string(), counts(of_family.map(|(_, verdict)| verdict)));
+    }
+    row("all", counts(verdicts.iter()));
+}
+
+fn counts<'a>(verdicts: impl Iterator<Item = &'a Verdict>) -> [usize; 6] {
+    let mut counts = [0; 6];
+    for verdict in verdicts {
+        counts[0] += 1;
+        counts[match verdict.status {
+            Status::Passed => 1,
+            Status::Unsupported => 2,
+            Status::Mismatch => 3,
+            Status::Error => 4,
+            Status::Panicked | Status::Hung | Status::Crashed => 5,
+        }] += 1;
+    }
+    counts
+}
+
+/// Prints `STATUS: REASON (N)` for each reason, the broken ones last, with the cases below it and what is particular to
+/// each.
+fn print_reasons(cases: &[Case], verdicts: &[Verdict]) {
+    let mut reasons: BTreeMap<(Status, &str), Vec<(&Case, &Verdict)>> = BTreeMap::new();
+    for (case, verdict) in cases.iter().zip(verdicts) {
+        if verdict.status != Status::Passed {
+            reasons.entry((verdict.status, &verdict.reason)).or_default().push((case, verdict));
+        }
+    }
+    let mut reasons: Vec<_> = reasons.into_iter().collect();
+    reasons.sort_by_key(|((status, _), members)| (*status, std::cmp::Reverse(members.len())));
+    for ((status, reason), members) in reasons {
+        println!("{}: {reason} ({})", status.word(), members.len());
+        for (case, verdict) in members {
+            match verdict.detail.as_str() {
+                "" => println!("    {}", case.name),
+                detail => println!("    {}: {detail}", case.name),
+            }
+        }
+        println!();
+    }
+}
