@@ -4,19 +4,21 @@
 //! arguments from one [`KernelArgs`] and calls out only through the [`HelperTable`] that the arguments point to. It
 //! never panics, unwinds, allocates or blocks, and writes nothing but its writable buffers and its scratch.
 //!
-//! Alignment that a kernel may count on: scratch, arena buffers and constants are aligned to [`ALIGNMENT`] bytes;
-//! a buffer that is a caller's tensor, or a view into another buffer, is aligned to its element size only. So a kernel
-//! uses unaligned vector loads and stores.
+//! What a kernel may count on: scratch and arena buffers are aligned to [`ALIGNMENT`] bytes and followed by [`SLACK`]
+//! readable bytes; a caller's tensor, a constant, or a view into another buffer is aligned to its element size only,
+//! and nothing behind it may be touched. So kernels use unaligned vector loads and stores.
 
 use std::mem::offset_of;
+
+use kiln_ir::{DType, float};
 
 /// Version of everything in this module; a program built for another version is refused.
 pub const ABI_VERSION: u32 = 1;
 
-/// Alignment in bytes of scratch, arena buffers and constants.
+/// Alignment in bytes of scratch and arena buffers.
 pub const ALIGNMENT: usize = 64;
 
-/// Readable bytes after every arena buffer, constant and scratch area, so that vector tails may over-read.
+/// Readable bytes after every arena buffer and scratch area, so that vector tails may over-read.
 pub const SLACK: usize = 64;
 
 /// Arguments of one kernel call.
@@ -109,7 +111,8 @@ macro_rules! define_helpers {
         /// valid argument, none panics.
         ///
         /// `<f>f32` rounds the double precision result once; `f32to<t>` and `f64to<t>` round to nearest even and
-        /// leave the bits in the low end of the integer. `rem` and `mod` are the remainders of the scalar primitives
+        /// leave the bits in the low end of the integer; what is too large for the small type becomes its infinity
+        /// or NaN, or with `sat` its largest value. `rem` and `mod` are the remainders of the scalar primitives
         /// of the same name; `powi64` and `powu64` wrap.
         #[repr(C)]
         #[derive(Debug)]
@@ -195,10 +198,34 @@ macro_rules! helpers_with_abi {
             powu64(x: u64, y: u64) -> u64 = unsigned_pow(x, y);
             f16tof32(x: u32) -> f32 = half::f16::from_bits(x as u16).to_f32();
             f32tof16(x: f32) -> u32 = half::f16::from_f32(x).to_bits() as u32;
-            f64tof16(x: f64) -> u32 = half::f16::from_f64(x).to_bits() as u32;
+            f64tof16(x: f64) -> u32 = float::encode(DType::F16, x, false) as u32;
             bf16tof32(x: u32) -> f32 = half::bf16::from_bits(x as u16).to_f32();
             f32tobf16(x: f32) -> u32 = half::bf16::from_f32(x).to_bits() as u32;
-            f64tobf16(x: f64) -> u32 = half::bf16::from_f64(x).to_bits() as u32;
+            f64tobf16(x: f64) -> u32 = float::encode(DType::BF16, x, false) as u32;
+            f8e4m3fntof32(x: u32) -> f32 = float::decode(DType::F8E4M3FN, x as u64) as f32;
+            f32tof8e4m3fn(x: f32) -> u32 = float::encode(DType::F8E4M3FN, x as f64, false) as u32;
+            f64tof8e4m3fn(x: f64) -> u32 = float::encode(DType::F8E4M3FN, x, false) as u32;
+            f32tof8e4m3fnsat(x: f32) -> u32 = float::encode(DType::F8E4M3FN, x as f64, true) as u32;
+            f8e4m3fnuztof32(x: u32) -> f32 = float::decode(DType::F8E4M3FNUZ, x as u64) as f32;
+            f32tof8e4m3fnuz(x: f32) -> u32 = float::encode(DType::F8E4M3FNUZ, x as f64, false) as u32;
+            f64tof8e4m3fnuz(x: f64) -> u32 = float::encode(DType::F8E4M3FNUZ, x, false) as u32;
+            f32tof8e4m3fnuzsat(x: f32) -> u32 = float::encode(DType::F8E4M3FNUZ, x as f64, true) as u32;
+            f8e5m2tof32(x: u32) -> f32 = float::decode(DType::F8E5M2, x as u64) as f32;
+            f32tof8e5m2(x: f32) -> u32 = float::encode(DType::F8E5M2, x as f64, false) as u32;
+            f64tof8e5m2(x: f64) -> u32 = float::encode(DType::F8E5M2, x, false) as u32;
+            f32tof8e5m2sat(x: f32) -> u32 = float::encode(DType::F8E5M2, x as f64, true) as u32;
+            f8e5m2fnuztof32(x: u32) -> f32 = float::decode(DType::F8E5M2FNUZ, x as u64) as f32;
+            f32tof8e5m2fnuz(x: f32) -> u32 = float::encode(DType::F8E5M2FNUZ, x as f64, false) as u32;
+            f64tof8e5m2fnuz(x: f64) -> u32 = float::encode(DType::F8E5M2FNUZ, x, false) as u32;
+            f32tof8e5m2fnuzsat(x: f32) -> u32 = float::encode(DType::F8E5M2FNUZ, x as f64, true) as u32;
+            f8e8m0tof32(x: u32) -> f32 = float::decode(DType::F8E8M0, x as u64) as f32;
+            f32tof8e8m0(x: f32) -> u32 = float::encode(DType::F8E8M0, x as f64, false) as u32;
+            f64tof8e8m0(x: f64) -> u32 = float::encode(DType::F8E8M0, x, false) as u32;
+            f32tof8e8m0sat(x: f32) -> u32 = float::encode(DType::F8E8M0, x as f64, true) as u32;
+            f4e2m1tof32(x: u32) -> f32 = float::decode(DType::F4E2M1, x as u64) as f32;
+            f32tof4e2m1(x: f32) -> u32 = float::encode(DType::F4E2M1, x as f64, false) as u32;
+            f64tof4e2m1(x: f64) -> u32 = float::encode(DType::F4E2M1, x, false) as u32;
+            f32tof4e2m1sat(x: f32) -> u32 = float::encode(DType::F4E2M1, x as f64, true) as u32;
         }
     };
 }

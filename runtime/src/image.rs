@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use kiln_ir::Bytes;
+
 use crate::program::Program;
 
 /// A compiled module in memory: what a compiler hands over, what an artifact stores, what a session runs.
@@ -18,23 +20,35 @@ pub struct Image {
 
 /// Bytes of one constant, owned or shared with whatever holds them (a mapped weight file, a tensor).
 #[derive(Clone)]
-pub struct ConstantData(Arc<dyn AsRef<[u8]> + Send + Sync>);
+pub struct ConstantData(Bytes);
 
 impl ConstantData {
-    /// Shares `bytes`, which must stay the same for as long as they are shared.
+    /// Shares all of `bytes`, which must stay the same for as long as they are shared.
     pub fn shared(bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
-        ConstantData(bytes)
+        let len = (*bytes).as_ref().len();
+        ConstantData(Bytes::shared(bytes, 0..len).unwrap_or_else(|| Bytes::zeroed(0)))
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        (*self.0).as_ref()
+        self.0.as_slice()
+    }
+
+    /// The bytes with their shared ownership.
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+}
+
+impl From<Bytes> for ConstantData {
+    fn from(bytes: Bytes) -> Self {
+        ConstantData(bytes)
     }
 }
 
 impl From<Vec<u8>> for ConstantData {
     fn from(bytes: Vec<u8>) -> Self {
-        ConstantData(Arc::new(bytes))
+        ConstantData::shared(Arc::new(bytes))
     }
 }
 
