@@ -1,5 +1,7 @@
 //! What a case's outputs are compared as, and when two of them agree.
 
+use kiln_ir::{DClass, Tensor};
+
 /// A value apart from how Kiln or a file stores it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -18,8 +20,32 @@ pub enum Elements {
     Real(Vec<f64>),
     /// Complex numbers, as real and imaginary part.
     Complex(Vec<[f64; 2]>),
-    /// Strings, which need not be UTF-8.
-    Text(Vec<Vec<u8>>),
+    /// Strings.
+    Text(Vec<String>),
+}
+
+impl From<&Tensor> for Value {
+    fn from(tensor: &Tensor) -> Self {
+        let elements = match tensor.dtype().class() {
+            DClass::Text => Elements::Text(tensor.as_strings().to_vec()),
+            DClass::Complex => Elements::Complex(complex(tensor)),
+            DClass::Bool | DClass::Signed | DClass::Unsigned | DClass::Float => {
+                Elements::Real(tensor.to_f64s().unwrap_or_default())
+            }
+        };
+        Value::Tensor { dtype: tensor.dtype().to_string(), shape: tensor.dims().to_vec(), elements }
+    }
+}
+
+/// The elements of a complex tensor: pairs of floats, each half an element wide.
+fn complex(tensor: &Tensor) -> Vec<[f64; 2]> {
+    let half = tensor.dtype().bits() / 16;
+    let part = |bytes: &[u8]| match <[u8; 4]>::try_from(bytes) {
+        Ok(single) => f64::from(f32::from_le_bytes(single)),
+        Err(_) => <[u8; 8]>::try_from(bytes).map_or(f64::NAN, f64::from_le_bytes),
+    };
+    let pair = |element: &[u8]| [part(&element[..half]), part(&element[half..])];
+    tensor.bytes().chunks_exact(2 * half).map(pair).collect()
 }
 
 /// How closely numbers must agree: `|got - expected| <= atol + rtol * |expected|`, as `numpy.testing.assert_allclose` has
@@ -95,10 +121,7 @@ impl Tolerance {
                 differing(got, expected, place, |got, expected| self.complex_close(*got, *expected))
             }
             (Elements::Text(got), Elements::Text(expected)) => {
-                let text = |strings: &[Vec<u8>]| -> Vec<String> {
-                    strings.iter().map(|bytes| bytes.escape_ascii().to_string()).collect()
-                };
-                differing(&text(got), &text(expected), place, |got, expected| got == expected)
+                differing(got, expected, place, |got, expected| got == expected)
             }
             (Elements::Real(_) | Elements::Complex(_) | Elements::Text(_), _) => {
                 Err(Mismatch { what: "kind of elements differs", place: place.to_owned() })
@@ -156,6 +179,8 @@ fn differing<T: std::fmt::Debug>(
 
 #[cfg(test)]
 mod tests {
+    use kiln_ir::{Bytes, DType};
+
     use super::*;
 
     const TOLERANCE: Tolerance = Tolerance { rtol: 1e-3, atol: 1e-7 };
@@ -186,12 +211,28 @@ mod tests {
     fn complex_numbers_agree_by_distance_and_text_exactly() {
         let value = |elements| Value::Tensor { dtype: "any".to_owned(), shape: vec![1], elements };
         let complex = |real, imaginary| value(Elements::Complex(vec![[real, imaginary]]));
-        let text = |bytes: &[u8]| value(Elements::Text(vec![bytes.to_vec()]));
+        let text = |string: &str| value(Elements::Text(vec![string.to_owned()]));
         assert_eq!(verdict(complex(1000.0, 0.0), complex(1000.0, 0.5)), None);
         assert_eq!(verdict(complex(1.0, 0.0), complex(1.0, 0.5)), Some("values differ"));
-        assert_eq!(verdict(text(b"\xff"), text(b"\xff")), None);
-        assert_eq!(verdict(text(b"\xff"), text(b"\xfe")), Some("values differ"));
-        assert_eq!(verdict(text(b"1"), complex(1.0, 0.0)), Some("kind of elements differs"));
+        assert_eq!(verdict(text("a"), text("a")), None);
+        assert_eq!(verdict(text("a"), text("b")), Some("values differ"));
+        assert_eq!(verdict(text("1"), complex(1.0, 0.0)), Some("kind of elements differs"));
+    }
+
+    #[test]
+    fn a_tensor_keeps_its_elements() -> Result<(), kiln_ir::TensorError> {
+        let mut bytes = 1.5_f32.to_le_bytes().to_vec();
+        bytes.extend((-2.0_f32).to_le_bytes());
+        let tensor = Tensor::new(DType::C64, &[1], Bytes::copied(&bytes))?;
+        let Value::Tensor { elements, .. } = Value::from(&tensor) else { panic!("a tensor is a tensor") };
+        assert_eq!(elements, Elements::Complex(vec![[1.5, -2.0]]));
+        let tensor = Tensor::from_bools(&[2, 1], &[true, false])?;
+        let elements = Elements::Real(vec![1.0, 0.0]);
+        assert_eq!(
+            Value::from(&tensor),
+            Value::Tensor { dtype: "bool".to_owned(), shape: vec![2, 1], elements }
+        );
+        Ok(())
     }
 
     #[test]
