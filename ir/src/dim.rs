@@ -274,12 +274,40 @@ impl Dim {
         if self.is_unknown() || other.is_unknown() {
             return Dim::unknown();
         }
-        if let Some(diff) = (self - other).as_known() {
-            return if (diff <= 0) == smaller { self.clone() } else { other.clone() };
+        if (self - other).is_non_negative() {
+            return if smaller { other.clone() } else { self.clone() };
+        }
+        if (other - self).is_non_negative() {
+            return if smaller { self.clone() } else { other.clone() };
         }
         let (a, b) = if self <= other { (self, other) } else { (other, self) };
         let (a, b) = (a.clone(), b.clone());
         Dim::from_atom(if smaller { Atom::Min(a, b) } else { Atom::Max(a, b) })
+    }
+
+    /// Whether the value is zero or more whatever the symbols are; symbols are sizes, so they are not negative.
+    /// `false` means that it is not provable this way.
+    pub fn is_non_negative(&self) -> bool {
+        self.lower_bound().is_some_and(|b| b >= 0)
+    }
+
+    /// A value that the dim is never below, if one follows from symbols not being negative.
+    pub fn lower_bound(&self) -> Option<i64> {
+        let terms = match &self.0 {
+            Repr::Const(c) => return Some(*c),
+            Repr::Unknown => return None,
+            Repr::Poly(p) => p,
+        };
+        terms.iter().try_fold(0i64, |sum, (m, c)| {
+            let bound = m.iter().try_fold(1i64, |product, atom| {
+                let bound = atom.lower_bound().filter(|b| *b >= 0 || m.len() == 1)?;
+                product.checked_mul(bound)
+            })?;
+            if *c < 0 && !m.is_empty() {
+                return None;
+            }
+            sum.checked_add(bound.checked_mul(*c)?)
+        })
     }
 
     /// The value under `lookup`, with checked arithmetic.
@@ -339,6 +367,23 @@ impl Dim {
 }
 
 impl Atom {
+    fn lower_bound(&self) -> Option<i64> {
+        match self {
+            Atom::Sym(_) => Some(0),
+            Atom::FloorDiv(a, b) => {
+                let divisor = b.lower_bound().filter(|d| *d > 0)?;
+                // A negative bound shrinks least under the smallest divisor.
+                a.lower_bound().and_then(|a| if a >= 0 { Some(0) } else { checked_floor_div(a, divisor) })
+            }
+            Atom::Mod(_, b) => b.lower_bound().filter(|d| *d > 0).map(|_| 0),
+            Atom::Min(a, b) => Some(a.lower_bound()?.min(b.lower_bound()?)),
+            Atom::Max(a, b) => match (a.lower_bound(), b.lower_bound()) {
+                (Some(a), Some(b)) => Some(a.max(b)),
+                (a, b) => a.or(b),
+            },
+        }
+    }
+
     fn eval(&self, lookup: &dyn Fn(&Symbol) -> Option<i64>) -> Result<i64, DimError> {
         match self {
             Atom::Sym(s) => lookup(s).ok_or_else(|| DimError::Unbound(s.clone())),

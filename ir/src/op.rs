@@ -182,6 +182,7 @@ impl Op {
     pub fn graphs(&self) -> SmallVec<[crate::GraphId; 2]> {
         match self {
             Op::Control(c) => c.graphs(),
+            Op::Object(Object::SequenceMap { body, .. }) => SmallVec::from_slice(&[*body]),
             _ => SmallVec::new(),
         }
     }

@@ -267,7 +267,7 @@ impl Build for GraphBuilder<'_> {
             let types: SmallVec<[&Type; 4]> = operands.iter().map(|&v| self.graph.ty(v)).collect();
             let known: SmallVec<[Option<&Known>; 4]> =
                 operands.iter().map(|&v| self.graph.value(v).known()).collect();
-            infer(&op, &InferCx { operands: &types, known: &known, module: self.module })?
+            infer(&op, &InferCx { operands: &types, known: &known, module: self.module, added: &[] })?
         };
         let id = NodeId::new(self.graph.nodes.len());
         let mut values = SmallVec::new();
@@ -392,15 +392,12 @@ impl<'g> Patch<'g> {
 
 impl Build for Patch<'_> {
     fn add(&mut self, op: Op, operands: &[Value]) -> Result<SmallVec<[Value; 1]>, InferError> {
-        let results = match op.graphs().iter().find_map(|g| g.index().checked_sub(self.module.graphs.len())) {
-            // A graph of this patch: calls of it give its outputs' types.
-            Some(own) => crate::infer::call_results(&self.edit.graphs[own]),
-            None => {
-                let types: SmallVec<[&Type; 4]> = operands.iter().map(|&v| self.data(v).ty()).collect();
-                let known: SmallVec<[Option<&Known>; 4]> =
-                    operands.iter().map(|&v| self.data(v).known()).collect();
-                infer(&op, &InferCx { operands: &types, known: &known, module: self.module })?
-            }
+        let results = {
+            let types: SmallVec<[&Type; 4]> = operands.iter().map(|&v| self.data(v).ty()).collect();
+            let known: SmallVec<[Option<&Known>; 4]> =
+                operands.iter().map(|&v| self.data(v).known()).collect();
+            let added = &self.edit.graphs;
+            infer(&op, &InferCx { operands: &types, known: &known, module: self.module, added })?
         };
         let id = NodeId::new(self.edit.first_node + self.edit.nodes.len());
         let mut values = SmallVec::new();
