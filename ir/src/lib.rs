@@ -15,6 +15,7 @@ pub mod tensor;
 pub mod text;
 pub mod types;
 
+pub use build::dynamic::BuildDynamic;
 pub use build::{Build, Edit, EditError, GraphBuilder, Patch};
 pub use dim::{Dim, DimError, Symbol};
 pub use dtype::{DClass, DType};

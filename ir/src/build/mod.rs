@@ -1,14 +1,20 @@
 //! Building graphs: [`GraphBuilder`] for new graphs, [`Patch`] for edits. Both infer and check every node as it is
 //! added ([`Build::add`]), so a graph is well-typed at every moment.
 
+pub mod dynamic;
+mod nested;
+
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use crate::graph::{Def, Known, Node, Origin, ValueData};
-use crate::infer::{InferCx, InferError, infer};
+use crate::infer::{InferCx, InferError, Inferred, infer};
 use crate::op::{Cast, Composite, Contract, Movement, Reduce, ReduceKind, Source};
 use crate::{DType, Dim, Element, Graph, GraphId, Module, NodeId, Op, Shape, Tensor, Type, Value};
+
+/// Fills a private graph: takes its builder and inputs, gives its outputs.
+pub type BodyFn<'f> = &'f mut dyn FnMut(&mut dyn Build, &[Value]) -> Result<Vec<Value>, InferError>;
 
 /// Adding nodes to something: a graph under construction or a patch.
 pub trait Build {
@@ -23,6 +29,10 @@ pub trait Build {
 
     /// A symbol that no other dim uses.
     fn fresh_dim(&mut self) -> Dim;
+
+    /// Builds a private graph for an operator to run: `body` gets a builder and the values of the inputs, and gives
+    /// the outputs. The graph sees nothing else: what it needs from outside are inputs.
+    fn subgraph(&mut self, name: &str, inputs: &[Type], body: BodyFn<'_>) -> Result<GraphId, InferError>;
 
     /// Adds a node of one result.
     fn add1(&mut self, op: impl Into<Op>, operands: &[Value]) -> Result<Value, InferError>
@@ -218,13 +228,7 @@ impl<'m> GraphBuilder<'m> {
 
     /// Adds an input. Unknown dims become fresh symbols.
     pub fn input(&mut self, name: &str, ty: Type) -> Value {
-        let ty = name_unknown(&ty, &mut self.module.fresh);
-        let v = Value::new(self.graph.values.len());
-        let def = Def::Input(self.graph.inputs.len());
-        self.graph.values.push(ValueData { ty, def, known: None, name: Some(name.into()) });
-        self.graph.inputs.push(v);
-        self.graph.input_names.push(name.to_owned());
-        v
+        self.graph.append_input(name, &ty, &mut self.module.fresh)
     }
 
     /// Adds an output.
@@ -269,17 +273,7 @@ impl Build for GraphBuilder<'_> {
                 operands.iter().map(|&v| self.graph.value(v).known()).collect();
             infer(&op, &InferCx { operands: &types, known: &known, module: self.module, added: &[] })?
         };
-        let id = NodeId::new(self.graph.nodes.len());
-        let mut values = SmallVec::new();
-        for (i, r) in results.into_iter().enumerate() {
-            let ty = name_unknown(&r.ty, &mut self.module.fresh);
-            values.push(Value::new(self.graph.values.len()));
-            self.graph.values.push(ValueData { ty, def: Def::Result(id, i), known: r.known, name: None });
-        }
-        let operands = operands.iter().copied().collect();
-        self.graph.nodes.push(Node { op, operands, results: values.clone(), origin: self.origin.clone() });
-        self.graph.schedule.push(id);
-        Ok(values)
+        Ok(self.graph.append(op, operands, results, self.origin.clone(), &mut self.module.fresh))
     }
 
     fn ty(&self, v: Value) -> &Type {
@@ -292,6 +286,15 @@ impl Build for GraphBuilder<'_> {
 
     fn fresh_dim(&mut self) -> Dim {
         self.module.fresh_dim()
+    }
+
+    fn subgraph(&mut self, name: &str, inputs: &[Type], body: BodyFn<'_>) -> Result<GraphId, InferError> {
+        let (mut added, mut fresh) = (vec![], self.module.fresh);
+        let scope = nested::Scope { module: self.module, added: &mut added, fresh: &mut fresh };
+        nested::build(scope, name, inputs, self.origin.as_ref(), body)?;
+        self.module.graphs.extend(added);
+        self.module.fresh = fresh;
+        Ok(GraphId::new(self.module.graphs.len() - 1))
     }
 }
 
@@ -424,6 +427,12 @@ impl Build for Patch<'_> {
         self.edit.fresh += 1;
         Dim::symbol(&format!("_u{}", self.edit.fresh))
     }
+
+    fn subgraph(&mut self, name: &str, inputs: &[Type], body: BodyFn<'_>) -> Result<GraphId, InferError> {
+        let Edit { graphs, fresh, origin, .. } = &mut self.edit;
+        let scope = nested::Scope { module: self.module, added: graphs, fresh };
+        nested::build(scope, name, inputs, origin.as_ref(), body)
+    }
 }
 
 /// Why an edit does not apply.
@@ -500,6 +509,39 @@ impl Module {
 }
 
 impl Graph {
+    /// Adds an input. Unknown dims become fresh symbols.
+    fn append_input(&mut self, name: &str, ty: &Type, fresh: &mut u64) -> Value {
+        let ty = name_unknown(ty, fresh);
+        let v = Value::new(self.values.len());
+        let def = Def::Input(self.inputs.len());
+        self.values.push(ValueData { ty, def, known: None, name: Some(name.into()) });
+        self.inputs.push(v);
+        self.input_names.push(name.to_owned());
+        v
+    }
+
+    /// Adds a node whose results are inferred, at the end of the schedule.
+    fn append(
+        &mut self,
+        op: Op,
+        operands: &[Value],
+        results: Vec<Inferred>,
+        origin: Option<Arc<Origin>>,
+        fresh: &mut u64,
+    ) -> SmallVec<[Value; 1]> {
+        let id = NodeId::new(self.nodes.len());
+        let mut values = SmallVec::new();
+        for (i, r) in results.into_iter().enumerate() {
+            let ty = name_unknown(&r.ty, fresh);
+            values.push(Value::new(self.values.len()));
+            self.values.push(ValueData { ty, def: Def::Result(id, i), known: r.known, name: None });
+        }
+        let operands = operands.iter().copied().collect();
+        self.nodes.push(Node { op, operands, results: values.clone(), origin });
+        self.schedule.push(id);
+        values
+    }
+
     /// Uses `new` for `old` everywhere except in nodes added from `first_new` on (a patch may use the old value to
     /// compute the new one).
     fn replace_uses(&mut self, old: Value, new: Value, first_new: usize) {

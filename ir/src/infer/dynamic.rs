@@ -349,7 +349,7 @@ fn range(cx: &InferCx<'_>) -> Result<Dim, InferError> {
 }
 
 /// `max(ceil((limit - start) / delta), 0)`; unknown where the sign of `delta` is.
-fn int_range(start: &Dim, limit: &Dim, delta: &Dim) -> Result<Dim, InferError> {
+pub(crate) fn int_range(start: &Dim, limit: &Dim, delta: &Dim) -> Result<Dim, InferError> {
     let count = match delta.as_known() {
         Some(0) => return Err(InferError::new("a range with step 0")),
         Some(d) if d > 0 => (limit - start).ceil_div(delta),
@@ -516,6 +516,31 @@ pub(crate) fn resize(
         };
     }
     Ok((Shape::new(out), scales))
+}
+
+/// Starts then ends of the region of interest over all axes, if the operand is a constant; `None` too where it is
+/// empty.
+pub(crate) fn resize_region(axes: &[i64], cx: &InferCx<'_>) -> Result<Option<Vec<f64>>, InferError> {
+    let given = cx.known.get(3).copied().flatten().and_then(|k| k.tensor()).and_then(Tensor::to_f64s);
+    let (Some(given), Some(rank)) = (given.filter(|r| !r.is_empty()), cx.tensor(0)?.shape.rank()) else {
+        return Ok(None);
+    };
+    let axes = match axes {
+        [] => (0..rank).collect(),
+        some => normal_axes(some, rank)?,
+    };
+    ensure!(given.len() == 2 * axes.len(), "a region of {} numbers for {} axes", given.len(), axes.len());
+    let mut region = [vec![0.0; rank], vec![1.0; rank]].concat();
+    let (starts, ends) = given.split_at(axes.len());
+    for ((&axis, &start), &end) in axes.iter().zip(starts).zip(ends) {
+        if let Some(slot) = region.get_mut(axis) {
+            *slot = start;
+        }
+        if let Some(slot) = region.get_mut(rank + axis) {
+            *slot = end;
+        }
+    }
+    Ok(Some(region))
 }
 
 /// The scale that all axes share when the aspect ratio is kept (ONNX Resize `keep_aspect_ratio_policy`).
