@@ -127,6 +127,11 @@ impl Budget {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// The cap; `u64::MAX` if there is none.
+    pub fn cap(&self) -> u64 {
+        self.cap
+    }
+
     /// Bytes held now.
     pub fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)

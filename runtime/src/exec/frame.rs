@@ -1,0 +1,248 @@
+//! Frames: a function bound to symbol values, with memory for its slots.
+
+use std::sync::Arc;
+
+use kiln_ir::{Bytes, DType, Tensor, Type};
+use smallvec::SmallVec;
+
+use super::bind::Segment;
+use crate::error::RunError;
+use crate::executable::Executable;
+use crate::memory::{AlignedBuf, Budget, MemoryError};
+use crate::plan::{self, byte_size};
+use crate::prepare::Prepared;
+use crate::program::{Function, FunctionId, SlotId, Storage};
+use crate::symbols::Bindings;
+use crate::value::Datum;
+
+/// Some bytes that a slot lives in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub ptr: *mut u8,
+    pub len: u64,
+}
+
+impl Place {
+    /// The place of bytes that are only read.
+    pub fn of(bytes: &[u8]) -> Self {
+        Place { ptr: bytes.as_ptr().cast_mut(), len: bytes.len() as u64 }
+    }
+
+    /// The place of writable bytes.
+    pub fn of_mut(bytes: &mut [u8]) -> Self {
+        Place { ptr: bytes.as_mut_ptr(), len: bytes.len() as u64 }
+    }
+
+    /// The part from `offset` on with `len` bytes, if it lies inside.
+    pub fn part(self, offset: u64, len: u64) -> Option<Place> {
+        let end = offset.checked_add(len).filter(|&end| end <= self.len)?;
+        let offset = usize::try_from(end - len).ok()?;
+        Some(Place { ptr: self.ptr.wrapping_add(offset), len })
+    }
+}
+
+/// Dims of an actual tensor.
+pub(crate) type Dims = SmallVec<[usize; 8]>;
+
+/// The state of one slot during a run.
+#[derive(Debug, Default)]
+pub(super) struct SlotState {
+    /// Memory of a root slot, once it has some.
+    pub place: Option<Place>,
+    /// The value of an object, or the tensor that a caller passed.
+    pub value: Option<Datum>,
+    /// Memory that the slot owns: outputs, and sizes known late.
+    pub owned: Option<AlignedBuf>,
+    /// Bytes of the budget that the slot holds.
+    pub charged: u64,
+}
+
+/// A function bound to the values of its input and free symbols.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(super) function: FunctionId,
+    /// Values of the input symbols, then of the free symbols.
+    pub(super) key: Vec<i64>,
+    pub(super) bindings: Bindings,
+    pub(super) slots: Vec<SlotState>,
+    /// Where the caller wants outputs, by position.
+    pub(super) targets: Vec<Option<Place>>,
+    /// Bound eager items; `None` until first reached.
+    pub(super) segments: Vec<Option<Segment>>,
+    arena: AlignedBuf,
+}
+
+// SAFETY: the raw pointers in a frame lead to its own arena, to memory its slots own, to constants that the executable
+// keeps, and, during a run only, to the caller's inputs and outputs. One thread at a time uses a frame; kernels on
+// other threads get the pointers through a region, which orders the accesses.
+unsafe impl Send for Frame {}
+
+impl Frame {
+    /// Binds a function: sizes its arena and allocates it.
+    pub fn bind(
+        exe: &Executable,
+        id: FunctionId,
+        function: &Function,
+        prepared: &Prepared,
+        key: &[i64],
+        bindings: &Bindings,
+        admit: &mut dyn FnMut(u64) -> Result<(), MemoryError>,
+    ) -> Result<Frame, RunError> {
+        let place = || format!("function `{}`", function.name);
+        let memory = |source| RunError::Memory { place: place(), source };
+        let sizes = eager_sizes(exe, function, prepared, bindings)?;
+        let computed;
+        let layout = match &function.arena {
+            Some(layout) => layout,
+            None => {
+                let arena_size =
+                    |i: usize| sizes[i].filter(|_| matches!(function.slots[i].storage, Storage::Arena));
+                let arena: Vec<_> = (0..sizes.len()).map(arena_size).collect();
+                computed =
+                    plan::layout(function, &arena).map_err(|_| memory(MemoryError::Refused(u64::MAX)))?;
+                &computed
+            }
+        };
+        admit(layout.size).map_err(memory)?;
+        let arena = AlignedBuf::zeroed(layout.size).map_err(memory)?;
+        let whole = Place { ptr: arena.as_ptr(), len: arena.len() as u64 };
+        let mut slots: Vec<SlotState> = Vec::new();
+        slots.resize_with(function.slots.len(), SlotState::default);
+        for (i, slot) in function.slots.iter().enumerate() {
+            slots[i].place = match (&slot.storage, sizes[i]) {
+                (Storage::Arena, Some(size)) => {
+                    layout.offsets.get(i).copied().flatten().and_then(|offset| whole.part(offset, size))
+                }
+                (Storage::Constant(id), _) => {
+                    exe.constants().get(id.index()).map(|bytes| Place::of(bytes.as_slice()))
+                }
+                _ => None,
+            };
+        }
+        let mut segments = Vec::new();
+        segments.resize_with(prepared.items.len(), || None);
+        Ok(Frame {
+            function: id,
+            key: key.to_vec(),
+            bindings: bindings.clone(),
+            slots,
+            targets: vec![None; function.outputs.len()],
+            segments,
+            arena,
+        })
+    }
+
+    /// Bytes of the arena.
+    pub fn arena_bytes(&self) -> u64 {
+        self.arena.len() as u64
+    }
+
+    /// Forgets what belongs to one run; memory that slots own goes back to the budget.
+    pub fn reset(&mut self, function: &Function, prepared: &Prepared, budget: &Budget) {
+        for (slot, state) in function.slots.iter().zip(&mut self.slots) {
+            match slot.storage {
+                Storage::Arena if state.owned.is_none() => {}
+                Storage::Constant(_) => {}
+                Storage::Arena
+                | Storage::Input(_)
+                | Storage::Output(_)
+                | Storage::View { .. }
+                | Storage::Object => state.clear(budget),
+            }
+        }
+        for &symbol in &prepared.late_symbols {
+            self.bindings.set(symbol, None);
+        }
+        self.targets.fill(None);
+    }
+}
+
+impl SlotState {
+    /// Drops value and memory.
+    pub fn clear(&mut self, budget: &Budget) {
+        budget.give_back(std::mem::take(&mut self.charged));
+        self.owned = None;
+        self.place = None;
+        self.value = None;
+    }
+}
+
+/// Bytes of every slot whose size depends on input and free symbols only.
+pub(super) fn eager_sizes(
+    exe: &Executable,
+    function: &Function,
+    prepared: &Prepared,
+    bindings: &Bindings,
+) -> Result<Vec<Option<u64>>, RunError> {
+    let mut sizes = Vec::with_capacity(function.slots.len());
+    for (slot, &eager) in function.slots.iter().zip(&prepared.eager) {
+        let needed = eager && matches!(slot.storage, Storage::Arena | Storage::Output(_));
+        sizes.push(if needed { Some(slot_size(exe, function, &slot.ty, bindings)?) } else { None });
+    }
+    Ok(sizes)
+}
+
+/// Bytes of a tensor slot under the bindings.
+pub(super) fn slot_size(
+    exe: &Executable,
+    function: &Function,
+    ty: &Type,
+    bindings: &Bindings,
+) -> Result<u64, RunError> {
+    let place = || format!("function `{}`", function.name);
+    let Some(tensor) = ty.as_tensor() else {
+        return Err(RunError::Plan { place: place(), what: format!("a value of type {ty} has no size") });
+    };
+    let dim = byte_size(tensor);
+    let bytes = exe.symbols().eval(&dim, bindings).map_err(|e| RunError::dim(place(), &dim, &e))?;
+    // A product of dims can be positive with two of them negative.
+    for d in tensor.shape.dims().unwrap_or(&[]) {
+        let value = exe.symbols().eval(d, bindings).map_err(|e| RunError::dim(place(), d, &e))?;
+        if value < 0 {
+            return Err(RunError::Dim { place: place(), dim: d.clone(), reason: format!("is {value}") });
+        }
+    }
+    u64::try_from(bytes).map_err(|_| RunError::Dim {
+        place: place(),
+        dim,
+        reason: format!("is {bytes}, a size is needed"),
+    })
+}
+
+/// Dims of a tensor slot under the bindings.
+pub(super) fn slot_dims(
+    exe: &Executable,
+    function: &Function,
+    ty: &Type,
+    bindings: &Bindings,
+) -> Result<Dims, RunError> {
+    let place = || format!("function `{}`", function.name);
+    let Some(dims) = ty.as_tensor().and_then(|t| t.shape.dims()) else {
+        return Err(RunError::Plan { place: place(), what: format!("a value of type {ty} has no dims") });
+    };
+    let mut out = Dims::new();
+    for d in dims {
+        let value = exe.symbols().eval(d, bindings).map_err(|e| RunError::dim(place(), d, &e))?;
+        let negative = |_| RunError::Dim { place: place(), dim: d.clone(), reason: format!("is {value}") };
+        out.push(usize::try_from(value).map_err(negative)?);
+    }
+    Ok(out)
+}
+
+/// A tensor over memory that a slot owned.
+pub(super) fn tensor_from(
+    dtype: DType,
+    dims: &[usize],
+    buf: AlignedBuf,
+    place: &dyn Fn() -> String,
+) -> Result<Tensor, RunError> {
+    let invalid = |what: String| RunError::Plan { place: place(), what };
+    let len = buf.len();
+    let bytes = Bytes::shared(Arc::new(buf), 0..len).ok_or_else(|| invalid("lost memory".to_owned()))?;
+    Tensor::new(dtype, dims, bytes).map_err(|e| invalid(e.to_string()))
+}
+
+/// The slot's declared tensor type's dtype.
+pub(super) fn slot_dtype(function: &Function, slot: SlotId) -> Option<DType> {
+    function.slots.get(slot.index()).and_then(|s| s.ty.as_tensor()).map(|t| t.dtype)
+}
