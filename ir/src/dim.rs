@@ -73,7 +73,7 @@ pub enum DimError {
     DivisionByZero(Dim),
 }
 
-/// Largest number of monomials a product may have before it is given up as unknown.
+/// Most monomials, and most factors of one, that an expression may have before it is given up as unknown.
 const MAX_TERMS: usize = 64;
 
 impl Dim {
@@ -154,6 +154,9 @@ impl Dim {
                 None => return Dim::unknown(),
             }
         }
+        if map.len() > MAX_TERMS {
+            return Dim::unknown();
+        }
         Dim::from_terms(map)
     }
 
@@ -170,6 +173,9 @@ impl Dim {
             for (mb, cb) in &b {
                 let mut m = ma.clone();
                 m.extend(mb.iter().cloned());
+                if m.len() > MAX_TERMS {
+                    return Dim::unknown();
+                }
                 m.sort();
                 let slot = map.entry(m).or_insert(0);
                 match ca.checked_mul(*cb).and_then(|c| slot.checked_add(c)) {

@@ -241,6 +241,9 @@ impl Attr for Type {
                 c.expect(",")?;
             }
             dims.push(Dim::read(c)?);
+            if dims.len() > crate::infer::MAX_RANK {
+                return Err(c.error("too many axes"));
+            }
         }
         Ok(Type::tensor(dtype, dims))
     }
