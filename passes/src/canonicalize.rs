@@ -1,0 +1,38 @@
+//! Canonical spellings: each rule replaces a node by an equal one that is simpler or the form that later passes know.
+
+mod algebra;
+mod dtypes;
+mod dynamic;
+mod indexing;
+mod movement;
+mod reshape;
+
+use kiln_ir::Module;
+
+use crate::rewrite::{Rule, run_rules};
+use crate::{Options, PassError, Report};
+
+/// The rules, grouped by file. Cheap and frequent ones stand first.
+pub(crate) const RULES: &[Rule] = &[
+    dynamic::REFINE,
+    dtypes::CAST,
+    dtypes::SELECT,
+    dtypes::EXACT_DIVISION,
+    algebra::ALGEBRA,
+    algebra::SCALAR_CHAIN,
+    movement::TRANSPOSE,
+    movement::BROADCAST,
+    movement::SLICE,
+    movement::PAD,
+    movement::CONCAT,
+    movement::REDUCE,
+    reshape::RESHAPE,
+    reshape::RESHAPE_OF_REDUCE,
+    reshape::TRANSPOSE_OF_UNITS,
+    indexing::GATHER_CONSTANT,
+];
+
+/// Runs the rules.
+pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
+    run_rules("canonicalize", RULES, module, options, report)
+}

@@ -1,0 +1,279 @@
+//! Grouping: heroes take their epilogues first, then every node, in schedule order, joins the groups that feed it.
+
+use std::collections::BTreeSet;
+
+use kiln_ir::Dim;
+
+use super::role::{Role, Web};
+use super::{Group, Kind, reduced_axes};
+use crate::Options;
+use crate::canonicalize::differ_by_units;
+
+/// Epilogue nodes that may be looked at beyond the last point with a single output.
+const LOOKAHEAD: usize = 8;
+
+struct Grow<'w, 'g> {
+    web: &'w Web<'g>,
+    options: &'w Options,
+    /// Groups; a merged one is left empty.
+    groups: Vec<Group>,
+    /// Group of each position.
+    of: Vec<Option<usize>>,
+}
+
+/// The groups of a graph, in the order of their first members.
+pub(crate) fn groups(web: &Web<'_>, options: &Options) -> Vec<Group> {
+    let mut grow = Grow { web, options, groups: vec![], of: vec![None; web.ids.len()] };
+    for at in 0..web.ids.len() {
+        match web.roles[at] {
+            Role::Hero => grow.hero(at),
+            Role::Alone => {
+                grow.add(Kind::Hero, web.shape(at).to_vec(), vec![at]);
+            }
+            _ => {}
+        }
+    }
+    for at in 0..web.ids.len() {
+        if grow.of[at].is_none() {
+            grow.join(at);
+        }
+    }
+    grow.keep_free_outputs();
+    grow.drop_views();
+    let mut groups: Vec<Group> = grow.groups.into_iter().filter(|g| !g.members.is_empty()).collect();
+    groups.sort_by_key(|g| g.members[0]);
+    groups
+}
+
+impl Grow<'_, '_> {
+    fn add(&mut self, kind: Kind, domain: Vec<Dim>, members: Vec<usize>) -> usize {
+        let id = self.groups.len();
+        for &m in &members {
+            self.of[m] = Some(id);
+        }
+        self.groups.push(Group { kind, domain, members });
+        id
+    }
+
+    /// A hero with the longest epilogue that leaves one output.
+    fn hero(&mut self, at: usize) {
+        let web = self.web;
+        let domain = web.shape(at).to_vec();
+        let mut members = vec![at];
+        let mut best = members.clone();
+        let mut open: BTreeSet<usize> = web.to[at].iter().copied().collect();
+        while let Some(u) = open.pop_first() {
+            if members.len() > best.len() + LOOKAHEAD {
+                break;
+            }
+            if !self.fits_epilogue(u, &domain, &members) {
+                continue;
+            }
+            let place = members.binary_search(&u).unwrap_or_else(|p| p);
+            members.insert(place, u);
+            open.extend(&web.to[u]);
+            if web.outputs(&members).len() == 1 && self.within_limits(&members) {
+                best = members.clone();
+            }
+        }
+        self.add(Kind::Hero, domain, best);
+    }
+
+    fn fits_epilogue(&self, u: usize, domain: &[Dim], members: &[usize]) -> bool {
+        let web = self.web;
+        let free = self.of[u].is_none() && web.roles[u] == Role::Pointwise && web.shape(u) == domain;
+        free && web.from[u].iter().all(|p| {
+            members.binary_search(p).is_ok() || !self.reaches(members, &[*p])
+        })
+    }
+
+    fn within_limits(&self, members: &[usize]) -> bool {
+        let limits = &self.options.fuse;
+        let buffers = self.web.inputs(members).len() + self.web.outputs(members).len();
+        members.len() <= limits.nodes && buffers <= limits.buffers
+    }
+
+    /// Whether `targets` depend on `members` through a node of neither.
+    fn reaches(&self, members: &[usize], targets: &[usize]) -> bool {
+        let web = self.web;
+        let mut seen = vec![false; web.ids.len()];
+        let mut stack: Vec<usize> = vec![];
+        let visit = |p: usize, seen: &mut Vec<bool>, stack: &mut Vec<usize>| {
+            // A group is one unit: what enters it anywhere leaves it everywhere.
+            let unit = match self.of[p] {
+                Some(g) if !members.contains(&p) && !targets.contains(&p) => &self.groups[g].members[..],
+                _ => std::slice::from_ref(&p),
+            };
+            for &m in unit {
+                if !seen[m] {
+                    seen[m] = true;
+                    stack.push(m);
+                }
+            }
+        };
+        for &m in members {
+            for &u in &web.to[m] {
+                if members.binary_search(&u).is_err() && !targets.contains(&u) {
+                    visit(u, &mut seen, &mut stack);
+                }
+            }
+        }
+        // A single target that is not in the group counts when it is itself reached.
+        while let Some(p) = stack.pop() {
+            for &u in &web.to[p] {
+                if targets.contains(&u) {
+                    return true;
+                }
+                visit(u, &mut seen, &mut stack);
+            }
+        }
+        false
+    }
+
+    /// Makes a group of one node and merges into it the groups that feed it, where that is allowed.
+    fn join(&mut self, at: usize) {
+        let web = self.web;
+        let kind = match web.roles[at] {
+            Role::Pointwise | Role::Relabel | Role::Load => Kind::Loop,
+            Role::Reduce => {
+                let axes = reduced_axes(&web.node(at).op).unwrap_or(&[]);
+                let rank = web.dims(web.node(at).operands[0]).len();
+                let last = axes.iter().all(|a| a + axes.len() >= rank);
+                if last { Kind::Row(axes.to_vec()) } else { Kind::Reduce(axes.to_vec()) }
+            }
+            Role::Outside | Role::Free | Role::Hero | Role::Alone => return,
+        };
+        let domain = match kind {
+            Kind::Row(_) | Kind::Reduce(_) => web.dims(web.node(at).operands[0]).to_vec(),
+            Kind::Loop | Kind::Hero => web.shape(at).to_vec(),
+        };
+        let mut mine = self.add(kind, domain, vec![at]);
+        if web.roles[at] == Role::Load {
+            return;
+        }
+        for &p in &web.from[at] {
+            if let Some(theirs) = self.of[p].filter(|&g| g != mine) {
+                mine = self.merge(theirs, mine, at).unwrap_or(mine);
+            }
+        }
+    }
+
+    /// Merges the group `from` into the group `into` that it feeds; gives the merged group if that is allowed.
+    fn merge(&mut self, from: usize, into: usize, at: usize) -> Option<usize> {
+        let (a, b) = (&self.groups[from], &self.groups[into]);
+        let (kind, domain) = self.joint(a, b, at)?;
+        let mut members: Vec<usize> = a.members.iter().chain(&b.members).copied().collect();
+        members.sort_unstable();
+        if !self.within_limits(&members) || self.reaches(&a.members, &b.members) || !self.outputs_fit(&kind, &domain, &members) {
+            return None;
+        }
+        for &m in &members {
+            self.of[m] = Some(into);
+        }
+        self.groups[from].members.clear();
+        self.groups[into] = Group { kind, domain, members };
+        Some(into)
+    }
+
+    /// Kind and domain of two groups together, where `at` of `b` reads `a`.
+    fn joint(&self, a: &Group, b: &Group, at: usize) -> Option<(Kind, Vec<Dim>)> {
+        let web = self.web;
+        if web.roles[at] == Role::Relabel {
+            return self.joint_relabel(a, b, at);
+        }
+        let same = a.domain == b.domain;
+        match (&a.kind, &b.kind) {
+            (Kind::Loop, Kind::Loop) if same => Some((Kind::Loop, b.domain.clone())),
+            (Kind::Row(x), Kind::Row(y)) if same && x == y => Some((b.kind.clone(), b.domain.clone())),
+            (Kind::Row(axes), Kind::Loop) if same || is_reduced(&b.domain, &a.domain, axes) => {
+                Some((a.kind.clone(), a.domain.clone()))
+            }
+            (Kind::Loop, Kind::Row(axes)) if same || is_reduced(&a.domain, &b.domain, axes) => {
+                Some((b.kind.clone(), b.domain.clone()))
+            }
+            // A loop may only feed the reduction: its own results would need the reduction's loop to write them.
+            (Kind::Loop, Kind::Reduce(_)) if same => Some((b.kind.clone(), b.domain.clone())),
+            (Kind::Reduce(axes), Kind::Loop) if is_reduced(&b.domain, &a.domain, axes) => {
+                Some((a.kind.clone(), a.domain.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// A transpose or unit reshape alone in `b` takes what it reads into its own domain, if nothing else needs it.
+    fn joint_relabel(&self, a: &Group, b: &Group, at: usize) -> Option<(Kind, Vec<Dim>)> {
+        let web = self.web;
+        if let Kind::Row(axes) = &a.kind {
+            let reduced = |d: &[Dim]| is_reduced(d, &a.domain, axes);
+            let both = reduced(web.shape(at)) && reduced(web.dims(web.node(at).operands[0]));
+            return both.then(|| (a.kind.clone(), a.domain.clone()));
+        }
+        let alone = b.members.len() == 1 && a.kind == Kind::Loop;
+        let outputs = web.outputs(&a.members);
+        let only = outputs.len() == 1 && web.uses.only_user(outputs[0]) == Some(web.ids[at]);
+        // What a view of memory gives for nothing needs no kernel.
+        let view = matches!(&web.node(at).op, kiln_ir::Op::Movement(kiln_ir::op::Movement::Reshape { .. }));
+        (alone && only && !view).then(|| (Kind::Loop, b.domain.clone()))
+    }
+
+    /// Whether every output of a group has a shape that its kernel writes.
+    fn outputs_fit(&self, kind: &Kind, domain: &[Dim], members: &[usize]) -> bool {
+        let web = self.web;
+        web.outputs(members).iter().all(|&v| {
+            let dims = web.dims(v);
+            match kind {
+                Kind::Loop | Kind::Hero => dims == domain,
+                Kind::Row(axes) => dims == domain || is_reduced(dims, domain, axes),
+                Kind::Reduce(axes) => is_reduced(dims, domain, axes),
+            }
+        })
+    }
+
+    /// Free nodes that nodes outside of kernels read, or that are outputs, become kernels of their own.
+    fn keep_free_outputs(&mut self) {
+        let web = self.web;
+        for at in 0..web.ids.len() {
+            let is_constant = matches!(web.node(at).op, kiln_ir::Op::Source(kiln_ir::op::Source::Constant { .. }));
+            if web.roles[at] != Role::Free || is_constant {
+                continue;
+            }
+            let needed = web.node(at).results.iter().any(|&v| {
+                let outside = |&n: &kiln_ir::NodeId| {
+                    web.graph.node(n).results.first().and_then(|&r| web.producer(r)).is_none_or(|p| {
+                        matches!(web.roles[p], Role::Outside | Role::Hero | Role::Alone)
+                    })
+                };
+                web.uses.is_output(v) || web.uses.users(v).iter().any(outside)
+            });
+            if needed {
+                self.add(Kind::Loop, web.shape(at).to_vec(), vec![at]);
+            }
+        }
+    }
+
+    /// A reshape that is a group by itself is a view and stays outside.
+    fn drop_views(&mut self) {
+        let web = self.web;
+        for group in &mut self.groups {
+            if let [only] = group.members[..] {
+                let op = &web.node(only).op;
+                if matches!(op, kiln_ir::Op::Movement(kiln_ir::op::Movement::Reshape { .. })) {
+                    self.of[only] = None;
+                    group.members.clear();
+                }
+            }
+        }
+    }
+}
+
+/// Whether `dims` is `domain` without `axes`, or with 1 in their place.
+fn is_reduced(dims: &[Dim], domain: &[Dim], axes: &[usize]) -> bool {
+    let rest = || domain.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, d)| d);
+    if dims.len() == domain.len() {
+        let kept = dims.iter().zip(domain).enumerate();
+        return kept.into_iter().all(|(i, (d, full))| {
+            if axes.contains(&i) { d.as_known() == Some(1) } else { d == full }
+        });
+    }
+    dims.len() + axes.len() == domain.len() && rest().eq(dims.iter()) && differ_by_units(dims, dims)
+}

@@ -1,0 +1,235 @@
+//! What fusion makes of each node, and who feeds whom.
+
+use std::collections::HashMap;
+
+use kiln_ir::op::{Contract, Conv, Index, Movement, PadMode, Source, Window};
+use kiln_ir::{DClass, Dim, Graph, Node, NodeId, Op, Value};
+use rustc_hash::FxBuildHasher;
+
+use crate::canonicalize::differ_by_units;
+use crate::rewrite::Uses;
+
+/// What a node may be in a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Stays as it is: a host step, or a view of a whole value.
+    Outside,
+    /// Costs nothing: copied into every kernel that uses it.
+    Free,
+    /// Elementwise operator or cast.
+    Pointwise,
+    /// Transpose, or reshape that adds or drops axes of size 1: a one-to-one index map.
+    Relabel,
+    /// Slice, constant pad, gather: an index map of an input.
+    Load,
+    /// A reduction.
+    Reduce,
+    /// A contraction, convolution or pooling: takes an epilogue.
+    Hero,
+    /// A kernel of its own.
+    Alone,
+}
+
+/// Integer tensors of at most this many elements and rank 1 are shape arithmetic.
+const TINY: i64 = 8;
+
+/// Whether the type of a value has kernels.
+fn has_kernels(graph: &Graph, v: Value) -> bool {
+    let Some(t) = graph.ty(v).as_tensor() else { return false };
+    let class = !matches!(t.dtype.class(), DClass::Text | DClass::Complex);
+    class && !t.dtype.is_packed() && t.shape.dims().is_some_and(|d| d.iter().all(|d| !d.is_unknown()))
+}
+
+/// Whether a value looks like part of a shape.
+fn is_tiny(graph: &Graph, v: Value) -> bool {
+    let Some(t) = graph.ty(v).as_tensor() else { return false };
+    let Some(dims) = t.shape.dims() else { return false };
+    let count: Option<i64> = dims.iter().map(Dim::as_known).product();
+    !t.dtype.is_float() && dims.len() <= 1 && count.is_some_and(|n| n <= TINY)
+}
+
+fn role(graph: &Graph, node: &Node) -> Role {
+    let mut values = node.operands.iter().chain(&node.results);
+    if !values.clone().all(|&v| has_kernels(graph, v)) || values.all(|&v| is_tiny(graph, v)) {
+        return match &node.op {
+            Op::Source(Source::Constant { value }) if value.numel() == 1 && has_kernels(graph, node.results[0]) => {
+                Role::Free
+            }
+            _ => Role::Outside,
+        };
+    }
+    match &node.op {
+        Op::Elementwise(_) | Op::Cast(_) => Role::Pointwise,
+        Op::Source(Source::Constant { value }) if value.numel() == 1 => Role::Free,
+        Op::Source(Source::Constant { .. } | Source::Dims { .. }) => Role::Outside,
+        Op::Source(Source::Iota { .. }) => Role::Free,
+        Op::Movement(m) => movement_role(graph, node, m),
+        Op::Reduce(_) => Role::Reduce,
+        Op::Contract(Contract::Einsum { .. })
+        | Op::Conv(Conv::Forward { .. } | Conv::Transposed { .. })
+        | Op::Window(Window::Pool { .. }) => Role::Hero,
+        Op::Index(Index::Gather { .. }) => Role::Load,
+        Op::Window(Window::MaxWithIndices { .. })
+        | Op::Index(
+            Index::GatherElements { .. }
+            | Index::GatherNd { .. }
+            | Index::ScatterElements { .. }
+            | Index::ScatterNd { .. },
+        )
+        | Op::Order(_)
+        | Op::Quant(_)
+        | Op::Control(_)
+        | Op::Composite(_)
+        | Op::Object(_)
+        | Op::Dynamic(_)
+        | Op::Host(_) => Role::Outside,
+    }
+}
+
+fn movement_role(graph: &Graph, node: &Node, m: &Movement) -> Role {
+    let dims = |v: &Value| graph.ty(*v).as_tensor().and_then(|t| t.shape.dims());
+    match m {
+        Movement::Broadcast { .. } => Role::Free,
+        Movement::Transpose { .. } => Role::Relabel,
+        Movement::Reshape { shape } => match node.operands.first().and_then(dims) {
+            Some(from) if differ_by_units(from, shape) => Role::Relabel,
+            _ => Role::Outside,
+        },
+        Movement::Slice { .. } | Movement::Pad { mode: PadMode::Constant, .. } => Role::Load,
+        Movement::Pad { mode: PadMode::Reflect | PadMode::Edge | PadMode::Wrap, .. } => Role::Outside,
+        Movement::Concat { .. } => Role::Alone,
+    }
+}
+
+/// The scheduled nodes of a graph by position, with their roles and the edges between them. Edges look through free
+/// nodes: a node that uses a broadcast of `%1` counts as a user of `%1`.
+pub(crate) struct Web<'g> {
+    /// The graph.
+    pub graph: &'g Graph,
+    /// Node of each position.
+    pub ids: Vec<NodeId>,
+    /// Role of each position.
+    pub roles: Vec<Role>,
+    /// For each position, the values that it reads, free nodes looked through, in operand order.
+    pub reads: Vec<Vec<Value>>,
+    /// For each position, the positions of the nodes that feed it.
+    pub from: Vec<Vec<usize>>,
+    /// For each position, the positions of the nodes that it feeds, ascending.
+    pub to: Vec<Vec<usize>>,
+    /// Uses of values.
+    pub uses: Uses,
+    at: HashMap<NodeId, usize, FxBuildHasher>,
+}
+
+impl<'g> Web<'g> {
+    /// The web of a graph.
+    pub fn of(graph: &'g Graph) -> Self {
+        let ids = graph.schedule().to_vec();
+        let count = ids.len();
+        let at = ids.iter().enumerate().map(|(i, &n)| (n, i)).collect();
+        let roles = graph.scheduled().map(|(_, n)| role(graph, n)).collect();
+        let mut web = Web {
+            graph,
+            ids,
+            roles,
+            reads: vec![vec![]; count],
+            from: vec![vec![]; count],
+            to: vec![vec![]; count],
+            uses: Uses::of(graph),
+            at,
+        };
+        for i in 0..count {
+            let mut reads = vec![];
+            for &v in &web.node(i).operands {
+                if web.roles[i] == Role::Free {
+                    reads.push(v);
+                } else {
+                    web.look_through(v, &mut reads);
+                }
+            }
+            for &v in &reads {
+                if let Some(p) = web.producer(v) {
+                    if !web.from[i].contains(&p) {
+                        web.from[i].push(p);
+                        web.to[p].push(i);
+                    }
+                }
+            }
+            web.reads[i] = reads;
+        }
+        web
+    }
+
+    fn look_through(&self, v: Value, out: &mut Vec<Value>) {
+        match self.producer(v) {
+            Some(p) if self.roles[p] == Role::Free => {
+                for &o in &self.node(p).operands {
+                    self.look_through(o, out);
+                }
+            }
+            _ => out.push(v),
+        }
+    }
+
+    /// The node of a position.
+    pub fn node(&self, at: usize) -> &'g Node {
+        self.graph.node(self.ids[at])
+    }
+
+    /// The position of the node that makes a value.
+    pub fn producer(&self, v: Value) -> Option<usize> {
+        let (id, _) = self.graph.def_node(v)?;
+        self.at.get(&id).copied()
+    }
+
+    /// The shape of a node's first result.
+    pub fn shape(&self, at: usize) -> &'g [Dim] {
+        self.dims(self.node(at).results[0])
+    }
+
+    /// The shape of a value; empty for what is no tensor of known rank, which no kernel touches.
+    pub fn dims(&self, v: Value) -> &'g [Dim] {
+        self.graph.ty(v).as_tensor().and_then(|t| t.shape.dims()).unwrap_or(&[])
+    }
+
+    /// The results of `members` that are needed outside of them.
+    pub fn outputs(&self, members: &[usize]) -> Vec<Value> {
+        let mut out = vec![];
+        for &m in members {
+            for &v in &self.node(m).results {
+                let outside = |&u: &usize| {
+                    members.binary_search(&u).is_err()
+                        && self.roles[u] != Role::Free
+                        && self.reads[u].contains(&v)
+                };
+                if self.uses.is_output(v) || self.to[m].iter().any(outside) || self.feeds_kept_free(v) {
+                    out.push(v);
+                }
+            }
+        }
+        out
+    }
+
+    /// Whether a free node that is itself a graph output reads the value.
+    fn feeds_kept_free(&self, v: Value) -> bool {
+        self.uses.users(v).iter().any(|n| {
+            let Some(&p) = self.at.get(n) else { return false };
+            self.roles[p] == Role::Free
+                && self.node(p).results.iter().any(|&r| self.uses.is_output(r) || self.feeds_kept_free(r))
+        })
+    }
+
+    /// The values that `members` read from outside of them; constants of one element are not counted.
+    pub fn inputs(&self, members: &[usize]) -> Vec<Value> {
+        let mut all: Vec<Value> = vec![];
+        for &m in members {
+            for &v in &self.reads[m] {
+                let inside = self.producer(v).is_some_and(|p| members.binary_search(&p).is_ok());
+                if !inside && !all.contains(&v) {
+                    all.push(v);
+                }
+            }
+        }
+        all
+    }
+}
