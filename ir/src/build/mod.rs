@@ -317,6 +317,7 @@ pub struct Edit {
     replace: Vec<(Value, Value)>,
     graphs: Vec<Graph>,
     remove: Vec<NodeId>,
+    schedule: Option<Vec<NodeId>>,
     fresh: u64,
     origin: Option<Arc<Origin>>,
 }
@@ -348,6 +349,7 @@ impl<'g> Patch<'g> {
             replace: vec![],
             graphs: vec![],
             remove: vec![],
+            schedule: None,
             fresh: module.fresh,
             origin,
         };
@@ -357,6 +359,21 @@ impl<'g> Patch<'g> {
     /// Makes every use of `old` use `new` instead.
     pub fn replace(&mut self, old: Value, new: Value) {
         self.edit.replace.push((old, new));
+    }
+
+    /// Sets the source of the nodes added from now on.
+    pub fn set_origin(&mut self, origin: Option<Arc<Origin>>) {
+        self.edit.origin = origin;
+    }
+
+    /// Sets the whole schedule after the edit: old and added nodes, each after those that define its operands.
+    pub fn set_schedule(&mut self, order: Vec<NodeId>) {
+        self.edit.schedule = Some(order);
+    }
+
+    /// The node that will define a value added by this patch, or that defines an old one.
+    pub fn def(&self, v: Value) -> Def {
+        self.data(v).def
     }
 
     /// Takes a node off the schedule; its results must have been replaced or be unused.
@@ -453,6 +470,9 @@ pub enum EditError {
         /// Its type.
         new_ty: Box<Type>,
     },
+    /// The edit's schedule has a node before one that it needs, or twice, or lacks one.
+    #[error("the schedule of the edit does not have {0} after all that it needs")]
+    Schedule(Value),
 }
 
 impl Module {
@@ -474,6 +494,15 @@ impl Module {
                 graph.nodes.truncate(edit.first_node);
                 return Err(EditError::TypeMismatch { old, old_ty, new, new_ty });
             }
+        }
+        if let Some(order) = edit.schedule {
+            graph.schedule = order;
+            for &(old, new) in &edit.replace {
+                graph.replace_uses(old, new, edit.first_node);
+            }
+            self.graphs.extend(edit.graphs);
+            self.fresh = self.fresh.max(edit.fresh);
+            return self.graphs[id.index()].check_schedule();
         }
         let at = match edit.anchor {
             Some(anchor) => graph.schedule.iter().position(|&n| n == anchor).unwrap_or(graph.schedule.len()),
@@ -540,6 +569,28 @@ impl Graph {
         self.nodes.push(Node { op, operands, results: values.clone(), origin });
         self.schedule.push(id);
         values
+    }
+
+    /// Checks that every scheduled node and output has its operands defined before it.
+    fn check_schedule(&self) -> Result<(), EditError> {
+        let mut defined = vec![false; self.values.len()];
+        for v in &self.inputs {
+            defined[v.index()] = true;
+        }
+        for (_, node) in self.scheduled() {
+            if let Some(v) = node.operands.iter().find(|v| !defined[v.index()]) {
+                return Err(EditError::Schedule(*v));
+            }
+            for v in &node.results {
+                if std::mem::replace(&mut defined[v.index()], true) {
+                    return Err(EditError::Schedule(*v));
+                }
+            }
+        }
+        match self.outputs.iter().find(|v| !defined[v.index()]) {
+            Some(v) => Err(EditError::Schedule(*v)),
+            None => Ok(()),
+        }
     }
 
     /// Uses `new` for `old` everywhere except in nodes added from `first_new` on (a patch may use the old value to
