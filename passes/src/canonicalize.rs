@@ -9,6 +9,8 @@ mod reshape;
 
 use kiln_ir::Module;
 
+pub(crate) use reshape::differ_by_units;
+
 use crate::rewrite::{Rule, run_rules};
 use crate::{Options, PassError, Report};
 

@@ -24,7 +24,9 @@ pub enum PassError {
         why: &'static str,
     },
     /// The rules did not reach a fixpoint.
-    #[error("pass `{pass}` applied {bound} rewrites to graph `{graph}` without an end; the last was `{rule}`")]
+    #[error(
+        "pass `{pass}` applied {bound} rewrites to graph `{graph}` without an end; the last was `{rule}`"
+    )]
     Diverges {
         /// The pass.
         pass: &'static str,

@@ -20,7 +20,7 @@ mod outline;
 mod role;
 
 use kiln_ir::op::Reduce;
-use kiln_ir::{Dim, Module, NodeId, Op};
+use kiln_ir::{Dim, Module, Op};
 
 use crate::rewrite::live_graphs;
 use crate::{Options, PassError, Report};
@@ -52,17 +52,12 @@ pub(crate) struct Group {
 /// Runs the pass.
 pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
     for id in live_graphs(module) {
-        let (groups, order) = {
-            let graph = module.graph(id);
-            let web = role::Web::of(graph);
+        let (units, free, fused) = {
+            let web = role::Web::of(module.graph(id));
             let groups = grow::groups(&web, options);
-            let order = outline::order(&web, &groups);
-            let groups: Vec<Vec<NodeId>> =
-                groups.iter().map(|g| g.members.iter().map(|&m| web.ids[m]).collect()).collect();
-            (groups, order)
+            (outline::order(&web, &groups), web.free_nodes(), groups.len())
         };
-        let fused = groups.len();
-        outline::outline(module, id, &groups, order)?;
+        outline::outline(module, id, &units, &free)?;
         report.applied("kernel", fused);
         module.remove_dead_nodes(id);
     }

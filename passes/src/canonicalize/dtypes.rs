@@ -16,7 +16,9 @@ fn cast(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
         return cx.rewrite(id, |_| Ok(x));
     }
     let Some((_, inner)) = cx.def(x) else { return Err(Refusal::NoMatch) };
-    let (Op::Cast(Cast { .. }), &[source]) = (&inner.op, &inner.operands[..]) else { return Err(Refusal::NoMatch) };
+    let (Op::Cast(Cast { .. }), &[source]) = (&inner.op, &inner.operands[..]) else {
+        return Err(Refusal::NoMatch);
+    };
     let first = cx.dtype(source).ok_or(Refusal::NoMatch)?;
     require(holds(from, first), format!("{first} to {from} loses values"))?;
     cx.rewrite(id, |p| {
@@ -32,7 +34,7 @@ fn holds(wide: DType, narrow: DType) -> bool {
     use DType::{BF16, F16, F32, F64};
     match (wide.class(), narrow.class()) {
         (DClass::Signed | DClass::Unsigned, DClass::Signed | DClass::Unsigned | DClass::Bool) => {
-            let ((Some((a, b)), Some((c, d)))) = ((wide.int_range(), narrow.int_range())) else { return false };
+            let (Some((a, b)), Some((c, d))) = (wide.int_range(), narrow.int_range()) else { return false };
             a <= c && d <= b
         }
         (DClass::Float, DClass::Bool) => matches!(wide, F64 | F32 | F16 | BF16),
@@ -57,7 +59,11 @@ fn select(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let node = cx.node(id);
     matches(node.op == Op::ew("where"))?;
     let &[cond, a, b] = &node.operands[..] else { return Err(Refusal::NoMatch) };
-    let taken = if a == b { a } else { cx.splat(cond).map(|c| if c != 0.0 { a } else { b }).ok_or(Refusal::NoMatch)? };
+    let taken = if a == b {
+        a
+    } else {
+        cx.splat(cond).map(|c| if c != 0.0 { a } else { b }).ok_or(Refusal::NoMatch)?
+    };
     let dims = cx.shape(node.results[0])?;
     cx.rewrite(id, |p| Ok(p.broadcast(taken, dims)?))
 }

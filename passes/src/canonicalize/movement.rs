@@ -30,7 +30,9 @@ fn transpose(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
         let shape: Vec<Dim> = perm.iter().filter_map(|&a| dims.get(a).cloned()).collect();
         return cx.rewrite(id, |p| Ok(p.reshape(x, &shape)?));
     }
-    let Some((Movement::Transpose { perm: inner }, node)) = cx.movement(x) else { return Err(Refusal::NoMatch) };
+    let Some((Movement::Transpose { perm: inner }, node)) = cx.movement(x) else {
+        return Err(Refusal::NoMatch);
+    };
     let perm: Vec<usize> = perm.iter().filter_map(|&a| inner.get(a).copied()).collect();
     cx.rewrite(id, |p| Ok(p.transpose(node.operands[0], &perm)?))
 }
@@ -79,12 +81,15 @@ fn without_broadcasts(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
 pub(super) const SLICE: Rule = Rule { name: "slice", apply: slice };
 
 fn slice(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
-    let (Movement::Slice { starts, sizes, steps }, x) = movement(cx, id)? else { return Err(Refusal::NoMatch) };
+    let (Movement::Slice { starts, sizes, steps }, x) = movement(cx, id)? else {
+        return Err(Refusal::NoMatch);
+    };
     let zero = Dim::known(0);
     if starts.iter().all(|s| *s == zero) && steps.iter().all(|&s| s == 1) && cx.shape(x)? == sizes {
         return cx.rewrite(id, |_| Ok(x));
     }
-    let Some((Movement::Slice { starts: inner_starts, steps: inner_steps, .. }, inner)) = cx.movement(x) else {
+    let Some((Movement::Slice { starts: inner_starts, steps: inner_steps, .. }, inner)) = cx.movement(x)
+    else {
         return Err(Refusal::NoMatch);
     };
     let (mut new_starts, mut new_steps) = (vec![], vec![]);

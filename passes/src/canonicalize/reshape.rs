@@ -40,7 +40,11 @@ fn reshape_of_reduce(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
         source.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, d)| d.clone()).collect()
     } else {
         let one = Dim::known(1);
-        source.iter().enumerate().map(|(i, d)| if axes.contains(&i) { one.clone() } else { d.clone() }).collect()
+        source
+            .iter()
+            .enumerate()
+            .map(|(i, d)| if axes.contains(&i) { one.clone() } else { d.clone() })
+            .collect()
     };
     matches(*shape == other)?;
     require(cx.uses.count(x) == 1, "the reduction is used elsewhere in its other shape")?;
@@ -59,7 +63,8 @@ fn transpose_of_units(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     matches(differ_by_units(dims, shape))?;
     // Where each axis of the reshaped value that is not of size 1 comes from.
     let mut from = dims.iter().enumerate().filter(|(_, d)| !is_unit(d)).map(|(i, _)| i);
-    let origin: Vec<Option<usize>> = shape.iter().map(|d| if is_unit(d) { None } else { from.next() }).collect();
+    let origin: Vec<Option<usize>> =
+        shape.iter().map(|d| if is_unit(d) { None } else { from.next() }).collect();
     let moved: Vec<usize> = perm.iter().filter_map(|&a| origin.get(a).copied().flatten()).collect();
     // Axes of size 1 of the source stay in front, in order.
     let mut inner: Vec<usize> = (0..dims.len()).filter(|i| is_unit(&dims[*i])).collect();

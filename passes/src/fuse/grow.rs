@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use kiln_ir::Dim;
+use kiln_ir::op::Movement;
+use kiln_ir::{Dim, Op};
 
 use super::role::{Role, Web};
 use super::{Group, Kind, reduced_axes};
 use crate::Options;
-use crate::canonicalize::differ_by_units;
 
 /// Epilogue nodes that may be looked at beyond the last point with a single output.
 const LOOKAHEAD: usize = 8;
@@ -82,9 +82,11 @@ impl Grow<'_, '_> {
     fn fits_epilogue(&self, u: usize, domain: &[Dim], members: &[usize]) -> bool {
         let web = self.web;
         let free = self.of[u].is_none() && web.roles[u] == Role::Pointwise && web.shape(u) == domain;
-        free && web.from[u].iter().all(|p| {
-            members.binary_search(p).is_ok() || !self.reaches(members, &[*p])
-        })
+        if !free {
+            return false;
+        }
+        let seen = self.downstream(members, &[u]);
+        web.from[u].iter().all(|&p| members.binary_search(&p).is_ok() || !seen[p])
     }
 
     fn within_limits(&self, members: &[usize]) -> bool {
@@ -93,41 +95,40 @@ impl Grow<'_, '_> {
         members.len() <= limits.nodes && buffers <= limits.buffers
     }
 
-    /// Whether `targets` depend on `members` through a node of neither.
-    fn reaches(&self, members: &[usize], targets: &[usize]) -> bool {
+    /// The positions that depend on `members`, other than by an edge from them straight into `except`.
+    fn downstream(&self, members: &[usize], except: &[usize]) -> Vec<bool> {
         let web = self.web;
         let mut seen = vec![false; web.ids.len()];
         let mut stack: Vec<usize> = vec![];
-        let visit = |p: usize, seen: &mut Vec<bool>, stack: &mut Vec<usize>| {
-            // A group is one unit: what enters it anywhere leaves it everywhere.
-            let unit = match self.of[p] {
-                Some(g) if !members.contains(&p) && !targets.contains(&p) => &self.groups[g].members[..],
-                _ => std::slice::from_ref(&p),
-            };
+        let first = members.iter().flat_map(|&m| &web.to[m]);
+        let first = first.filter(|u| members.binary_search(u).is_err() && !except.contains(u));
+        self.visit(first, &mut seen, &mut stack);
+        while let Some(p) = stack.pop() {
+            self.visit(web.to[p].iter(), &mut seen, &mut stack);
+        }
+        seen
+    }
+
+    /// Marks positions; a group is one unit: what enters it anywhere leaves it everywhere.
+    fn visit<'p>(&self, all: impl Iterator<Item = &'p usize>, seen: &mut [bool], stack: &mut Vec<usize>) {
+        for p in all {
+            let unit = self.of[*p].map_or(std::slice::from_ref(p), |g| &self.groups[g].members[..]);
             for &m in unit {
                 if !seen[m] {
                     seen[m] = true;
                     stack.push(m);
                 }
             }
+        }
+    }
+
+    /// Whether merging `a` and `b` would make something depend on itself.
+    fn would_cycle(&self, a: &[usize], b: &[usize]) -> bool {
+        let depends = |from: &[usize], to: &[usize]| {
+            let seen = self.downstream(from, to);
+            to.iter().any(|&t| seen[t])
         };
-        for &m in members {
-            for &u in &web.to[m] {
-                if members.binary_search(&u).is_err() && !targets.contains(&u) {
-                    visit(u, &mut seen, &mut stack);
-                }
-            }
-        }
-        // A single target that is not in the group counts when it is itself reached.
-        while let Some(p) = stack.pop() {
-            for &u in &web.to[p] {
-                if targets.contains(&u) {
-                    return true;
-                }
-                visit(u, &mut seen, &mut stack);
-            }
-        }
-        false
+        depends(a, b) || depends(b, a)
     }
 
     /// Makes a group of one node and merges into it the groups that feed it, where that is allowed.
@@ -164,7 +165,11 @@ impl Grow<'_, '_> {
         let (kind, domain) = self.joint(a, b, at)?;
         let mut members: Vec<usize> = a.members.iter().chain(&b.members).copied().collect();
         members.sort_unstable();
-        if !self.within_limits(&members) || self.reaches(&a.members, &b.members) || !self.outputs_fit(&kind, &domain, &members) {
+        let fits = self.within_limits(&members)
+            && self.outputs_fit(&kind, &domain, &members)
+            && (kind == Kind::Loop || self.relabels_inputs(&kind, &domain, &members))
+            && !self.would_cycle(&a.members, &b.members);
+        if !fits {
             return None;
         }
         for &m in &members {
@@ -212,7 +217,7 @@ impl Grow<'_, '_> {
         let outputs = web.outputs(&a.members);
         let only = outputs.len() == 1 && web.uses.only_user(outputs[0]) == Some(web.ids[at]);
         // What a view of memory gives for nothing needs no kernel.
-        let view = matches!(&web.node(at).op, kiln_ir::Op::Movement(kiln_ir::op::Movement::Reshape { .. }));
+        let view = matches!(&web.node(at).op, Op::Movement(Movement::Reshape { .. }));
         (alone && only && !view).then(|| (Kind::Loop, b.domain.clone()))
     }
 
@@ -233,22 +238,25 @@ impl Grow<'_, '_> {
     fn keep_free_outputs(&mut self) {
         let web = self.web;
         for at in 0..web.ids.len() {
-            let is_constant = matches!(web.node(at).op, kiln_ir::Op::Source(kiln_ir::op::Source::Constant { .. }));
-            if web.roles[at] != Role::Free || is_constant {
-                continue;
-            }
-            let needed = web.node(at).results.iter().any(|&v| {
-                let outside = |&n: &kiln_ir::NodeId| {
-                    web.graph.node(n).results.first().and_then(|&r| web.producer(r)).is_none_or(|p| {
-                        matches!(web.roles[p], Role::Outside | Role::Hero | Role::Alone)
-                    })
-                };
-                web.uses.is_output(v) || web.uses.users(v).iter().any(outside)
-            });
-            if needed {
+            if web.roles[at] == Role::Free && !web.is_constant(at) && web.is_kept(at) {
                 self.add(Kind::Loop, web.shape(at).to_vec(), vec![at]);
             }
         }
+    }
+
+    /// Whether transposes and unit reshapes read inputs, or other index maps of inputs, or reduced values.
+    fn relabels_inputs(&self, kind: &Kind, domain: &[Dim], members: &[usize]) -> bool {
+        let web = self.web;
+        let reduced = |dims: &[Dim]| match kind {
+            Kind::Row(axes) | Kind::Reduce(axes) => is_reduced(dims, domain, axes),
+            Kind::Loop | Kind::Hero => false,
+        };
+        members.iter().filter(|&&m| web.roles[m] == Role::Relabel).all(|&m| {
+            let inside = |p: &&usize| members.binary_search(p).is_ok();
+            let maps = |p: &usize| matches!(web.roles[*p], Role::Relabel | Role::Load);
+            let on_reduced = reduced(web.shape(m)) && reduced(web.dims(web.node(m).operands[0]));
+            on_reduced || web.from[m].iter().filter(inside).all(maps)
+        })
     }
 
     /// A reshape that is a group by itself is a view and stays outside.
@@ -257,7 +265,7 @@ impl Grow<'_, '_> {
         for group in &mut self.groups {
             if let [only] = group.members[..] {
                 let op = &web.node(only).op;
-                if matches!(op, kiln_ir::Op::Movement(kiln_ir::op::Movement::Reshape { .. })) {
+                if matches!(op, Op::Movement(Movement::Reshape { .. })) {
                     self.of[only] = None;
                     group.members.clear();
                 }
@@ -268,12 +276,11 @@ impl Grow<'_, '_> {
 
 /// Whether `dims` is `domain` without `axes`, or with 1 in their place.
 fn is_reduced(dims: &[Dim], domain: &[Dim], axes: &[usize]) -> bool {
-    let rest = || domain.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, d)| d);
+    let rest = domain.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, d)| d);
     if dims.len() == domain.len() {
-        let kept = dims.iter().zip(domain).enumerate();
-        return kept.into_iter().all(|(i, (d, full))| {
-            if axes.contains(&i) { d.as_known() == Some(1) } else { d == full }
-        });
+        let mut pairs = dims.iter().zip(domain).enumerate();
+        return pairs
+            .all(|(i, (d, full))| if axes.contains(&i) { d.as_known() == Some(1) } else { d == full });
     }
-    dims.len() + axes.len() == domain.len() && rest().eq(dims.iter()) && differ_by_units(dims, dims)
+    dims.len() + axes.len() == domain.len() && rest.eq(dims.iter())
 }

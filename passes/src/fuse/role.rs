@@ -6,6 +6,7 @@ use kiln_ir::op::{Contract, Conv, Index, Movement, PadMode, Source, Window};
 use kiln_ir::{DClass, Dim, Graph, Node, NodeId, Op, Value};
 use rustc_hash::FxBuildHasher;
 
+use super::outline::FreeNodes;
 use crate::canonicalize::differ_by_units;
 use crate::rewrite::Uses;
 
@@ -48,11 +49,13 @@ fn is_tiny(graph: &Graph, v: Value) -> bool {
     !t.dtype.is_float() && dims.len() <= 1 && count.is_some_and(|n| n <= TINY)
 }
 
-fn role(graph: &Graph, node: &Node) -> Role {
+fn role(graph: &Graph, uses: &Uses, node: &Node) -> Role {
     let mut values = node.operands.iter().chain(&node.results);
     if !values.clone().all(|&v| has_kernels(graph, v)) || values.all(|&v| is_tiny(graph, v)) {
         return match &node.op {
-            Op::Source(Source::Constant { value }) if value.numel() == 1 && has_kernels(graph, node.results[0]) => {
+            Op::Source(Source::Constant { value })
+                if value.numel() == 1 && has_kernels(graph, node.results[0]) =>
+            {
                 Role::Free
             }
             _ => Role::Outside,
@@ -63,7 +66,7 @@ fn role(graph: &Graph, node: &Node) -> Role {
         Op::Source(Source::Constant { value }) if value.numel() == 1 => Role::Free,
         Op::Source(Source::Constant { .. } | Source::Dims { .. }) => Role::Outside,
         Op::Source(Source::Iota { .. }) => Role::Free,
-        Op::Movement(m) => movement_role(graph, node, m),
+        Op::Movement(m) => movement_role(graph, uses, node, m),
         Op::Reduce(_) => Role::Reduce,
         Op::Contract(Contract::Einsum { .. })
         | Op::Conv(Conv::Forward { .. } | Conv::Transposed { .. })
@@ -86,13 +89,15 @@ fn role(graph: &Graph, node: &Node) -> Role {
     }
 }
 
-fn movement_role(graph: &Graph, node: &Node, m: &Movement) -> Role {
+fn movement_role(graph: &Graph, uses: &Uses, node: &Node, m: &Movement) -> Role {
+    let single = node.results.iter().all(|&r| uses.only_user(r).is_some());
     let dims = |v: &Value| graph.ty(*v).as_tensor().and_then(|t| t.shape.dims());
     match m {
         Movement::Broadcast { .. } => Role::Free,
         Movement::Transpose { .. } => Role::Relabel,
         Movement::Reshape { shape } => match node.operands.first().and_then(dims) {
-            Some(from) if differ_by_units(from, shape) => Role::Relabel,
+            // Used more than once, it is a view that every user shares.
+            Some(from) if differ_by_units(from, shape) && single => Role::Relabel,
             _ => Role::Outside,
         },
         Movement::Slice { .. } | Movement::Pad { mode: PadMode::Constant, .. } => Role::Load,
@@ -102,7 +107,7 @@ fn movement_role(graph: &Graph, node: &Node, m: &Movement) -> Role {
 }
 
 /// The scheduled nodes of a graph by position, with their roles and the edges between them. Edges look through free
-/// nodes: a node that uses a broadcast of `%1` counts as a user of `%1`.
+/// nodes where a kernel's body will hold a copy of them: an addition of a broadcast of `%1` counts as a user of `%1`.
 pub(crate) struct Web<'g> {
     /// The graph.
     pub graph: &'g Graph,
@@ -127,7 +132,8 @@ impl<'g> Web<'g> {
         let ids = graph.schedule().to_vec();
         let count = ids.len();
         let at = ids.iter().enumerate().map(|(i, &n)| (n, i)).collect();
-        let roles = graph.scheduled().map(|(_, n)| role(graph, n)).collect();
+        let uses = Uses::of(graph);
+        let roles = graph.scheduled().map(|(_, n)| role(graph, &uses, n)).collect();
         let mut web = Web {
             graph,
             ids,
@@ -135,13 +141,14 @@ impl<'g> Web<'g> {
             reads: vec![vec![]; count],
             from: vec![vec![]; count],
             to: vec![vec![]; count],
-            uses: Uses::of(graph),
+            uses,
             at,
         };
         for i in 0..count {
             let mut reads = vec![];
+            let direct = matches!(web.roles[i], Role::Outside | Role::Hero | Role::Alone);
             for &v in &web.node(i).operands {
-                if web.roles[i] == Role::Free {
+                if direct {
                     reads.push(v);
                 } else {
                     web.look_through(v, &mut reads);
@@ -192,31 +199,40 @@ impl<'g> Web<'g> {
         self.graph.ty(v).as_tensor().and_then(|t| t.shape.dims()).unwrap_or(&[])
     }
 
-    /// The results of `members` that are needed outside of them.
+    /// Whether a position is a constant.
+    pub fn is_constant(&self, at: usize) -> bool {
+        matches!(self.node(at).op, Op::Source(Source::Constant { .. }))
+    }
+
+    /// The free nodes.
+    pub fn free_nodes(&self) -> FreeNodes {
+        (0..self.ids.len()).filter(|&i| self.roles[i] == Role::Free).map(|i| self.ids[i]).collect()
+    }
+
+    /// Whether a free node must also exist by itself: something other than a kernel's body reads it.
+    pub fn is_kept(&self, at: usize) -> bool {
+        let direct = |u: &usize| matches!(self.roles[*u], Role::Outside | Role::Hero | Role::Alone);
+        let reads = |u: &usize| self.node(*u).operands.iter().any(|v| self.node(at).results.contains(v));
+        self.node(at).results.iter().any(|&r| self.uses.is_output(r))
+            || self.to[at].iter().any(|u| direct(u) && reads(u))
+    }
+
+    /// The results of `members` (ascending) that are needed outside of them.
     pub fn outputs(&self, members: &[usize]) -> Vec<Value> {
         let mut out = vec![];
         for &m in members {
             for &v in &self.node(m).results {
                 let outside = |&u: &usize| {
                     members.binary_search(&u).is_err()
-                        && self.roles[u] != Role::Free
+                        && (self.roles[u] != Role::Free || self.is_kept(u))
                         && self.reads[u].contains(&v)
                 };
-                if self.uses.is_output(v) || self.to[m].iter().any(outside) || self.feeds_kept_free(v) {
+                if self.uses.is_output(v) || self.to[m].iter().any(outside) {
                     out.push(v);
                 }
             }
         }
         out
-    }
-
-    /// Whether a free node that is itself a graph output reads the value.
-    fn feeds_kept_free(&self, v: Value) -> bool {
-        self.uses.users(v).iter().any(|n| {
-            let Some(&p) = self.at.get(n) else { return false };
-            self.roles[p] == Role::Free
-                && self.node(p).results.iter().any(|&r| self.uses.is_output(r) || self.feeds_kept_free(r))
-        })
     }
 
     /// The values that `members` read from outside of them; constants of one element are not counted.

@@ -1,0 +1,96 @@
+//! Inlining: calls, branches on constant conditions, loops that run once or never.
+
+use std::collections::HashMap;
+
+use kiln_ir::op::Control;
+use kiln_ir::{Build, Edit, Graph, Module, NodeId, Op, Patch, Value};
+use rustc_hash::FxBuildHasher;
+
+use crate::rewrite::{Cx, Refusal, Rule, matches, require, run_rules};
+use crate::{Options, PassError, Report};
+
+const RULES: &[Rule] = &[
+    Rule { name: "call", apply: call },
+    Rule { name: "constant-if", apply: constant_if },
+    Rule { name: "constant-loop", apply: constant_loop },
+];
+
+/// Runs the rules.
+pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
+    run_rules("inline", RULES, module, options, report)
+}
+
+/// Nodes that one inlined graph may add.
+const MAX_NODES: usize = 10_000;
+
+/// Copies a graph's nodes into a patch; gives the values of its outputs.
+fn copy(p: &mut Patch<'_>, body: &Graph, operands: &[Value]) -> Result<Vec<Value>, Refusal> {
+    require(body.schedule().len() <= MAX_NODES, format!("graph `{}` is too large to copy", body.name()))?;
+    matches(operands.len() == body.inputs().len())?;
+    let mut outer: HashMap<Value, Value, FxBuildHasher> =
+        body.inputs().iter().copied().zip(operands.iter().copied()).collect();
+    for (_, node) in body.scheduled() {
+        let mapped = node.operands.iter().map(|v| outer.get(v).copied()).collect::<Option<Vec<_>>>();
+        p.set_origin(node.origin.clone());
+        let results = p.add(node.op.clone(), &mapped.ok_or(Refusal::NoMatch)?)?;
+        outer.extend(node.results.iter().copied().zip(results));
+    }
+    body.outputs().iter().map(|v| outer.get(v).copied().ok_or(Refusal::NoMatch)).collect()
+}
+
+/// Replaces a node's results by values of types that fit.
+fn replace_all(cx: &Cx<'_>, mut p: Patch<'_>, id: NodeId, new: &[Value]) -> Result<Edit, Refusal> {
+    let old = &cx.node(id).results;
+    matches(old.len() == new.len())?;
+    for (&old, &new) in old.iter().zip(new) {
+        let (a, b) = (cx.graph.ty(old), p.ty(new));
+        require(a.is_compatible(b), format!("a result is {a} outside and {b} inside"))?;
+        p.replace(old, new);
+    }
+    // The node may have effects that dead-code elimination respects; they are now those of the copy.
+    p.remove(id);
+    Ok(p.finish())
+}
+
+fn call(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
+    let node = cx.node(id);
+    let Op::Control(Control::Call { graph }) = node.op else { return Err(Refusal::NoMatch) };
+    let body = cx.module.get_graph(graph).ok_or(Refusal::NoMatch)?;
+    let mut p = cx.patch(id);
+    let outputs = copy(&mut p, body, &node.operands)?;
+    replace_all(cx, p, id, &outputs)
+}
+
+fn constant_if(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
+    let node = cx.node(id);
+    let Op::Control(Control::If { then_graph, else_graph }) = node.op else { return Err(Refusal::NoMatch) };
+    let (&cond, rest) = node.operands.split_first().ok_or(Refusal::NoMatch)?;
+    let cond = cx.splat(cond).ok_or_else(|| Refusal::because("the condition is not constant"))?;
+    let taken = if cond != 0.0 { then_graph } else { else_graph };
+    let body = cx.module.get_graph(taken).ok_or(Refusal::NoMatch)?;
+    let mut p = cx.patch(id);
+    let outputs = copy(&mut p, body, rest)?;
+    replace_all(cx, p, id, &outputs)
+}
+
+/// A loop with constant trip count 0, or 1 and a constant true condition, without stacked results.
+fn constant_loop(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
+    let node = cx.node(id);
+    let Op::Control(Control::Loop { body, carried }) = node.op else { return Err(Refusal::NoMatch) };
+    let [trip, cond, rest @ ..] = &node.operands[..] else { return Err(Refusal::NoMatch) };
+    require(node.results.len() == carried, "the loop stacks results")?;
+    let known = cx.splat(*trip).zip(cx.splat(*cond));
+    let (trips, go) =
+        known.ok_or_else(|| Refusal::because("the trip count or the condition is not constant"))?;
+    let initial = rest.get(..carried).ok_or(Refusal::NoMatch)?;
+    if trips <= 0.0 || go == 0.0 {
+        return replace_all(cx, cx.patch(id), id, initial);
+    }
+    require(trips == 1.0, format!("the loop runs up to {trips} times"))?;
+    let body = cx.module.get_graph(body).ok_or(Refusal::NoMatch)?;
+    let mut p = cx.patch(id);
+    let first = p.constant(kiln_ir::Tensor::scalar(0i64))?;
+    let operands: Vec<Value> = [first, *cond].into_iter().chain(rest.iter().copied()).collect();
+    let outputs = copy(&mut p, body, &operands)?;
+    replace_all(cx, p, id, outputs.get(1..).ok_or(Refusal::NoMatch)?)
+}
