@@ -16,6 +16,7 @@ use crate::{Options, PassError, Report};
 
 /// The rules, grouped by file. Cheap and frequent ones stand first.
 pub(crate) const RULES: &[Rule] = &[
+    dynamic::STATIC,
     dynamic::REFINE,
     dtypes::CAST,
     dtypes::SELECT,

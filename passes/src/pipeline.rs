@@ -85,7 +85,8 @@ pub fn run_pass(
         kiln_ir::verify::verify(module)
             .map_err(|e| PassError::Invalid { pass: pass.name, reason: e.to_string() })?;
     }
-    let dump = options.dump_after.iter().any(|d| d == pass.name).then(String::new);
+    let dump =
+        options.dump_after.iter().any(|d| d == pass.name).then(|| kiln_ir::text::print_module(module).0);
     let nodes = count_nodes(module);
     let entry = report.current();
     (entry.time, entry.dump, entry.nodes_after) = (time, dump, nodes);

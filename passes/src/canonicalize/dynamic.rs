@@ -1,8 +1,25 @@
-//! Types that became more precise.
+//! Operators that became static, and types that became more precise.
 
-use kiln_ir::{Build, Edit, NodeId, Op, Type};
+use kiln_ir::{Build, BuildDynamic, Edit, NodeId, Op, Type};
 
 use crate::rewrite::{Cx, Refusal, Rule, matches};
+
+/// A dynamic operator whose shape operands are known becomes static ones.
+pub(super) const STATIC: Rule = Rule { name: "static", apply: make_static };
+
+fn make_static(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
+    let node = cx.node(id);
+    let Op::Dynamic(op) = &node.op else { return Err(Refusal::NoMatch) };
+    let mut patch = cx.patch(id);
+    let Some(new) = patch.static_form(op, &node.operands)? else {
+        return Err(Refusal::because("a shape operand is not known"));
+    };
+    for (&old, &new) in node.results.iter().zip(&new) {
+        matches(cx.graph.ty(old).is_compatible(patch.ty(new)))?;
+        patch.replace(old, new);
+    }
+    Ok(patch.finish())
+}
 
 /// A node whose operands became more precise since it was typed is typed anew.
 pub(super) const REFINE: Rule = Rule { name: "refine", apply: refine };
