@@ -252,7 +252,8 @@ fn int2(p: Prim, x: i128, y: i128, bits: usize) -> Scalar {
     I(match p {
         Prim::Add => x + y,
         Prim::Sub => x - y,
-        Prim::Mul => x * y,
+        // The product of two 64-bit integers may exceed 127 bits; its low bits are what wraps to the dtype.
+        Prim::Mul => x.wrapping_mul(y),
         Prim::Div | Prim::Rem | Prim::Mod if y == 0 => 0,
         Prim::Div => x / y,
         Prim::Rem => x % y,

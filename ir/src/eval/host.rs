@@ -1,0 +1,141 @@
+//! Rare operators.
+
+use crate::op::Host;
+use crate::{DType, Tensor};
+
+use super::cx::Cx;
+use super::fault::{Fault, invalid};
+use super::lanes::{Lanes, floats, ints, single};
+use super::{random, text};
+
+/// An operator without a kernel.
+pub(super) fn host(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<Vec<Tensor>, Fault> {
+    if let Some(result) = random::random(cx, op, operands) {
+        return result.map(|t| vec![t]);
+    }
+    let at =
+        |i: usize| operands.get(i).copied().ok_or_else(|| Fault::Operands(format!("operand {i} is missing")));
+    let result = match op {
+        Host::RandomUniform { .. } | Host::RandomNormal { .. } | Host::Bernoulli { .. } => {
+            return invalid("is not random");
+        }
+        Host::NonMaxSuppression { center_point_box } => non_max_suppression(cx, operands, *center_point_box),
+        Host::Det {} => determinant(cx, at(0)?),
+        Host::StringConcat {} => text::concat(cx, at(0)?, at(1)?),
+        Host::StringCast { to } => text::cast(cx, at(0)?, *to),
+        Host::StringEqual {} => text::equal(cx, at(0)?, at(1)?),
+        Host::Fail { message } => Err(Fault::Failed(message.clone())),
+    };
+    result.map(|t| vec![t])
+}
+
+/// Determinants of the last two axes, by elimination with partial pivoting.
+fn determinant(cx: &mut Cx<'_>, x: &Tensor) -> Result<Tensor, Fault> {
+    let (lead, n) = match x.dims() {
+        [lead @ .., n, m] if n == m => (lead, *n),
+        other => return invalid(format!("{other:?} holds no square matrices")),
+    };
+    let count = cx.admit(x.dtype(), lead)?;
+    if !x.dtype().is_float() {
+        return invalid(format!("does not apply to {}", x.dtype()));
+    }
+    let values = floats(x)?;
+    let mut out = Vec::with_capacity(count);
+    for i in 0..count {
+        cx.tick(n.saturating_mul(n).saturating_mul(n))?;
+        out.push(determinant_of(values[i * n * n..(i + 1) * n * n].to_vec(), n));
+    }
+    Lanes::F(out).encode(x.dtype(), lead)
+}
+
+fn determinant_of(mut a: Vec<f64>, n: usize) -> f64 {
+    let mut product = 1.0;
+    for c in 0..n {
+        let pivot =
+            (c..n).fold(c, |best, r| if a[r * n + c].abs() > a[best * n + c].abs() { r } else { best });
+        if pivot != c {
+            (0..n).for_each(|k| a.swap(pivot * n + k, c * n + k));
+            product = -product;
+        }
+        let diagonal = a[c * n + c];
+        if diagonal == 0.0 {
+            return 0.0;
+        }
+        product *= diagonal;
+        for r in c + 1..n {
+            let factor = a[r * n + c] / diagonal;
+            for k in c..n {
+                a[r * n + k] -= factor * a[c * n + k];
+            }
+        }
+    }
+    product
+}
+
+/// A box as its lower and upper corner.
+type Corners = [f64; 4];
+
+/// ONNX NonMaxSuppression: `[batch, class, box]` of the boxes kept, best score first within each class.
+fn non_max_suppression(
+    cx: &mut Cx<'_>,
+    operands: &[&Tensor],
+    center_point_box: bool,
+) -> Result<Tensor, Fault> {
+    let [boxes, scores, rest @ ..] = operands else { return invalid("takes boxes and scores") };
+    let ([batches, n, 4], [score_batches, classes, m]) = (boxes.dims(), scores.dims()) else {
+        return invalid(format!("boxes {:?} and scores {:?}", boxes.dims(), scores.dims()));
+    };
+    if batches != score_batches || n != m {
+        return invalid(format!("boxes {:?} and scores {:?}", boxes.dims(), scores.dims()));
+    }
+    let most = match rest.first() {
+        Some(t) if t.numel() > 0 => usize::try_from(single(&ints(t)?, "max_output_boxes")?).unwrap_or(0),
+        _ => 0,
+    };
+    let threshold = |i: usize| match rest.get(i) {
+        Some(t) if t.numel() > 0 => single(&floats(t)?, "a threshold").map(Some),
+        _ => Ok(None),
+    };
+    let (overlap, floor) = (threshold(1)?.unwrap_or(0.0), threshold(2)?);
+    let (coordinates, scores) = (floats(boxes)?, floats(scores)?);
+    let corners: Vec<Corners> = coordinates
+        .chunks_exact(4)
+        .map(|b| match center_point_box {
+            true => [b[0] - b[2] / 2.0, b[1] - b[3] / 2.0, b[0] + b[2] / 2.0, b[1] + b[3] / 2.0],
+            false => [b[0].min(b[2]), b[1].min(b[3]), b[0].max(b[2]), b[1].max(b[3])],
+        })
+        .collect();
+    let mut out: Vec<i64> = vec![];
+    for batch in 0..*batches {
+        for class in 0..*classes {
+            let scores = &scores[(batch * classes + class) * n..][..*n];
+            let corners = &corners[batch * n..][..*n];
+            let mut order: Vec<usize> = (0..*n).filter(|&i| floor.is_none_or(|f| scores[i] > f)).collect();
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            let mut kept: Vec<usize> = vec![];
+            for i in order {
+                if kept.len() >= most {
+                    break;
+                }
+                cx.tick(kept.len() + 1)?;
+                if kept.iter().all(|&k| intersection_over_union(&corners[i], &corners[k]) <= overlap) {
+                    kept.push(i);
+                }
+            }
+            out.extend(kept.iter().flat_map(|&i| [batch as i64, class as i64, i as i64]));
+        }
+    }
+    let dims = [out.len() / 3, 3];
+    cx.admit(DType::I64, &dims)?;
+    Ok(Tensor::from_slice(&dims, &out)?)
+}
+
+/// The area shared by two boxes over the area covered by both; 0 for empty boxes.
+fn intersection_over_union(a: &Corners, b: &Corners) -> f64 {
+    let area = |c: &Corners| (c[2] - c[0]) * (c[3] - c[1]);
+    let height = (a[2].min(b[2]) - a[0].max(b[0])).max(0.0);
+    let width = (a[3].min(b[3]) - a[1].max(b[1])).max(0.0);
+    let shared = height * width;
+    let covered = area(a) + area(b) - shared;
+    if covered <= 0.0 { 0.0 } else { shared / covered }
+}
