@@ -1,3 +1,4 @@
 //! Code generation of Kiln: kernel IR, schedules, lowerings, packing.
 
+pub mod build;
 pub mod kir;

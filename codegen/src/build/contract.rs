@@ -1,0 +1,488 @@
+//! Contractions and convolutions as [`Contract`] statements: result axes become batch, rows and columns, constant
+//! right operands are packed into panels, and the rest of the region is the epilogue on the accumulators.
+
+use kiln_ir::op::{Contract as ContractOp, Conv, Movement};
+use kiln_ir::{DType, Dim, Ew, NodeId, Op, Tensor, Value};
+use rustc_hash::FxHashMap;
+
+use super::emit::{Emitter, Group};
+use super::expr::{AxisId, Expr, flatten, reshape_index};
+use super::loops::{Domain, Lowered, Root, all_exprs, bind_all, collapse, reduce_groups};
+use super::panels::{Panels, pack_panels, panel_width};
+use super::reduction::spatial_axes;
+use super::term::{Term, TermId};
+use super::trace::{Hero, Refusal, Region, Trace, kernel_type};
+use crate::kir::{Axis, Contract, Ix, KernelBuilder, Operand, Rhs, Stmt, Var};
+
+/// What the lowerings like: sizes in elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Elements of f32 in one vector.
+    pub lanes: u32,
+}
+
+/// Multiply-adds of one grid point, about.
+const POINT_WORK: i64 = 1 << 21;
+
+/// Elements of packed weights that a grid point should keep in the second-level cache.
+const PANEL_ELEMENTS: i64 = 1 << 16;
+
+/// Arithmetic operations in a chunk: some tens of microseconds.
+const CHUNK_FLOPS: i64 = 4_000_000;
+
+/// Rows in a block are a multiple of this where there are enough: tiles of 7, 8 and 14 rows fit without a rest.
+const ROW_STEP: i64 = 56;
+
+/// Row loops shorter than this are joined with outer axes although the left operand is not affine in the join.
+const SHORT_ROWS: i64 = 64;
+
+const MAX_SPLITS: usize = 8;
+
+/// The pieces of a contraction before loops are chosen.
+struct Pieces {
+    roots: Vec<Root>,
+    /// Left and right element.
+    a: TermId,
+    b: TermId,
+    /// Result axes, in order.
+    order: Vec<AxisId>,
+    /// Reduced axes, outermost first.
+    reduced: Vec<AxisId>,
+    acc: DType,
+    out_dtype: DType,
+}
+
+/// Lowers a region around the contraction or convolution `hero`.
+pub fn lower_contract(
+    region: &Region<'_>,
+    hero: NodeId,
+    constants: &dyn Fn(Value) -> Option<Tensor>,
+    tuning: Tuning,
+    name: &str,
+) -> Result<Lowered, Refusal> {
+    let node = region.graph.node(hero);
+    let value = node.results[0];
+    let mut factors = initial_factors(region, &node.op, value, &node.operands)?;
+    for last in 0..=MAX_SPLITS {
+        let mut trace = Trace::new(region, constants);
+        let domain = Domain::new(&mut trace.axes, &factors);
+        trace.hero = Some(Hero { value, index: domain.index.clone(), mismatch: false });
+        let pieces = pieces(&mut trace, region, hero, &domain)?;
+        if let Some(split) = domain.split(&trace, &pieces.roots).filter(|_| last < MAX_SPLITS) {
+            factors = split;
+            continue;
+        }
+        if trace.hero.as_ref().is_some_and(|h| h.mismatch) {
+            break;
+        }
+        return Builder::new(trace, pieces, tuning)?.build(region, name);
+    }
+    Err(Refusal::new("the contraction is needed at another index than its own"))
+}
+
+/// Factors of the result's dims: the channels of a grouped convolution are groups times channels.
+fn initial_factors(
+    region: &Region<'_>,
+    op: &Op,
+    value: Value,
+    operands: &[Value],
+) -> Result<Vec<Vec<Dim>>, Refusal> {
+    let (_, dims) = kernel_type(region.graph, value)?;
+    let mut factors: Vec<Vec<Dim>> = dims.iter().map(|d| vec![d.clone()]).collect();
+    if let Op::Conv(Conv::Forward { groups, layout, .. }) = op
+        && *groups != 1
+    {
+        let (_, w_dims) = kernel_type(region.graph, operands[1])?;
+        let (_, channel) = spatial_axes(*layout, dims.len());
+        let groups = Dim::known(*groups);
+        let each = dims[channel].exact_div(&groups);
+        let each = each.ok_or_else(|| Refusal::new("groups of unequal size"))?;
+        let narrow = |d: &Dim| d.as_known().is_some_and(|d| d < 4);
+        if narrow(&each) || narrow(&w_dims[1]) {
+            return Err(Refusal::new("groups of few channels"));
+        }
+        factors[channel] = vec![groups, each];
+    }
+    Ok(factors)
+}
+
+fn pieces(
+    trace: &mut Trace<'_, '_>,
+    region: &Region<'_>,
+    hero: NodeId,
+    domain: &Domain,
+) -> Result<Pieces, Refusal> {
+    let node = region.graph.node(hero);
+    let value = node.results[0];
+    let (a, b, reduced, out_dtype) = match &node.op {
+        Op::Contract(ContractOp::Einsum { spec, out }) => {
+            let (mut at_lhs, mut at_rhs) = (vec![], vec![]);
+            let mut summed: Vec<(u8, AxisId)> = vec![];
+            for (label, dim) in spec.lhs.iter().zip(trace.dims(node.operands[0])?) {
+                if !spec.out.contains(label) {
+                    summed.push((*label, trace.axes.add(dim.clone())));
+                }
+            }
+            for (labels, at) in [(&spec.lhs, &mut at_lhs), (&spec.rhs, &mut at_rhs)] {
+                for label in labels {
+                    let own = summed.iter().find(|s| s.0 == *label).map(|s| Expr::axis(s.1));
+                    let out = spec.out.iter().position(|l| l == label).map(|i| domain.index[i].clone());
+                    at.push(own.or(out).ok_or_else(|| Refusal::new("a label of no axis"))?);
+                }
+            }
+            let a = trace.value(node.operands[0], &at_lhs, &[])?;
+            let b = trace.value(node.operands[1], &at_rhs, &[])?;
+            (a, b, summed.into_iter().map(|s| s.1).collect::<Vec<_>>(), *out)
+        }
+        Op::Conv(op @ Conv::Forward { groups, layout, out, .. }) => {
+            let w_dims = trace.dims(node.operands[1])?;
+            let (spatial, channel) = spatial_axes(*layout, domain.index.len());
+            let taps: Vec<AxisId> = w_dims[2..].iter().map(|k| trace.axes.add(k.clone())).collect();
+            let c = trace.axes.add(w_dims[1].clone());
+            let taps_at: Vec<Expr> = taps.iter().map(|t| unit_or_axis(trace, *t)).collect();
+            let each = w_dims[0].exact_div(&Dim::known(*groups));
+            let each = each.ok_or_else(|| Refusal::new("groups of unequal size"))?;
+            let o = domain.index[channel].clone();
+            let group = if *groups == 1 { Expr::zero() } else { o.div(&each, &trace.axes) };
+            let channel_at = group.times(&w_dims[1]).plus(&unit_or_axis(trace, c));
+            let out_at = domain.index[spatial].to_vec();
+            let (x, w) = (node.operands[0], node.operands[1]);
+            let a = trace.conv_input(op, x, &domain.index[0], &out_at, &taps_at, &channel_at, &[])?;
+            let mut w_at = vec![o, unit_or_axis(trace, c)];
+            w_at.extend(taps_at);
+            let b = trace.value(w, &w_at, &[])?;
+            let mut reduced = taps;
+            reduced.push(c);
+            (a, b, reduced, *out)
+        }
+        other => return Err(Refusal::new(format!("`{}` is no contraction", other.mnemonic()))),
+    };
+    let acc = Ew::compute_dtype(out_dtype);
+    if !matches!(acc, DType::F32 | DType::F64 | DType::I32) {
+        return Err(Refusal::new(format!("sums of {acc}")));
+    }
+    let positions = forward(trace, region, value, &domain.index)?;
+    let mut roots = vec![];
+    for (output, &v) in region.outputs.iter().enumerate() {
+        let index = positions.get(&v).ok_or_else(|| Refusal::new("an output of another shape"))?;
+        let term = trace.value(v, index, &[])?;
+        let offset = flatten(index, trace.dims(v)?);
+        roots.push(Root { output, dtype: trace.dtype(v)?, term, offset });
+    }
+    Ok(Pieces { roots, a, b, order: domain.order(), reduced, acc, out_dtype })
+}
+
+fn unit_or_axis(trace: &Trace<'_, '_>, axis: AxisId) -> Expr {
+    if trace.axes.extent(axis).as_known() == Some(1) { Expr::zero() } else { Expr::axis(axis) }
+}
+
+/// Where the element of `from` at `index` ends up in the values computed from it, position by position.
+fn forward(
+    trace: &Trace<'_, '_>,
+    region: &Region<'_>,
+    from: Value,
+    index: &[Expr],
+) -> Result<FxHashMap<Value, Vec<Expr>>, Refusal> {
+    let graph = region.graph;
+    let mut positions: FxHashMap<Value, Vec<Expr>> = FxHashMap::default();
+    positions.insert(from, index.to_vec());
+    for (id, node) in graph.scheduled() {
+        if !region.nodes.contains(&id) {
+            continue;
+        }
+        let Some(&operand) = node.operands.iter().find(|v| positions.contains_key(v)) else { continue };
+        let (Some(&result), at) = (node.results.first(), positions[&operand].clone()) else { continue };
+        let (from, to) = (trace.dims(operand)?, trace.dims(result)?);
+        let moved = match &node.op {
+            Op::Movement(Movement::Reshape { .. }) => Some(reshape_index(&at, from, to, &trace.axes)),
+            Op::Movement(Movement::Transpose { perm }) => Some(perm.iter().map(|&p| at[p].clone()).collect()),
+            Op::Elementwise(_) | Op::Cast(_) | Op::Quant(_) if from == to => Some(at),
+            Op::Elementwise(_) => {
+                let same =
+                    node.operands.iter().find(|v| positions.contains_key(v) && trace.dims(**v) == Ok(to));
+                same.map(|v| positions[v].clone())
+            }
+            _ => None,
+        };
+        if let Some(moved) = moved {
+            positions.insert(result, moved);
+        }
+    }
+    Ok(positions)
+}
+
+/// One loop dimension of the statement.
+#[derive(Clone, Debug)]
+struct Dimension {
+    group: Option<Group>,
+    extent: Dim,
+}
+
+struct Builder<'a, 'g> {
+    trace: Trace<'a, 'g>,
+    pieces: Pieces,
+    grid: Vec<Group>,
+    m: Dimension,
+    n: Dimension,
+    taps: Vec<Group>,
+    k: Dimension,
+    packed: Option<Panels>,
+}
+
+impl<'a, 'g> Builder<'a, 'g> {
+    fn new(trace: Trace<'a, 'g>, mut pieces: Pieces, tuning: Tuning) -> Result<Self, Refusal> {
+        let axes_of = |t: TermId| trace.terms.get(t).axes.clone();
+        let real: Vec<AxisId> =
+            pieces.order.iter().copied().filter(|a| trace.axes.extent(*a).as_known() != Some(1)).collect();
+        let unit =
+            real.iter().copied().find(|a| pieces.roots[0].offset.coefficient(*a).as_known() == Some(1));
+        let unit = unit.ok_or_else(|| Refusal::new("no axis of the result is contiguous"))?;
+        if axes_of(pieces.a).contains(&unit) {
+            std::mem::swap(&mut pieces.a, &mut pieces.b);
+        }
+        let (in_a, in_b) = (axes_of(pieces.a), axes_of(pieces.b));
+        if in_a.contains(&unit) || !in_b.contains(&unit) {
+            return Err(Refusal::new("the contiguous axis of the result belongs to both operands"));
+        }
+        let rows: Vec<AxisId> =
+            real.iter().copied().filter(|a| in_a.contains(a) && !in_b.contains(a)).collect();
+        let columns: Vec<AxisId> =
+            real.iter().copied().filter(|a| in_b.contains(a) && !in_a.contains(a)).collect();
+        let batch: Vec<AxisId> =
+            real.iter().copied().filter(|a| !rows.contains(a) && !columns.contains(a)).collect();
+        let tops: Vec<TermId> = pieces.roots.iter().map(|r| r.term).collect();
+        let mut out_exprs = all_exprs(&trace.terms, &tops);
+        out_exprs.extend(pieces.roots.iter().map(|r| r.offset.clone()));
+        let a_exprs = all_exprs(&trace.terms, &[pieces.a]);
+        let b_exprs = all_exprs(&trace.terms, &[pieces.b]);
+        let constant_b = packable(&trace, pieces.b);
+        let joined = |parts: &[&[Expr]]| parts.concat();
+        let mut row_groups = collapse(&rows, &trace.axes, &joined(&[&out_exprs, &a_exprs]));
+        let short = |g: &Group| g.extent(&trace.axes).as_known().is_some_and(|e| e < SHORT_ROWS);
+        if row_groups.last().is_some_and(short) && row_groups.len() > 1 {
+            row_groups = collapse(&rows, &trace.axes, &out_exprs);
+        }
+        let column_exprs = if constant_b { out_exprs.clone() } else { joined(&[&out_exprs, &b_exprs]) };
+        let column_groups = collapse(&columns, &trace.axes, &column_exprs);
+        let reduced_exprs = if constant_b { a_exprs } else { joined(&[&a_exprs, &b_exprs]) };
+        let reduced: Vec<AxisId> =
+            pieces.reduced.iter().copied().filter(|a| trace.axes.extent(*a).as_known() != Some(1)).collect();
+        let mut taps = collapse(&reduced, &trace.axes, &reduced_exprs);
+        let mut grid: Vec<Group> =
+            collapse(&batch, &trace.axes, &joined(&[&out_exprs, &reduced_exprs, &b_exprs]));
+        let (m, n) = (pick(row_groups, &mut grid, None), pick(column_groups, &mut grid, Some(unit)));
+        let k = taps.pop();
+        let extent = |g: &Option<Group>| g.as_ref().map_or(Dim::known(1), |g| g.extent(&trace.axes));
+        let dimension = |group: Option<Group>| Dimension { extent: extent(&group), group };
+        let (m, n, k) = (dimension(m), dimension(n), dimension(k));
+        let mut builder = Builder { trace, pieces, grid, m, n, taps, k, packed: None };
+        if constant_b {
+            builder.packed = builder.pack(tuning);
+        }
+        Ok(builder)
+    }
+
+    /// The right operand as panels, if it is a plain load of a constant.
+    fn pack(&self, tuning: Tuning) -> Option<Panels> {
+        let Term::Load { source, offset, guards, .. } = &self.trace.terms.get(self.pieces.b).term else {
+            return None;
+        };
+        let tensor = self.trace.sources[*source].constant.as_ref().filter(|_| guards.is_empty())?;
+        let in_b = &self.trace.terms.get(self.pieces.b).axes;
+        let outer: Vec<AxisId> =
+            self.grid.iter().flat_map(|g| &g.members).copied().filter(|a| in_b.contains(a)).collect();
+        let reduced: Vec<AxisId> =
+            self.taps.iter().chain(&self.k.group).flat_map(|g| &g.members).copied().collect();
+        let columns: Vec<AxisId> = self.n.group.iter().flat_map(|g| &g.members).copied().collect();
+        let n = self.n.extent.as_known()?;
+        let width = panel_width(n, tuning.lanes);
+        pack_panels(tensor, offset, [&outer, &reduced, &columns], &self.trace.axes, width)
+    }
+
+    fn build(self, region: &Region<'_>, name: &str) -> Result<Lowered, Refusal> {
+        let Builder { trace, pieces, grid, m, n, taps, k, packed } = self;
+        let Trace { terms, axes, sources, .. } = trace;
+        let mut tops: Vec<TermId> = pieces.roots.iter().map(|r| r.term).collect();
+        let operands = [pieces.a, pieces.b];
+        let reduces = reduce_groups(&terms, &axes, &[&tops[..], &operands[..]].concat());
+        let mut b = KernelBuilder::new(name);
+        let mut e = Emitter::new(&terms, &axes, &sources, &reduces);
+        let buffers: Vec<_> = pieces.roots.iter().map(|r| e.output(&mut b, r.output, r.dtype)).collect();
+        let mut points = Dim::known(1);
+        let mut vars = vec![];
+        for group in &grid {
+            let extent = group.extent(&axes);
+            points = &points * &extent;
+            let extent = e.dim(&mut b, &extent);
+            vars.push(b.grid(extent));
+        }
+        let depth = taps.iter().fold(k.extent.clone(), |d, g| d * g.extent(&axes));
+        let width = packed.as_ref().map_or(1, |p| i64::from(p.width));
+        let (m_block, n_block) = blocks(&m.extent, &n.extent, &depth, width);
+        let n_range = blocked(&mut e, &mut b, &n.extent, n_block, &mut points);
+        let m_range = blocked(&mut e, &mut b, &m.extent, m_block, &mut points);
+        let acc_term = terms.find_accumulator();
+        bind_all(&mut e, &mut b, &grid, &vars, &mut |e, b| {
+            e.hoist(b, &tops);
+            let ranges = (m_range.clone(), n_range.clone());
+            let parts = Parts { pieces: &pieces, m: &m, n: &n, taps: &taps, k: &k, packed: packed.as_ref() };
+            let contract = parts.statement(e, b, ranges, acc_term, &buffers);
+            b.push(Stmt::Contract(Box::new(contract)));
+        });
+        tops.clear();
+        let Emitter { params, dims, refusal, .. } = e;
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        let kernel = b.finish().map_err(|e| Refusal::new(e.to_string()))?;
+        let all = grid.iter().fold(&m.extent * &n.extent, |n, g| n * g.extent(&axes));
+        let flops = Dim::known(2) * all * depth;
+        let one = Dim::known(1);
+        let each = flops.floor_div(&points.greater(&one)).greater(&one);
+        let grain = Dim::known(CHUNK_FLOPS).floor_div(&each).greater(&one);
+        let outputs = region.outputs.clone();
+        Ok(Lowered { kernel, params, sources, outputs, dims, grid: points, grain, flops })
+    }
+}
+
+/// What the statement is made of.
+struct Parts<'a> {
+    pieces: &'a Pieces,
+    m: &'a Dimension,
+    n: &'a Dimension,
+    taps: &'a [Group],
+    k: &'a Dimension,
+    packed: Option<&'a Panels>,
+}
+
+impl Parts<'_> {
+    fn statement(
+        &self,
+        e: &mut Emitter<'_>,
+        b: &mut KernelBuilder,
+        (m_range, n_range): ((Ix, Ix), (Ix, Ix)),
+        acc_term: Option<TermId>,
+        buffers: &[crate::kir::BufferId],
+    ) -> Contract {
+        let axis = |b: &mut KernelBuilder, (begin, extent): (Ix, Ix)| Axis { var: b.var(), begin, extent };
+        let (m, n) = (axis(b, m_range), axis(b, n_range));
+        let mut taps = vec![];
+        for group in self.taps {
+            let extent = e.dim(b, &e.extent(group));
+            taps.push(axis(b, (Ix::Const(0), extent)));
+        }
+        let extent = e.dim(b, &self.k.extent);
+        let k = axis(b, (Ix::Const(0), extent));
+        let tap_vars: Vec<Var> = taps.iter().map(|t| t.var).collect();
+        let reduced: Vec<(&Group, Var)> =
+            self.taps.iter().zip(tap_vars).chain(self.k.group.iter().map(|g| (g, k.var))).collect();
+        let with = |own: Option<&Group>, var: Var| -> (Vec<Group>, Vec<Ix>) {
+            let all = own.map(|g| (g, var)).into_iter().chain(reduced.iter().copied());
+            all.map(|(g, v)| (g.clone(), Ix::Var(v))).unzip()
+        };
+        let acc_dtype = self.pieces.acc;
+        let a = operand(e, b, self.pieces.a, with(self.m.group.as_ref(), m.var), acc_dtype);
+        let rhs = match self.packed {
+            Some(panels) => {
+                let buffer = e.constant(b, panels.tensor.clone());
+                let base = e.ix(b, &panels.base);
+                Rhs::Packed { buffer, base, width: panels.width }
+            }
+            None => Rhs::Strided(operand(e, b, self.pieces.b, with(self.n.group.as_ref(), n.var), acc_dtype)),
+        };
+        let acc = b.val(acc_dtype);
+        let pairs = [(self.m.group.as_ref(), m.var), (self.n.group.as_ref(), n.var)];
+        let (groups, vars): (Vec<Group>, Vec<Ix>) =
+            pairs.into_iter().filter_map(|(g, v)| g.map(|g| (g.clone(), Ix::Var(v)))).unzip();
+        let (epilogue, ()) = b.block(|b| {
+            bind_all(e, b, &groups, &vars, &mut |e, b| {
+                let mut store = |e: &mut Emitter<'_>| {
+                    for (root, &buffer) in self.pieces.roots.iter().zip(buffers) {
+                        let value = e.emit(b, root.term);
+                        let value = b.cast(value, Ew::compute_dtype(root.dtype));
+                        let at = e.ix(b, &root.offset);
+                        b.store(buffer, at, value);
+                    }
+                };
+                match acc_term {
+                    Some(term) => e.with_value(term, acc, store),
+                    None => store(e),
+                }
+            });
+        });
+        Contract { m, n, taps, k, a, b: rhs, acc_dtype, acc, epilogue }
+    }
+}
+
+/// An operand's statements with its groups bound.
+fn operand(
+    e: &mut Emitter<'_>,
+    b: &mut KernelBuilder,
+    term: TermId,
+    (groups, vars): (Vec<Group>, Vec<Ix>),
+    acc: DType,
+) -> Operand {
+    let (body, value) = b.block(|b| {
+        let mut value = None;
+        bind_all(e, b, &groups, &vars, &mut |e, b| {
+            let v = e.emit(b, term);
+            let narrow =
+                acc == DType::I32 && matches!(b.dtype(v), DType::I8 | DType::U8 | DType::I16 | DType::U16);
+            value = Some(if narrow { v } else { b.cast(v, acc) });
+        });
+        value
+    });
+    Operand { body, value: value.unwrap_or(crate::kir::Val(0)) }
+}
+
+/// Takes the group that is the statement's loop out of `groups` (that of `with`, else the largest, else the last);
+/// the rest joins the grid.
+fn pick(mut groups: Vec<Group>, grid: &mut Vec<Group>, with: Option<AxisId>) -> Option<Group> {
+    let at = match with {
+        Some(axis) => groups.iter().position(|g| g.members.contains(&axis)),
+        None => groups.len().checked_sub(1),
+    }?;
+    let own = groups.remove(at);
+    grid.extend(groups);
+    Some(own)
+}
+
+/// Whether the term is a plain load of compile-time data.
+fn packable(trace: &Trace<'_, '_>, term: TermId) -> bool {
+    match &trace.terms.get(term).term {
+        Term::Load { source, guards, offset, .. } => {
+            guards.is_empty() && offset.is_affine() && trace.sources[*source].constant.is_some()
+        }
+        _ => false,
+    }
+}
+
+/// Rows and columns of a grid point.
+fn blocks(m: &Dim, n: &Dim, depth: &Dim, width: i64) -> (i64, i64) {
+    let depth = depth.as_known().unwrap_or(512).max(1);
+    let step = width.max(16);
+    let most = (PANEL_ELEMENTS / depth / step * step).clamp(step, 512.max(step));
+    let columns = n.as_known().map_or(most, |n| most.min((n + step - 1) / step * step)).max(step);
+    let rows = POINT_WORK / depth / columns;
+    let rows = if rows >= ROW_STEP { rows / ROW_STEP * ROW_STEP } else { rows.max(8) };
+    (m.as_known().map_or(rows, |m| rows.min(m.max(1))), columns)
+}
+
+/// Begin and extent of a blocked range; the blocks join the grid.
+fn blocked(
+    e: &mut Emitter<'_>,
+    b: &mut KernelBuilder,
+    extent: &Dim,
+    block: i64,
+    points: &mut Dim,
+) -> (Ix, Ix) {
+    let total = e.dim(b, extent);
+    if extent.as_known().is_some_and(|n| n <= block) {
+        return (Ix::Const(0), total);
+    }
+    let blocks = extent.ceil_div(&Dim::known(block));
+    *points = &*points * &blocks;
+    let blocks = e.dim(b, &blocks);
+    let begin = b.grid(blocks) * block;
+    (begin.clone(), (total - begin).min(block))
+}

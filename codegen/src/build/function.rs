@@ -1,0 +1,468 @@
+//! One graph as a function of the program: every node becomes kernels, a view, a control step or a host step.
+
+use kiln_ir::op::{Control, Movement, Object, Source};
+use kiln_ir::{Dim, Graph, Node, NodeId, Op, Tensor, Type, Value};
+use kiln_runtime::plan::{byte_size, fixed_layout};
+use kiln_runtime::program::{
+    Access, Action, BufferArg, Function, KernelCall, SlotId, StateId, Step, Storage,
+};
+use rustc_hash::FxHashSet;
+
+use super::emit::Param;
+use super::expr::strides;
+use super::loops::Lowered;
+use super::program::ProgramBuilder;
+use super::region::lower_region;
+use super::scope::{Bound, Scope, Slots, Wish};
+use super::trace::{Refusal, Region};
+use super::{CompileError, SlowNode};
+
+/// Lowers one graph.
+pub struct FunctionBuilder<'b, 'm> {
+    program: &'b mut ProgramBuilder<'m>,
+    slots: Slots,
+    steps: Vec<Step>,
+    constants: rustc_hash::FxHashMap<kiln_runtime::program::ConstantId, Vec<(Type, SlotId)>>,
+}
+
+type Result<T> = std::result::Result<T, CompileError>;
+
+impl<'b, 'm> FunctionBuilder<'b, 'm> {
+    /// The function of a graph.
+    pub fn build(program: &'b mut ProgramBuilder<'m>, graph: &'m Graph) -> Result<Function> {
+        let mut builder = FunctionBuilder {
+            program,
+            slots: Slots::default(),
+            steps: vec![],
+            constants: Default::default(),
+        };
+        let mut scope = Scope::new(graph);
+        let mut inputs = vec![];
+        for (i, &v) in (0u32..).zip(graph.inputs()) {
+            let slot = builder.slots.add(graph.ty(v).clone(), Storage::Input(i));
+            scope.values.insert(v, Bound::Slot(slot));
+            inputs.push(slot);
+        }
+        wish_outputs(&mut scope);
+        let nodes: Vec<NodeId> = graph.schedule().to_vec();
+        for id in nodes {
+            builder.node(&mut scope, id)?;
+        }
+        let mut outputs = vec![];
+        for &v in graph.outputs() {
+            outputs.push(builder.slot(&mut scope, v)?);
+        }
+        let mut function = Function {
+            name: graph.name().to_owned(),
+            slots: builder.slots.list,
+            steps: builder.steps,
+            inputs,
+            outputs,
+            arena: None,
+        };
+        function.arena =
+            fixed_layout(&function).map_err(|_| CompileError::TooLarge { graph: graph.name().to_owned() })?;
+        Ok(function)
+    }
+
+    fn provenance(&self, scope: &Scope<'_>, nodes: &[NodeId]) -> Vec<String> {
+        let mut names: Vec<String> = vec![];
+        for &id in nodes {
+            let node = scope.graph.node(id);
+            if matches!(node.op, Op::Source(Source::Constant { .. })) {
+                continue;
+            }
+            let name = node_name(scope.graph, node);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// The slot of a value; constants get one.
+    fn slot(&mut self, scope: &mut Scope<'_>, v: Value) -> Result<SlotId> {
+        match scope.values.get(&v) {
+            Some(Bound::Slot(slot)) => Ok(*slot),
+            Some(Bound::Constant(tensor)) => {
+                let tensor = tensor.clone();
+                let slot = self.constant_slot(&tensor, scope.graph.value(v).name().unwrap_or(""))?;
+                scope.values.insert(v, Bound::Slot(slot));
+                Ok(slot)
+            }
+            None => match scope.graph.constant(v).cloned() {
+                Some(tensor) => self.constant_slot(&tensor, scope.graph.value(v).name().unwrap_or("")),
+                None => Err(CompileError::Undefined { graph: scope.graph.name().to_owned(), value: v }),
+            },
+        }
+    }
+
+    fn constant_slot(&mut self, tensor: &Tensor, name: &str) -> Result<SlotId> {
+        let ty = Type::Tensor(tensor.ty());
+        let Some(id) = self.program.constants.intern(tensor, name) else {
+            return self.string_constant(tensor);
+        };
+        let known = self.constants.entry(id).or_default();
+        if let Some((_, slot)) = known.iter().find(|(t, _)| *t == ty) {
+            return Ok(*slot);
+        }
+        let slot = self.slots.add(ty.clone(), Storage::Constant(id));
+        known.push((ty, slot));
+        Ok(slot)
+    }
+
+    /// Strings are not data of the program; a host step makes them.
+    fn string_constant(&mut self, tensor: &Tensor) -> Result<SlotId> {
+        let ty = Type::Tensor(tensor.ty());
+        let op = Op::Source(Source::Constant { value: tensor.clone() });
+        let graph = self.program.host_graph(&op, &[], std::slice::from_ref(&ty), "constant")?;
+        let slot = self.slots.add(ty, Storage::Object);
+        let action = Action::Host { graph, operands: vec![], results: vec![slot] };
+        self.steps.push(Step { action, provenance: vec![] });
+        Ok(slot)
+    }
+
+    fn node(&mut self, scope: &mut Scope<'m>, id: NodeId) -> Result<()> {
+        let graph = scope.graph;
+        let node = graph.node(id);
+        let effect = node.op.has_effect();
+        let known = |v: &Value| graph.constant(*v).cloned();
+        if let Some(constants) = node.results.iter().map(known).collect::<Option<Vec<_>>>()
+            && !effect
+            && !constants.is_empty()
+        {
+            for (&v, tensor) in node.results.iter().zip(constants) {
+                scope.values.insert(v, Bound::Constant(tensor));
+            }
+            return Ok(());
+        }
+        match &node.op {
+            Op::Control(Control::Fusion { graph: inner }) => self.fusion(scope, id, *inner),
+            Op::Control(control) => self.control(scope, id, control),
+            Op::Object(Object::StateRead { name, .. }) => {
+                let state = self.state(scope, node, name)?;
+                let result = self.slots.object(scope, node.results[0]);
+                self.push(scope, id, Action::StateRead { state, result });
+                Ok(())
+            }
+            Op::Object(Object::StateAssign { name }) => {
+                let state = self.state(scope, node, name)?;
+                let value = self.slot(scope, node.operands[0])?;
+                self.push(scope, id, Action::StateAssign { state, value });
+                Ok(())
+            }
+            Op::Movement(Movement::Reshape { .. }) => {
+                if self.view(scope, node.results[0], node.operands[0], Dim::known(0))? {
+                    return Ok(());
+                }
+                self.single(scope, id)
+            }
+            Op::Movement(Movement::Slice { starts, sizes, steps }) => {
+                if let Some(offset) = slice_offset(graph, node.operands[0], starts, sizes, steps)
+                    && self.view(scope, node.results[0], node.operands[0], offset)?
+                {
+                    return Ok(());
+                }
+                self.single(scope, id)
+            }
+            _ => self.single(scope, id),
+        }
+    }
+
+    fn push(&mut self, scope: &Scope<'_>, id: NodeId, action: Action) {
+        let provenance = self.provenance(scope, &[id]);
+        self.steps.push(Step { action, provenance });
+    }
+
+    fn state(&self, scope: &Scope<'_>, node: &Node, name: &str) -> Result<StateId> {
+        let at = self.program.module.states().iter().position(|s| s.name == name);
+        let at = at.and_then(|i| u32::try_from(i).ok());
+        at.map(StateId).ok_or_else(|| CompileError::Node {
+            node: node_name(scope.graph, node),
+            reason: format!("there is no state `{name}`"),
+        })
+    }
+
+    /// Binds `v` to the bytes of `of` from `offset` on, if both are dense; says whether it did.
+    fn view(&mut self, scope: &mut Scope<'_>, v: Value, of: Value, offset: Dim) -> Result<bool> {
+        if scope.values.contains_key(&v) {
+            // A kernel wrote it in place already.
+            return Ok(true);
+        }
+        let dense = |v: Value| {
+            let ty = scope.graph.ty(v).as_tensor();
+            ty.is_some_and(|t| {
+                t.dtype.bits() >= 8 && t.shape.rank().is_some() && !t.shape.numel().is_unknown()
+            })
+        };
+        if !dense(v) || !dense(of) {
+            return Ok(false);
+        }
+        let of = self.slot(scope, of)?;
+        let slot = self.slots.add(scope.graph.ty(v).clone(), Storage::View { of, offset });
+        scope.values.insert(v, Bound::Slot(slot));
+        Ok(true)
+    }
+
+    /// One node by itself: kernels, or a host step.
+    fn single(&mut self, scope: &mut Scope<'m>, id: NodeId) -> Result<()> {
+        let node = scope.graph.node(id);
+        let region = Region {
+            graph: scope.graph,
+            nodes: FxHashSet::from_iter([id]),
+            outputs: node.results.to_vec(),
+            stored: FxHashSet::default(),
+        };
+        match self.kernels(scope, &region, &[id]) {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.host(scope, id, &refusal),
+        }
+    }
+
+    /// Lowers a region to kernel steps, all or nothing.
+    fn kernels(
+        &mut self,
+        scope: &mut Scope<'m>,
+        region: &Region<'m>,
+        nodes: &[NodeId],
+    ) -> std::result::Result<(), Refusal> {
+        let name = kernel_name(region, nodes);
+        let lowered = {
+            let constants = |v: Value| scope.constant(v);
+            lower_region(region, nodes, &constants, self.program.tuning, &name)?
+        };
+        let mut ids = vec![];
+        for l in &lowered {
+            ids.push(self.program.kernels.intern(&l.kernel, self.program.lower)?);
+        }
+        for (l, kernel) in lowered.into_iter().zip(ids) {
+            let action = self.kernel_call(scope, l, kernel)?;
+            let provenance = self.provenance(scope, nodes);
+            self.steps.push(Step { action, provenance });
+        }
+        self.program.note_kernels(nodes.len());
+        Ok(())
+    }
+
+    fn kernel_call(
+        &mut self,
+        scope: &mut Scope<'_>,
+        lowered: Lowered,
+        kernel: kiln_runtime::program::KernelId,
+    ) -> std::result::Result<Action, Refusal> {
+        let failed = |e: CompileError| Refusal::new(e.to_string());
+        let mut buffers = vec![];
+        let mut bytes = Dim::known(0);
+        for param in &lowered.params {
+            let (slot, access) = match param {
+                Param::Source(at) => {
+                    (self.slot(scope, lowered.sources[*at].value).map_err(failed)?, Access::Read)
+                }
+                Param::Constant(tensor) => {
+                    (self.constant_slot(tensor, "packed").map_err(failed)?, Access::Read)
+                }
+                Param::Output(at) => (self.slots.for_kernel(scope, lowered.outputs[*at]), Access::Write),
+            };
+            let ty = self.slots.list[slot.index()].ty.as_tensor();
+            let len = ty.map(byte_size).unwrap_or(Dim::known(0));
+            bytes = bytes + &len;
+            buffers.push(BufferArg { slot, offset: Dim::known(0), len, access });
+        }
+        let Lowered { dims, grid, grain, flops, .. } = lowered;
+        Ok(Action::Kernel(KernelCall { kernel, buffers, dims, grid, grain, flops, bytes }))
+    }
+
+    /// A fusion graph: its kernels, or its nodes one by one.
+    fn fusion(&mut self, scope: &mut Scope<'m>, id: NodeId, inner: kiln_ir::GraphId) -> Result<()> {
+        let node = scope.graph.node(id);
+        let graph = self.program.module.graph(inner);
+        let mut own = Scope::new(graph);
+        for (&v, &operand) in graph.inputs().iter().zip(&node.operands) {
+            let bound = match scope.constant(operand) {
+                Some(tensor) => Bound::Constant(tensor),
+                None => Bound::Slot(self.slot(scope, operand)?),
+            };
+            own.values.insert(v, bound);
+        }
+        // Wishes of the results hold for the inner outputs; views of them live outside.
+        let mut under = vec![];
+        for (&v, result) in graph.outputs().iter().zip(&node.results) {
+            match scope.wishes.get(result) {
+                Some(Wish::Output(at)) => {
+                    own.wishes.insert(v, Wish::Output(*at));
+                }
+                Some(Wish::Under(view)) => under.push((v, *view)),
+                None => {}
+            }
+        }
+        for (v, view) in under {
+            let slot = self.slots.for_kernel(scope, view);
+            let ty = graph.ty(v).clone();
+            let own_slot = self.slots.add(ty, Storage::View { of: slot, offset: Dim::known(0) });
+            own.reserved.insert(v, own_slot);
+        }
+        let nodes: Vec<NodeId> = graph.schedule().to_vec();
+        let defined: FxHashSet<Value> =
+            nodes.iter().flat_map(|n| graph.node(*n).results.iter().copied()).collect();
+        let mut outputs: Vec<Value> = vec![];
+        for &v in graph.outputs() {
+            if defined.contains(&v) && graph.constant(v).is_none() && !outputs.contains(&v) {
+                outputs.push(v);
+            }
+        }
+        let region =
+            Region { graph, nodes: nodes.iter().copied().collect(), outputs, stored: FxHashSet::default() };
+        let whole = if region.outputs.is_empty() { Ok(()) } else { self.kernels(&mut own, &region, &nodes) };
+        if let Err(refusal) = whole {
+            tracing::debug!(graph = graph.name(), reason = %refusal.0, "fusion is split");
+            self.program.note_split(graph.name(), &refusal);
+            for &n in &nodes {
+                self.node(&mut own, n)?;
+            }
+        }
+        for (v, &result) in graph.outputs().iter().zip(&node.results) {
+            let bound = match own.values.get(v) {
+                Some(bound) => bound.clone(),
+                None => match graph.constant(*v) {
+                    Some(tensor) => Bound::Constant(tensor.clone()),
+                    None => Bound::Slot(self.slot(&mut own, *v)?),
+                },
+            };
+            scope.values.insert(result, bound);
+        }
+        Ok(())
+    }
+
+    fn control(&mut self, scope: &mut Scope<'m>, id: NodeId, control: &Control) -> Result<()> {
+        let node = scope.graph.node(id);
+        let mut operands = vec![];
+        for &v in &node.operands {
+            operands.push(self.slot(scope, v)?);
+        }
+        let mut functions = vec![];
+        for graph in control.graphs() {
+            functions.push(self.program.function(graph)?);
+        }
+        let results: Vec<SlotId> = node.results.iter().map(|&v| self.slots.object(scope, v)).collect();
+        let action = match (control, functions.as_slice(), operands.as_slice()) {
+            (Control::If { .. }, [then_branch, else_branch], [condition, rest @ ..]) => Action::If {
+                condition: *condition,
+                then_branch: *then_branch,
+                else_branch: *else_branch,
+                operands: rest.to_vec(),
+                results,
+            },
+            (Control::Loop { carried, .. }, [body], [trip_count, condition, rest @ ..])
+                if *carried <= rest.len() =>
+            {
+                let (carried, captured) = rest.split_at(*carried);
+                Action::Loop {
+                    body: *body,
+                    trip_count: Some(*trip_count),
+                    condition: Some(*condition),
+                    carried: carried.to_vec(),
+                    captured: captured.to_vec(),
+                    results,
+                }
+            }
+            (Control::Call { .. } | Control::Fusion { .. }, [function], _) => {
+                Action::Call { function: *function, operands, results }
+            }
+            _ => {
+                return Err(CompileError::Node {
+                    node: node_name(scope.graph, node),
+                    reason: "operands do not fit the control operator".to_owned(),
+                });
+            }
+        };
+        self.push(scope, id, action);
+        Ok(())
+    }
+
+    /// A node in the reference evaluator.
+    fn host(&mut self, scope: &mut Scope<'m>, id: NodeId, refusal: &Refusal) -> Result<()> {
+        let node = scope.graph.node(id);
+        let name = node_name(scope.graph, node);
+        let mut operands = vec![];
+        for &v in &node.operands {
+            operands.push(self.slot(scope, v)?);
+        }
+        let operand_types: Vec<Type> = node.operands.iter().map(|&v| scope.graph.ty(v).clone()).collect();
+        let types: Vec<Type> = node.results.iter().map(|&v| scope.graph.ty(v).clone()).collect();
+        let graph = self.program.host_graph(&node.op, &operand_types, &types, &name)?;
+        let results: Vec<SlotId> = node.results.iter().map(|&v| self.slots.object(scope, v)).collect();
+        self.program.note_slow(SlowNode {
+            node: name,
+            op: node.op.mnemonic().to_owned(),
+            reason: refusal.0.clone(),
+        });
+        self.push(scope, id, Action::Host { graph, operands, results });
+        Ok(())
+    }
+}
+
+/// Results that are outputs are written in place; so is what an output is a reshape of.
+fn wish_outputs(scope: &mut Scope<'_>) {
+    let graph = scope.graph;
+    for (i, &v) in (0u32..).zip(graph.outputs()) {
+        if graph.def_node(v).is_some() && dense_type(graph, v) {
+            scope.wishes.entry(v).or_insert(Wish::Output(i));
+        }
+    }
+    for (_, node) in graph.scheduled().rev() {
+        let Op::Movement(Movement::Reshape { .. }) = &node.op else { continue };
+        let (result, operand) = (node.results[0], node.operands[0]);
+        let wished = scope.wishes.contains_key(&result) && !scope.wishes.contains_key(&operand);
+        if wished && graph.def_node(operand).is_some() && dense_type(graph, operand) {
+            scope.wishes.insert(operand, Wish::Under(result));
+        }
+    }
+}
+
+fn dense_type(graph: &Graph, v: Value) -> bool {
+    super::trace::kernel_type(graph, v).is_ok()
+}
+
+/// Byte offset of a slice that is a contiguous part of its operand.
+fn slice_offset(graph: &Graph, x: Value, starts: &[Dim], sizes: &[Dim], steps: &[i64]) -> Option<Dim> {
+    let (dtype, dims) = super::trace::kernel_type(graph, x).ok()?;
+    let cut = dims.iter().zip(sizes).position(|(d, s)| d != s).unwrap_or(0);
+    let outer = sizes[..cut].iter().all(|s| s.as_known() == Some(1));
+    let inner = dims.iter().zip(sizes).skip(cut + 1).all(|(d, s)| d == s);
+    if !outer || !inner || steps.iter().any(|s| *s != 1) {
+        return None;
+    }
+    let elements = starts.iter().zip(strides(dims)).fold(Dim::known(0), |sum, (s, stride)| sum + s * &stride);
+    let offset = elements * Dim::known((dtype.bits() / 8) as i64);
+    (!offset.is_unknown()).then_some(offset)
+}
+
+/// What people call a node: its source name and operator.
+pub fn node_name(graph: &Graph, node: &Node) -> String {
+    match &node.origin {
+        Some(origin) if origin.path.is_empty() => format!("{} ({})", origin.node, origin.op),
+        Some(origin) => format!("{}/{} ({})", origin.path, origin.node, origin.op),
+        None => {
+            let value = node.results.first().and_then(|v| graph.value(*v).name());
+            format!("{} ({})", value.unwrap_or("?"), node.op.mnemonic())
+        }
+    }
+}
+
+/// The operators of a kernel, in order.
+fn kernel_name(region: &Region<'_>, nodes: &[NodeId]) -> String {
+    const MOST: usize = 6;
+    let mut ops: Vec<&str> = vec![];
+    for id in nodes {
+        let op = &region.graph.node(*id).op;
+        if !matches!(op, Op::Source(_) | Op::Movement(Movement::Broadcast { .. } | Movement::Reshape { .. }))
+        {
+            ops.push(op.mnemonic());
+        }
+    }
+    match ops.len() {
+        0 => "copy".to_owned(),
+        n if n > MOST => format!("{}_and_{}_more", ops[..MOST].join("_"), n - MOST),
+        _ => ops.join("_"),
+    }
+}

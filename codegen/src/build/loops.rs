@@ -1,0 +1,427 @@
+//! Schedules of elementwise and reducing kernels: which axes are the parallel grid, which loop is the vector loop,
+//! how much a grid point and a chunk do.
+
+use kiln_ir::{DType, Dim, Tensor, Value};
+use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
+
+use super::emit::{Emitter, Group, Param, is_joint};
+use super::expr::{Atom, Axes, AxisId, Expr, flatten};
+use super::term::{Term, TermId, Terms};
+use super::trace::{Refusal, Region, SourceTensor, Trace};
+use crate::kir::{BufferId, Ix, Kernel, KernelBuilder, LoopKind};
+
+/// A kernel with what a call of it needs.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Buffer parameters in kernel order.
+    pub params: Vec<Param>,
+    /// The tensors that [`Param::Source`] names.
+    pub sources: Vec<SourceTensor>,
+    /// The values that [`Param::Output`] names.
+    pub outputs: Vec<Value>,
+    /// Integer parameters in kernel order.
+    pub dims: Vec<Dim>,
+    /// Number of grid points.
+    pub grid: Dim,
+    /// Grid points in a chunk.
+    pub grain: Dim,
+    /// Arithmetic operations of the whole grid.
+    pub flops: Dim,
+}
+
+/// A value that the kernel stores.
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// Position among the outputs.
+    pub output: usize,
+    /// Storage dtype.
+    pub dtype: DType,
+    /// The element.
+    pub term: TermId,
+    /// Where it goes.
+    pub offset: Expr,
+}
+
+/// Elements that one grid point computes where the innermost axis is long.
+const BLOCK: i64 = 4096;
+
+/// Innermost extent below which outer loops join a grid point.
+const SHORT: i64 = 512;
+
+/// Weighted operations in a chunk: some tens of microseconds.
+const CHUNK_WORK: i64 = 400_000;
+
+/// How often axes are split so that reshapes become affine.
+const MAX_SPLITS: usize = 8;
+
+/// Loop iterations that may be repeated because a reduction does not depend on an outer axis.
+const MAX_REPEATS: i64 = 4;
+
+/// Lowers outputs of equal shape as one loop nest over that shape.
+pub fn lower_loops(
+    region: &Region<'_>,
+    constants: &dyn Fn(Value) -> Option<Tensor>,
+    name: &str,
+) -> Result<Lowered, Refusal> {
+    let first = *region.outputs.first().ok_or_else(|| Refusal::new("a region without outputs"))?;
+    let dims = super::trace::kernel_type(region.graph, first)?.1.to_vec();
+    let mut factors: Vec<Vec<Dim>> = dims.iter().map(|d| vec![d.clone()]).collect();
+    for _ in 0..MAX_SPLITS {
+        let mut trace = Trace::new(region, constants);
+        let domain = Domain::new(&mut trace.axes, &factors);
+        let roots = trace_roots(&mut trace, region, &domain.index)?;
+        match domain.split(&trace, &roots) {
+            Some(split) => factors = split,
+            None => return schedule(trace, region, domain.order(), roots, name),
+        }
+    }
+    let mut trace = Trace::new(region, constants);
+    let domain = Domain::new(&mut trace.axes, &factors);
+    let roots = trace_roots(&mut trace, region, &domain.index)?;
+    schedule(trace, region, domain.order(), roots, name)
+}
+
+fn trace_roots(trace: &mut Trace<'_, '_>, region: &Region<'_>, index: &[Expr]) -> Result<Vec<Root>, Refusal> {
+    let mut roots = vec![];
+    for (output, &v) in region.outputs.iter().enumerate() {
+        let term = trace.value(v, index, &[])?;
+        let offset = flatten(index, trace.dims(v)?);
+        roots.push(Root { output, dtype: trace.dtype(v)?, term, offset });
+    }
+    Ok(roots)
+}
+
+/// Iteration axes of a shape; a dim may be several axes.
+pub struct Domain {
+    axes: Vec<Vec<AxisId>>,
+    factors: Vec<Vec<Dim>>,
+    /// The index of each dim.
+    pub index: Vec<Expr>,
+}
+
+impl Domain {
+    /// Axes for dims that are products of `factors`.
+    pub fn new(axes: &mut Axes, factors: &[Vec<Dim>]) -> Domain {
+        let mut ids = vec![];
+        let mut index = vec![];
+        for factors in factors {
+            let own: Vec<AxisId> = factors.iter().map(|f| axes.add(f.clone())).collect();
+            let mut at = Expr::zero();
+            for (axis, extent) in own.iter().zip(factors) {
+                at = at.times(extent);
+                if extent.as_known() != Some(1) {
+                    at = at.plus(&Expr::axis(*axis));
+                }
+            }
+            ids.push(own);
+            index.push(at);
+        }
+        Domain { axes: ids, factors: factors.to_vec(), index }
+    }
+
+    /// The axes, outermost first.
+    pub fn order(&self) -> Vec<AxisId> {
+        self.axes.iter().flatten().copied().collect()
+    }
+
+    /// Finer factors where quotients and remainders of an axis occur, if some do.
+    pub fn split(&self, trace: &Trace<'_, '_>, roots: &[Root]) -> Option<Vec<Vec<Dim>>> {
+        let mut wanted: FxHashMap<AxisId, Dim> = FxHashMap::default();
+        let mut visit = |e: &Expr| {
+            e.visit(&mut |atom, _| {
+                let (Atom::Div(inner, d) | Atom::Mod(inner, d)) = atom else { return };
+                for (part, c) in inner.terms() {
+                    let Atom::Axis(a) = part else { continue };
+                    // A quotient by d of c * axis splits the axis at d / c.
+                    let Some(at) = d.exact_div(c).filter(|at| at.as_known() != Some(1)) else { continue };
+                    let fits = trace.axes.extent(*a).exact_div(&at);
+                    if fits.is_some_and(|q| q.as_known() != Some(1)) {
+                        wanted.entry(*a).or_insert(at);
+                    }
+                }
+            });
+        };
+        let terms: Vec<TermId> = roots.iter().map(|r| r.term).collect();
+        for t in trace.terms.reachable(&terms) {
+            trace.terms.exprs(t, &mut |e, _| visit(e));
+        }
+        roots.iter().for_each(|r| visit(&r.offset));
+        let mut changed = false;
+        let mut result = self.factors.clone();
+        for (axes, factors) in self.axes.iter().zip(&mut result) {
+            for (i, axis) in axes.iter().enumerate() {
+                let Some(inner) = wanted.get(axis) else { continue };
+                let Some(outer) = factors[i].exact_div(inner) else { continue };
+                factors.splice(i..=i, [outer, inner.clone()]);
+                changed = true;
+                break;
+            }
+        }
+        changed.then_some(result)
+    }
+}
+
+/// Merges neighbouring axes that every index expression takes as one.
+pub fn collapse(order: &[AxisId], axes: &Axes, exprs: &[Expr]) -> Vec<Group> {
+    let mut opaque: FxHashSet<AxisId> = FxHashSet::default();
+    for e in exprs {
+        e.visit(&mut |atom, inside| {
+            if let (Atom::Axis(a), true) = (atom, inside) {
+                opaque.insert(*a);
+            }
+        });
+    }
+    let mut groups: Vec<Group> = vec![];
+    for &axis in order.iter().filter(|a| axes.extent(**a).as_known() != Some(1)) {
+        if let Some(last) = groups.last_mut() {
+            let before = *last.members.last().unwrap_or(&axis);
+            let joint = !opaque.contains(&axis)
+                && !opaque.contains(&before)
+                && exprs.iter().all(|e| is_joint(e, &[before, axis], axes));
+            if joint {
+                last.members.push(axis);
+                continue;
+            }
+        }
+        groups.push(Group::of(axis));
+    }
+    groups
+}
+
+/// Every index expression that the roots use.
+pub fn all_exprs(terms: &Terms, roots: &[TermId]) -> Vec<Expr> {
+    let mut exprs = vec![];
+    for t in terms.reachable(roots) {
+        terms.exprs(t, &mut |e, _| exprs.push(e.clone()));
+    }
+    exprs
+}
+
+/// The loops of every reduction.
+pub fn reduce_groups(terms: &Terms, axes: &Axes, roots: &[TermId]) -> FxHashMap<TermId, Vec<Group>> {
+    let exprs = all_exprs(terms, roots);
+    let mut groups = FxHashMap::default();
+    for t in terms.reachable(roots) {
+        if let Term::Reduce { axes: bound, .. } = &terms.get(t).term {
+            let mut own = collapse(bound, axes, &exprs);
+            // An axis that the item ignores is still repeated; an axis of extent 1 is not.
+            own.retain(|g| !g.members.is_empty());
+            groups.insert(t, own);
+        }
+    }
+    groups
+}
+
+/// Loop levels of a kernel: groups `0 .. grid` are the grid, the rest are loops of a grid point.
+struct Levels {
+    groups: Vec<Group>,
+    grid: usize,
+    /// Whether the last group is a vector loop.
+    vector: bool,
+    /// Whether the last group is cut into blocks, the number of which joins the grid.
+    blocked: bool,
+}
+
+fn schedule(
+    trace: Trace<'_, '_>,
+    region: &Region<'_>,
+    order: Vec<AxisId>,
+    roots: Vec<Root>,
+    name: &str,
+) -> Result<Lowered, Refusal> {
+    let Trace { terms, axes, sources, .. } = trace;
+    let tops: Vec<TermId> = roots.iter().map(|r| r.term).collect();
+    let mut exprs = all_exprs(&terms, &tops);
+    exprs.extend(roots.iter().map(|r| r.offset.clone()));
+    let groups = collapse(&order, &axes, &exprs);
+    let levels = levels(&terms, &axes, &tops, groups)?;
+    let reduces = reduce_groups(&terms, &axes, &tops);
+    let mut b = KernelBuilder::new(name);
+    let mut emitter = Emitter::new(&terms, &axes, &sources, &reduces);
+    let outputs: Vec<BufferId> = roots.iter().map(|r| emitter.output(&mut b, r.output, r.dtype)).collect();
+    let grid = emit_grid(&mut emitter, &mut b, &levels, &axes, &roots, &outputs);
+    let Emitter { params, dims, refusal, .. } = emitter;
+    if let Some(refusal) = refusal {
+        return Err(refusal);
+    }
+    let kernel = b.finish().map_err(|e| Refusal::new(e.to_string()))?;
+    let points = order.iter().fold(Dim::known(1), |n, a| n * axes.extent(*a));
+    let work = tops.iter().fold(Dim::known(1), |n, t| n + terms.operations(*t, &axes));
+    let flops = &points * &work;
+    let grain = grain(&grid, &flops);
+    Ok(Lowered { kernel, params, sources, outputs: region.outputs.clone(), dims, grid, grain, flops })
+}
+
+/// Grid points that make a chunk of [`CHUNK_WORK`], given the work of the whole grid.
+pub fn grain(grid: &Dim, flops: &Dim) -> Dim {
+    let one = Dim::known(1);
+    // work / grid may be 0 for empty grids; every divisor is at least 1.
+    let each = flops.floor_div(&grid.greater(&one)).greater(&one);
+    Dim::known(CHUNK_WORK).floor_div(&each).greater(&one)
+}
+
+fn levels(terms: &Terms, axes: &Axes, tops: &[TermId], groups: Vec<Group>) -> Result<Levels, Refusal> {
+    let count = groups.len();
+    let level_of = |axis: &AxisId| groups.iter().position(|g| g.members.contains(axis));
+    let mut hoisted = count;
+    let mut rows = false;
+    for t in terms.reachable(tops) {
+        let data = terms.get(t);
+        let Term::Reduce { axes: bound, item, .. } = &data.term else { continue };
+        let used: FxHashSet<usize> = data.axes.iter().filter_map(level_of).collect();
+        let nested = data.axes.iter().any(|a| level_of(a).is_none() && axes.extent(*a).as_known() != Some(1));
+        if nested {
+            continue;
+        }
+        let last = used.iter().max().map_or(0, |l| l + 1);
+        let repeats = (0..last)
+            .filter(|l| !used.contains(l))
+            .try_fold(1i64, |n, l| n.checked_mul(groups[l].extent(axes).as_known()?));
+        if repeats.is_none_or(|n| n > MAX_REPEATS) {
+            return Err(Refusal::new("a reduction would be repeated for every outer index"));
+        }
+        if last < count {
+            hoisted = hoisted.min(last);
+        } else if let (Some(group), Some(inner)) = (groups.last(), bound.last()) {
+            rows |= reads_along(terms, axes, *item, bound, *inner, group);
+        }
+    }
+    if hoisted < count {
+        let points = groups.iter().fold(Dim::known(1), |n, g| n * g.extent(axes));
+        let outer = groups[..hoisted].iter().fold(Dim::known(1), |n, g| n * g.extent(axes));
+        if outer.as_known() == Some(1) && points.as_known().is_none_or(|n| n > 1 << 18) {
+            return Err(Refusal::new("a reduction of everything would keep the kernel on one thread"));
+        }
+        return Ok(Levels { groups, grid: hoisted, vector: true, blocked: false });
+    }
+    if rows || count == 0 {
+        return Ok(Levels { groups, grid: count, vector: false, blocked: false });
+    }
+    let inner = groups[count - 1].extent(axes).as_known();
+    let blocked = inner.is_none_or(|n| n > 2 * BLOCK);
+    let mut grid = count - 1;
+    let mut points = inner.unwrap_or(i64::MAX);
+    while grid > 0 && points < SHORT {
+        let Some(outer) = groups[grid - 1].extent(axes).as_known() else { break };
+        points = points.saturating_mul(outer.max(1));
+        if points > 4 * BLOCK {
+            break;
+        }
+        grid -= 1;
+    }
+    Ok(Levels { groups, grid, vector: true, blocked })
+}
+
+/// Whether a reduction reads consecutive elements along its own innermost axis and not along the kernel's.
+fn reads_along(
+    terms: &Terms,
+    axes: &Axes,
+    item: TermId,
+    bound: &SmallVec<[AxisId; 4]>,
+    inner: AxisId,
+    group: &Group,
+) -> bool {
+    let points = bound.iter().try_fold(1i64, |n, a| n.checked_mul(axes.extent(*a).as_known()?));
+    if points.is_some_and(|n| n < 16) {
+        return false;
+    }
+    let (mut along_own, mut along_outer) = (false, false);
+    for t in terms.reachable(&[item]) {
+        if let Term::Load { offset, .. } = &terms.get(t).term {
+            along_own |= offset.coefficient(inner).as_known() == Some(1);
+            let outer = group.members.last().map(|a| offset.coefficient(*a));
+            along_outer |= outer.is_some_and(|c| c.as_known() == Some(1));
+        }
+    }
+    along_own && !along_outer
+}
+
+/// Emits the grid and the body; gives the number of grid points.
+fn emit_grid(
+    e: &mut Emitter<'_>,
+    b: &mut KernelBuilder,
+    levels: &Levels,
+    axes: &Axes,
+    roots: &[Root],
+    outputs: &[BufferId],
+) -> Dim {
+    let mut points = Dim::known(1);
+    let mut vars = vec![];
+    for group in &levels.groups[..levels.grid] {
+        let extent = group.extent(axes);
+        points = &points * &extent;
+        let extent = e.dim(b, &extent);
+        vars.push(b.grid(extent));
+    }
+    let mut block = None;
+    if levels.blocked {
+        let extent = levels.groups[levels.groups.len() - 1].extent(axes);
+        let blocks = extent.ceil_div(&Dim::known(BLOCK));
+        points = &points * &blocks;
+        let total = e.dim(b, &extent);
+        let blocks = e.dim(b, &blocks);
+        let var = b.grid(blocks);
+        let begin = var * BLOCK;
+        block = Some((begin.clone(), (total - begin).min(BLOCK)));
+    }
+    bind_all(e, b, &levels.groups[..levels.grid], &vars, &mut |e, b| {
+        emit_level(e, b, levels, levels.grid, axes, block.as_ref(), roots, outputs);
+    });
+    points
+}
+
+/// Binds groups to variables around `f`.
+pub fn bind_all(
+    e: &mut Emitter<'_>,
+    b: &mut KernelBuilder,
+    groups: &[Group],
+    vars: &[Ix],
+    f: &mut dyn FnMut(&mut Emitter<'_>, &mut KernelBuilder),
+) {
+    match (groups.split_first(), vars.split_first()) {
+        (Some((group, groups)), Some((var, vars))) => {
+            e.bound(group, var.clone(), |e| bind_all(e, b, groups, vars, f));
+        }
+        _ => f(e, b),
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the state of one recursion")]
+fn emit_level(
+    e: &mut Emitter<'_>,
+    b: &mut KernelBuilder,
+    levels: &Levels,
+    level: usize,
+    axes: &Axes,
+    block: Option<&(Ix, Ix)>,
+    roots: &[Root],
+    outputs: &[BufferId],
+) {
+    let Some(group) = levels.groups.get(level) else {
+        for (root, &buffer) in roots.iter().zip(outputs) {
+            let value = e.emit(b, root.term);
+            let stored = crate::kir::compute_dtype(root.dtype).unwrap_or(root.dtype);
+            let value = b.cast(value, stored);
+            let at = e.ix(b, &root.offset);
+            b.store(buffer, at, value);
+        }
+        return;
+    };
+    let terms: Vec<TermId> = roots.iter().map(|r| r.term).collect();
+    e.hoist(b, &terms);
+    let last = level + 1 == levels.groups.len();
+    let (begin, extent) = match block.filter(|_| last) {
+        Some((begin, extent)) => (begin.clone(), extent.clone()),
+        None => (Ix::Const(0), e.dim(b, &group.extent(axes))),
+    };
+    let vector = last && levels.vector;
+    let kind = if vector { LoopKind::Vector } else { LoopKind::Sequential };
+    b.for_loop(kind, extent, |b, i| {
+        let var = i + begin;
+        let next = |e: &mut Emitter<'_>| emit_level(e, b, levels, level + 1, axes, block, roots, outputs);
+        if vector { e.bound_vector(group, var, next) } else { e.bound(group, var, next) }
+    });
+}

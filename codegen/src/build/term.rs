@@ -1,0 +1,319 @@
+//! Scalars of a kernel under construction: a hash-consed graph of loads and primitives over iteration axes. What a
+//! value depends on is explicit ([`TermData::axes`]), so that the emitter computes each at the outermost loop that
+//! allows it.
+
+use kiln_ir::{DType, Dim, Prim, Scalar};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::expr::{Atom, Axes, AxisId, Expr};
+
+/// A term, an index into [`Terms`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TermId(pub u32);
+
+/// An exact literal that hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Literal {
+    /// Bits of a double.
+    F(u64),
+    /// An integer.
+    I(i128),
+    /// A bool.
+    B(bool),
+}
+
+impl From<Scalar> for Literal {
+    fn from(s: Scalar) -> Literal {
+        match s {
+            Scalar::F(v) => Literal::F(v.to_bits()),
+            Scalar::I(v) => Literal::I(v),
+            Scalar::B(v) => Literal::B(v),
+        }
+    }
+}
+
+impl From<Literal> for Scalar {
+    fn from(l: Literal) -> Scalar {
+        match l {
+            Literal::F(v) => Scalar::F(f64::from_bits(v)),
+            Literal::I(v) => Scalar::I(v),
+            Literal::B(v) => Scalar::B(v),
+        }
+    }
+}
+
+/// `0 <= index < upper`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InRange {
+    /// The tested expression.
+    pub index: Expr,
+    /// Exclusive bound.
+    pub upper: Dim,
+}
+
+/// A scalar.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Term {
+    /// A literal.
+    Const(Literal),
+    /// An element of a source tensor, where all guards hold; `otherwise` elsewhere.
+    Load {
+        /// Position in the trace's list of sources.
+        source: usize,
+        /// Element offset.
+        offset: Expr,
+        /// Conditions of the load.
+        guards: Vec<InRange>,
+        /// Value where a condition fails.
+        otherwise: Literal,
+    },
+    /// A primitive.
+    Apply(Prim, SmallVec<[TermId; 3]>),
+    /// A conversion to the term's dtype.
+    Cast(TermId),
+    /// An index as an i64.
+    Index(Expr),
+    /// `item` combined over axes, outermost first; they are bound here.
+    Reduce {
+        /// Bound axes.
+        axes: SmallVec<[AxisId; 4]>,
+        /// Combining primitive.
+        combine: Prim,
+        /// Value of the empty reduction.
+        init: Literal,
+        /// What is combined.
+        item: TermId,
+    },
+    /// The finished sum of the kernel's contraction.
+    Accumulator,
+}
+
+/// A term with what is derived from it.
+#[derive(Clone, Debug)]
+pub struct TermData {
+    /// The term.
+    pub term: Term,
+    /// Compute dtype.
+    pub dtype: DType,
+    /// Free axes, sorted.
+    pub axes: SmallVec<[AxisId; 6]>,
+}
+
+/// The terms of one kernel.
+#[derive(Debug, Default)]
+pub struct Terms {
+    data: Vec<TermData>,
+    ids: FxHashMap<(Term, DType), TermId>,
+}
+
+impl Terms {
+    /// Number of terms.
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// The data of a term.
+    pub fn get(&self, id: TermId) -> &TermData {
+        &self.data[id.0 as usize]
+    }
+
+    /// The term that stands for the contraction's sum, if anything uses it.
+    pub fn find_accumulator(&self) -> Option<TermId> {
+        let at = self.data.iter().position(|d| matches!(d.term, Term::Accumulator))?;
+        Some(TermId(at as u32))
+    }
+
+    /// Dtype of a term.
+    pub fn dtype(&self, id: TermId) -> DType {
+        self.get(id).dtype
+    }
+
+    /// The literal, if the term is one.
+    pub fn literal(&self, id: TermId) -> Option<Scalar> {
+        match self.get(id).term {
+            Term::Const(l) => Some(l.into()),
+            _ => None,
+        }
+    }
+
+    /// The term's id; equal terms have one.
+    pub fn add(&mut self, term: Term, dtype: DType) -> TermId {
+        if let Some(&id) = self.ids.get(&(term.clone(), dtype)) {
+            return id;
+        }
+        let mut axes: SmallVec<[AxisId; 6]> = SmallVec::new();
+        self.collect_axes(&term, &mut axes);
+        axes.sort_unstable();
+        axes.dedup();
+        if let Term::Reduce { axes: bound, .. } = &term {
+            axes.retain(|a| !bound.contains(a));
+        }
+        let id = TermId(self.data.len() as u32);
+        self.ids.insert((term.clone(), dtype), id);
+        self.data.push(TermData { term, dtype, axes });
+        id
+    }
+
+    fn collect_axes(&self, term: &Term, axes: &mut SmallVec<[AxisId; 6]>) {
+        let of_expr = |e: &Expr, axes: &mut SmallVec<[AxisId; 6]>| {
+            e.visit(&mut |atom, _| match atom {
+                Atom::Axis(a) => axes.push(*a),
+                Atom::Value(t) => axes.extend_from_slice(&self.get(*t).axes),
+                Atom::Div(..) | Atom::Mod(..) | Atom::Min(..) | Atom::Max(..) => {}
+            });
+        };
+        match term {
+            Term::Const(_) | Term::Accumulator => {}
+            Term::Load { offset, guards, .. } => {
+                of_expr(offset, axes);
+                guards.iter().for_each(|g| of_expr(&g.index, axes));
+            }
+            Term::Apply(_, operands) => {
+                operands.iter().for_each(|t| axes.extend_from_slice(&self.get(*t).axes));
+            }
+            Term::Cast(t) | Term::Reduce { item: t, .. } => axes.extend_from_slice(&self.get(*t).axes),
+            Term::Index(e) => of_expr(e, axes),
+        }
+    }
+
+    /// A literal of the dtype's class.
+    pub fn number(&mut self, dtype: DType, value: f64) -> TermId {
+        let scalar = crate::kir::builder::scalar_of(dtype, value);
+        self.add(Term::Const(scalar.into()), dtype)
+    }
+
+    /// A primitive; the dtype follows from the operands.
+    pub fn apply(&mut self, prim: Prim, operands: &[TermId]) -> TermId {
+        let dtype = match operands.last() {
+            Some(&last) if !prim.gives_bool() => self.dtype(last),
+            _ => DType::Bool,
+        };
+        self.add(Term::Apply(prim, operands.iter().copied().collect()), dtype)
+    }
+
+    /// A conversion; nothing where the dtype is right.
+    pub fn cast(&mut self, value: TermId, dtype: DType) -> TermId {
+        if self.dtype(value) == dtype { value } else { self.add(Term::Cast(value), dtype) }
+    }
+
+    /// An index as an i64 value.
+    pub fn index(&mut self, expr: Expr) -> TermId {
+        match expr.as_constant().and_then(Dim::as_known) {
+            Some(v) => self.add(Term::Const(Literal::I(i128::from(v))), DType::I64),
+            None => self.add(Term::Index(expr), DType::I64),
+        }
+    }
+
+    /// An i64 value as an index expression.
+    pub fn as_expr(&self, id: TermId) -> Expr {
+        match &self.get(id).term {
+            Term::Index(e) => e.clone(),
+            Term::Const(Literal::I(v)) => {
+                i64::try_from(*v).map_or(Expr::atom(Atom::Value(id)), |v| Expr::constant(v))
+            }
+            _ => Expr::atom(Atom::Value(id)),
+        }
+    }
+
+    /// Terms that a term uses directly.
+    pub fn operands(&self, id: TermId) -> SmallVec<[TermId; 4]> {
+        let mut found = SmallVec::new();
+        let of_expr = |e: &Expr, found: &mut SmallVec<[TermId; 4]>| {
+            e.visit(&mut |atom, _| {
+                if let Atom::Value(t) = atom {
+                    found.push(*t);
+                }
+            });
+        };
+        match &self.get(id).term {
+            Term::Const(_) | Term::Accumulator => {}
+            Term::Load { offset, guards, .. } => {
+                of_expr(offset, &mut found);
+                guards.iter().for_each(|g| of_expr(&g.index, &mut found));
+            }
+            Term::Apply(_, operands) => found.extend(operands.iter().copied()),
+            Term::Cast(t) | Term::Reduce { item: t, .. } => found.push(*t),
+            Term::Index(e) => of_expr(e, &mut found),
+        }
+        found
+    }
+
+    /// Every term that `roots` need, operands first.
+    pub fn reachable(&self, roots: &[TermId]) -> Vec<TermId> {
+        let mut seen = vec![false; self.data.len()];
+        let mut order = vec![];
+        let mut stack: Vec<(TermId, bool)> = roots.iter().rev().map(|&t| (t, false)).collect();
+        while let Some((t, done)) = stack.pop() {
+            if done {
+                order.push(t);
+            } else if !std::mem::replace(&mut seen[t.0 as usize], true) {
+                stack.push((t, true));
+                stack.extend(self.operands(t).into_iter().rev().map(|o| (o, false)));
+            }
+        }
+        order
+    }
+
+    /// Index expressions of a term: load offsets as `memory`, everything else that is tested or used as a value.
+    pub fn exprs(&self, id: TermId, visit: &mut dyn FnMut(&Expr, Use)) {
+        match &self.get(id).term {
+            Term::Load { offset, guards, .. } => {
+                visit(offset, Use::Memory);
+                guards.iter().for_each(|g| visit(&g.index, Use::Value));
+            }
+            Term::Index(e) => visit(e, Use::Value),
+            Term::Const(_) | Term::Accumulator | Term::Apply(..) | Term::Cast(_) | Term::Reduce { .. } => {}
+        }
+    }
+
+    /// A rough count of arithmetic operations for one evaluation of `root`, reductions multiplied out.
+    pub fn operations(&self, root: TermId, axes: &Axes) -> Dim {
+        let mut memo: FxHashMap<TermId, ()> = FxHashMap::default();
+        self.operations_in(root, axes, &mut memo)
+    }
+
+    fn operations_in(&self, id: TermId, axes: &Axes, seen: &mut FxHashMap<TermId, ()>) -> Dim {
+        if seen.insert(id, ()).is_some() {
+            return Dim::known(0);
+        }
+        let own = match &self.get(id).term {
+            Term::Const(_) | Term::Accumulator => 0,
+            Term::Load { .. } | Term::Cast(_) | Term::Index(_) => 1,
+            Term::Apply(p, _) => weight(*p),
+            Term::Reduce { axes: bound, item, .. } => {
+                let points = bound.iter().fold(Dim::known(1), |n, a| n * axes.extent(*a));
+                return points * (self.operations_in(*item, axes, seen) + Dim::known(1));
+            }
+        };
+        let operands = self.operands(id);
+        operands.into_iter().fold(Dim::known(own), |sum, t| sum + self.operations_in(t, axes, seen))
+    }
+}
+
+/// How an index expression is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Offset of a load or store.
+    Memory,
+    /// Tested, or turned into a number.
+    Value,
+}
+
+/// Relative cost of a primitive.
+fn weight(prim: Prim) -> i64 {
+    use Prim::*;
+    match prim {
+        Add | Sub | Mul | Min | Max | Neg | Abs | Eq | Ne | Lt | Le | Gt | Ge | And | Or | Xor | Not
+        | Shl | Shr | Select | IsNan | IsInf | Floor | Ceil | Round | Trunc => 1,
+        Div | Sqrt => 6,
+        Exp | Log => 16,
+        Rem | Mod | Pow | Log1p | Expm1 | Sin | Cos | Tan | Asin | Acos | Atan | Sinh | Cosh | Tanh
+        | Asinh | Acosh | Atanh | Erf => 30,
+    }
+}
+
+/// Whether recomputing the primitive costs more than storing and loading its result.
+pub fn is_expensive(prim: Prim) -> bool {
+    weight(prim) >= 16
+}

@@ -1,0 +1,493 @@
+//! From graph to scalars: walks back from a value at an index to loads of materialized tensors. Elementwise operators
+//! become primitives, movement becomes index arithmetic ([`super::movement`]), reductions bind axes
+//! ([`super::reduction`]).
+
+use kiln_ir::op::{Quant, Source};
+use kiln_ir::{
+    DClass, DType, Dim, Ew, Graph, NodeId, Op, Prim, ScalarExpr, ScalarNode, Tensor, Value, wrap_int,
+};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::expr::{Axes, Expr, flatten};
+use super::term::{InRange, Literal, Term, TermId, Terms};
+
+/// Why a part of a graph does not become one kernel; it is split, or runs on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(pub String);
+
+impl Refusal {
+    /// A refusal for that reason.
+    pub fn new(reason: impl Into<String>) -> Refusal {
+        Refusal(reason.into())
+    }
+}
+
+/// Nodes of a graph that become one kernel, and the values of theirs that are needed outside.
+#[derive(Clone, Debug)]
+pub struct Region<'g> {
+    /// The graph.
+    pub graph: &'g Graph,
+    /// The nodes.
+    pub nodes: FxHashSet<NodeId>,
+    /// Results that the kernel stores.
+    pub outputs: Vec<Value>,
+    /// Results of the nodes that are in memory already.
+    pub stored: FxHashSet<Value>,
+}
+
+/// A tensor that the kernel reads.
+#[derive(Clone, Debug)]
+pub struct SourceTensor {
+    /// The value.
+    pub value: Value,
+    /// Storage dtype.
+    pub dtype: DType,
+    /// Dims.
+    pub dims: Vec<Dim>,
+    /// The data, if it is known at compile time.
+    pub constant: Option<Tensor>,
+}
+
+/// The value of the kernel's contraction and the index at which the epilogue has it.
+#[derive(Clone, Debug)]
+pub struct Hero {
+    /// The value.
+    pub value: Value,
+    /// Its index.
+    pub index: Vec<Expr>,
+    /// Whether something needs it at another index.
+    pub mismatch: bool,
+}
+
+/// More scalars than any sensible kernel has.
+const MAX_TERMS: usize = 6000;
+
+/// Nesting of operators that a walk follows.
+const MAX_DEPTH: usize = 400;
+
+type MemoKey = (Value, Vec<Expr>, Vec<InRange>);
+
+/// A walk over a region.
+pub struct Trace<'a, 'g> {
+    pub(super) region: &'a Region<'g>,
+    constants: &'a dyn Fn(Value) -> Option<Tensor>,
+    /// The scalars so far.
+    pub terms: Terms,
+    /// The axes so far.
+    pub axes: Axes,
+    /// The tensors read so far.
+    pub sources: Vec<SourceTensor>,
+    /// The contraction, if the kernel has one.
+    pub hero: Option<Hero>,
+    source_of: FxHashMap<Value, usize>,
+    memo: FxHashMap<MemoKey, TermId>,
+    depth: usize,
+}
+
+/// Whether kernels load and store the dtype.
+pub fn is_kernel_dtype(dtype: DType) -> bool {
+    use DType::*;
+    matches!(dtype, Bool | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64 | F16 | BF16 | F32 | F64)
+}
+
+/// Dtype and dims of a value that kernels take: of known rank, without unknown dims, of a kernel dtype.
+pub fn kernel_type(graph: &Graph, v: Value) -> Result<(DType, &[Dim]), Refusal> {
+    let refuse = || Refusal::new(format!("{v} is {}", graph.ty(v)));
+    let ty = graph.ty(v).as_tensor().ok_or_else(refuse)?;
+    let dims = ty.shape.dims().ok_or_else(refuse)?;
+    if !is_kernel_dtype(ty.dtype) || dims.iter().any(Dim::is_unknown) {
+        return Err(refuse());
+    }
+    Ok((ty.dtype, dims))
+}
+
+impl<'a, 'g> Trace<'a, 'g> {
+    /// A walk over `region`; `constants` gives the data of values from outside that is known at compile time.
+    pub fn new(region: &'a Region<'g>, constants: &'a dyn Fn(Value) -> Option<Tensor>) -> Self {
+        Trace {
+            region,
+            constants,
+            terms: Terms::default(),
+            axes: Axes::default(),
+            sources: vec![],
+            hero: None,
+            source_of: FxHashMap::default(),
+            memo: FxHashMap::default(),
+            depth: 0,
+        }
+    }
+
+    pub(super) fn graph(&self) -> &'g Graph {
+        self.region.graph
+    }
+
+    /// Dims of a value.
+    pub fn dims(&self, v: Value) -> Result<&'g [Dim], Refusal> {
+        kernel_type(self.region.graph, v).map(|(_, dims)| dims)
+    }
+
+    /// Storage dtype of a value.
+    pub fn dtype(&self, v: Value) -> Result<DType, Refusal> {
+        kernel_type(self.region.graph, v).map(|(dtype, _)| dtype)
+    }
+
+    /// The element of `v` at `index`, needed only where all `guards` hold.
+    pub fn value(&mut self, v: Value, index: &[Expr], guards: &[InRange]) -> Result<TermId, Refusal> {
+        let key = (v, index.to_vec(), guards.to_vec());
+        if let Some(&id) = self.memo.get(&key) {
+            return Ok(id);
+        }
+        if self.terms.len() > MAX_TERMS || self.depth > MAX_DEPTH {
+            return Err(Refusal::new("too large for one kernel"));
+        }
+        if index.iter().any(Expr::is_unknown) {
+            return Err(Refusal::new("an index depends on an unknown dim"));
+        }
+        self.depth += 1;
+        let id = self.uncached(v, index, guards);
+        self.depth -= 1;
+        let id = id?;
+        self.memo.insert(key, id);
+        Ok(id)
+    }
+
+    fn uncached(&mut self, v: Value, index: &[Expr], guards: &[InRange]) -> Result<TermId, Refusal> {
+        if let Some(hero) = self.hero.as_mut().filter(|h| h.value == v) {
+            hero.mismatch |= hero.index != index;
+            let dtype = Ew::compute_dtype(self.dtype(v)?);
+            return Ok(self.terms.add(Term::Accumulator, dtype));
+        }
+        let graph = self.graph();
+        let inside = |id: &NodeId| self.region.nodes.contains(id) && !self.region.stored.contains(&v);
+        match graph.def_node(v).filter(|(id, _)| inside(id)) {
+            Some((_, node)) => match &node.op {
+                Op::Elementwise(e) => {
+                    let attrs: Vec<f64> = e.attrs.iter().map(|a| a.get()).collect();
+                    self.elementwise(e.kind.body(), &attrs, v, &node.operands, index, guards)
+                }
+                Op::Cast(c) => self.convert(v, node.operands[0], c.to, index, guards),
+                Op::Source(s) => self.source_op(s, v, index, guards),
+                Op::Movement(m) => self.movement(m, v, &node.operands, index, guards),
+                Op::Index(i) => self.indexing(i, &node.operands, index, guards),
+                Op::Reduce(r) => self.reduction(r, &node.operands, index, guards),
+                Op::Contract(c) => self.contraction(c, &node.operands, index, guards),
+                Op::Conv(c) => self.convolution(c, v, &node.operands, index, guards),
+                Op::Window(w) => self.window(w, &node.operands, index, guards),
+                Op::Quant(q) => self.quantization(q, &node.operands, index, guards),
+                Op::Order(_)
+                | Op::Control(_)
+                | Op::Composite(_)
+                | Op::Object(_)
+                | Op::Dynamic(_)
+                | Op::Host(_) => Err(Refusal::new(format!("`{}` has no kernel", node.op.mnemonic()))),
+            },
+            None => self.load(v, index, guards),
+        }
+    }
+
+    /// A load of a value from outside the region.
+    fn load(&mut self, v: Value, index: &[Expr], guards: &[InRange]) -> Result<TermId, Refusal> {
+        let source = self.source(v)?;
+        self.load_source(source, index, guards)
+    }
+
+    fn load_source(&mut self, source: usize, index: &[Expr], guards: &[InRange]) -> Result<TermId, Refusal> {
+        let tensor = &self.sources[source];
+        let dtype = Ew::compute_dtype(tensor.dtype);
+        if let Some(splat) = tensor.constant.as_ref().and_then(splat) {
+            return Ok(self.terms.add(Term::Const(splat), dtype));
+        }
+        let offset = flatten(index, &tensor.dims);
+        if offset.is_unknown() {
+            return Err(Refusal::new("an offset is unknown"));
+        }
+        let otherwise = zero_of(dtype);
+        let guards = guards.to_vec();
+        Ok(self.terms.add(Term::Load { source, offset, guards, otherwise }, dtype))
+    }
+
+    /// The position of `v` among the sources.
+    pub fn source(&mut self, v: Value) -> Result<usize, Refusal> {
+        if let Some(&at) = self.source_of.get(&v) {
+            return Ok(at);
+        }
+        let (dtype, dims) = kernel_type(self.graph(), v)?;
+        let constant = self.graph().constant(v).cloned().or_else(|| (self.constants)(v));
+        self.sources.push(SourceTensor { value: v, dtype, dims: dims.to_vec(), constant });
+        self.source_of.insert(v, self.sources.len() - 1);
+        Ok(self.sources.len() - 1)
+    }
+
+    fn elementwise(
+        &mut self,
+        body: &ScalarExpr,
+        attrs: &[f64],
+        v: Value,
+        operands: &[Value],
+        index: &[Expr],
+        guards: &[InRange],
+    ) -> Result<TermId, Refusal> {
+        let to = self.dims(v)?;
+        let mut params = Vec::with_capacity(operands.len());
+        for &operand in operands {
+            let at = broadcast_index(index, self.dims(operand)?, to);
+            params.push(self.value(operand, &at, guards)?);
+        }
+        let Some(&last) = params.last() else { return Err(Refusal::new("operator without operands")) };
+        let dtype = self.terms.dtype(last);
+        Ok(self.scalar_expr(body, &params, attrs, dtype))
+    }
+
+    /// A scalar expression over terms; literals are of `dtype`.
+    pub(super) fn scalar_expr(
+        &mut self,
+        body: &ScalarExpr,
+        params: &[TermId],
+        attrs: &[f64],
+        dtype: DType,
+    ) -> TermId {
+        let mut values: Vec<TermId> = Vec::with_capacity(body.nodes.len());
+        for node in &body.nodes {
+            let value = match node {
+                ScalarNode::Param(i) => params[*i],
+                ScalarNode::Attr(i) => self.number(dtype, attrs[*i]),
+                ScalarNode::Const(c) => self.number(dtype, *c),
+                ScalarNode::Apply(p, operands) => {
+                    let operands: Vec<TermId> = operands.iter().map(|&o| values[o]).collect();
+                    self.primitive(*p, &operands)
+                }
+            };
+            values.push(value);
+        }
+        values[values.len() - 1]
+    }
+
+    /// A literal, wrapped to integer dtypes.
+    pub(super) fn number(&mut self, dtype: DType, value: f64) -> TermId {
+        if dtype.is_int() {
+            let wrapped = wrap_int(value as i128, dtype);
+            return self.terms.add(Term::Const(Literal::I(wrapped)), dtype);
+        }
+        self.terms.number(dtype, value)
+    }
+
+    /// A primitive; small powers become products.
+    fn primitive(&mut self, prim: Prim, operands: &[TermId]) -> TermId {
+        if let (Prim::Pow, [x, y]) = (prim, operands)
+            && let Some(kiln_ir::Scalar::F(exponent)) = self.terms.literal(*y)
+        {
+            if exponent == 2.0 {
+                return self.terms.apply(Prim::Mul, &[*x, *x]);
+            }
+            if exponent == 3.0 {
+                let square = self.terms.apply(Prim::Mul, &[*x, *x]);
+                return self.terms.apply(Prim::Mul, &[square, *x]);
+            }
+        }
+        self.terms.apply(prim, operands)
+    }
+
+    fn convert(
+        &mut self,
+        v: Value,
+        operand: Value,
+        to: DType,
+        index: &[Expr],
+        guards: &[InRange],
+    ) -> Result<TermId, Refusal> {
+        let from = self.dtype(operand)?;
+        let narrows = to.is_float() && to.bits() < 32 && from != to;
+        if narrows && !self.region.outputs.contains(&v) {
+            return Err(Refusal::new("a value is rounded inside the kernel"));
+        }
+        if narrows && self.depth > 1 {
+            return Err(Refusal::new("a rounded value is used inside the kernel"));
+        }
+        self.dtype(v)?;
+        let x = self.value(operand, index, guards)?;
+        Ok(self.terms.cast(x, Ew::compute_dtype(to)))
+    }
+
+    fn source_op(
+        &mut self,
+        op: &Source,
+        v: Value,
+        index: &[Expr],
+        guards: &[InRange],
+    ) -> Result<TermId, Refusal> {
+        match op {
+            Source::Constant { .. } => self.load(v, index, guards),
+            Source::Iota { dtype, .. } => {
+                self.dtype(v)?;
+                let i = self.terms.index(index[0].clone());
+                Ok(self.terms.cast(i, Ew::compute_dtype(*dtype)))
+            }
+            Source::Dims { dims } => {
+                if dims.iter().any(Dim::is_unknown) {
+                    return Err(Refusal::new("a dim is unknown"));
+                }
+                Ok(self.dims_at(dims, &index[0]))
+            }
+        }
+    }
+
+    fn dims_at(&mut self, dims: &[Dim], index: &Expr) -> TermId {
+        let position = index.as_constant().and_then(Dim::as_known).and_then(|i| usize::try_from(i).ok());
+        if let Some(dim) = position.and_then(|i| dims.get(i)) {
+            return self.terms.index(Expr::constant(dim.clone()));
+        }
+        let at = self.terms.index(index.clone());
+        let mut result = self.terms.index(Expr::zero());
+        for (i, dim) in dims.iter().enumerate() {
+            let i = self.terms.index(Expr::constant(i as i64));
+            let hit = self.terms.apply(Prim::Eq, &[at, i]);
+            let dim = self.terms.index(Expr::constant(dim.clone()));
+            result = self.terms.apply(Prim::Select, &[hit, dim, result]);
+        }
+        result
+    }
+
+    fn quantization(
+        &mut self,
+        op: &Quant,
+        operands: &[Value],
+        index: &[Expr],
+        guards: &[InRange],
+    ) -> Result<TermId, Refusal> {
+        let (axis, block) = match op {
+            Quant::Quantize { axis, block, .. } | Quant::Dequantize { axis, block, .. } => (*axis, *block),
+        };
+        let [x, scale, zero] = *operands else {
+            return Err(Refusal::new("quantization takes three operands"));
+        };
+        let value = self.value(x, index, guards)?;
+        let at = |trace: &Self, v: Value| -> Result<Vec<Expr>, Refusal> {
+            let dims = trace.dims(v)?;
+            Ok(match axis {
+                None => vec![Expr::zero(); dims.len()],
+                Some(axis) if dims.len() == index.len() && block > 0 => {
+                    let mut at = index.to_vec();
+                    at[axis] = index[axis].div(&Dim::known(block), &trace.axes);
+                    at
+                }
+                Some(axis) if dims.len() == 1 => vec![index[axis].clone()],
+                Some(_) => return Err(Refusal::new("scales of an unusual shape")),
+            })
+        };
+        let (scale_at, zero_at) = (at(self, scale)?, at(self, zero)?);
+        let scale = self.value(scale, &scale_at, guards)?;
+        let zero = self.value(zero, &zero_at, guards)?;
+        match op {
+            Quant::Quantize { to, .. } => self.quantize(value, scale, zero, *to),
+            Quant::Dequantize { to, .. } => {
+                let float = Ew::compute_dtype(*to);
+                let shifted = if self.terms.dtype(value).is_int() && self.terms.dtype(value).bits() <= 32 {
+                    let wide = if self.terms.dtype(value).bits() == 32 { DType::I64 } else { DType::I32 };
+                    let (a, b) = (self.terms.cast(value, wide), self.terms.cast(zero, wide));
+                    self.terms.apply(Prim::Sub, &[a, b])
+                } else {
+                    return Err(Refusal::new("dequantization of this dtype"));
+                };
+                let (a, b) = (self.terms.cast(shifted, float), self.terms.cast(scale, float));
+                Ok(self.terms.apply(Prim::Mul, &[a, b]))
+            }
+        }
+    }
+
+    fn quantize(&mut self, x: TermId, scale: TermId, zero: TermId, to: DType) -> Result<TermId, Refusal> {
+        let float = self.terms.dtype(scale);
+        if !is_kernel_dtype(to) || !to.is_int() || to.bits() > 16 || !float.is_float() {
+            return Err(Refusal::new(format!("quantization to {to}")));
+        }
+        let Some((low, high)) = to.int_range() else { return Err(Refusal::new("no range")) };
+        let x = self.terms.cast(x, float);
+        let ratio = self.terms.apply(Prim::Div, &[x, scale]);
+        let rounded = self.terms.apply(Prim::Round, &[ratio]);
+        let zero = self.terms.cast(zero, float);
+        let shifted = self.terms.apply(Prim::Add, &[rounded, zero]);
+        let (low, high) = (self.number(float, low as f64), self.number(float, high as f64));
+        let above = self.terms.apply(Prim::Max, &[shifted, low]);
+        let within = self.terms.apply(Prim::Min, &[above, high]);
+        Ok(self.terms.cast(within, to))
+    }
+
+    /// `value` where all of `bounds` hold, else `fill`. A plain load carries the bounds itself.
+    pub(super) fn padded(&mut self, value: TermId, bounds: &[InRange], fill: TermId) -> TermId {
+        if bounds.is_empty() {
+            return value;
+        }
+        let dtype = self.terms.dtype(value);
+        if let (Term::Load { source, offset, guards, .. }, Some(fill)) =
+            (self.terms.get(value).term.clone(), self.terms.literal(fill))
+            && bounds.iter().all(|b| guards.contains(b))
+        {
+            return self.terms.add(Term::Load { source, offset, guards, otherwise: fill.into() }, dtype);
+        }
+        let mut inside = None;
+        for bound in bounds {
+            let at = self.terms.index(bound.index.clone());
+            let zero = self.terms.index(Expr::zero());
+            let upper = self.terms.index(Expr::constant(bound.upper.clone()));
+            let low = self.terms.apply(Prim::Ge, &[at, zero]);
+            let high = self.terms.apply(Prim::Lt, &[at, upper]);
+            let both = self.terms.apply(Prim::And, &[low, high]);
+            inside = Some(match inside {
+                Some(rest) => self.terms.apply(Prim::And, &[rest, both]),
+                None => both,
+            });
+        }
+        match inside {
+            Some(inside) => self.terms.apply(Prim::Select, &[inside, value, fill]),
+            None => value,
+        }
+    }
+
+    /// The guards with further bounds, in canonical order.
+    pub(super) fn guarded(&self, guards: &[InRange], bounds: &[InRange]) -> Vec<InRange> {
+        let mut all = guards.to_vec();
+        all.extend_from_slice(bounds);
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+/// The element that every position holds, for constants of one element or of few distinct ones.
+fn splat(tensor: &Tensor) -> Option<Literal> {
+    const MOST: usize = 65_536;
+    let count = tensor.numel();
+    if count == 0 || count > MOST {
+        return None;
+    }
+    let first = tensor.element_bits(0);
+    let same = (1..count).all(|i| tensor.element_bits(i) == first);
+    if same { tensor.element(0).map(Literal::from) } else { None }
+}
+
+/// Zero of a dtype's class.
+pub fn zero_of(dtype: DType) -> Literal {
+    match dtype.class() {
+        DClass::Float => Literal::F(0),
+        DClass::Bool => Literal::B(false),
+        DClass::Signed | DClass::Unsigned | DClass::Complex | DClass::Text => Literal::I(0),
+    }
+}
+
+/// The index in an operand of shape `from` that broadcasts to shape `to` at `index`.
+pub fn broadcast_index(index: &[Expr], from: &[Dim], to: &[Dim]) -> Vec<Expr> {
+    let skip = to.len().saturating_sub(from.len());
+    let one = Dim::known(1);
+    from.iter()
+        .zip(index[skip..].iter().zip(&to[skip..]))
+        .map(|(from, (i, to))| {
+            if *from == one {
+                Expr::zero()
+            } else if from == to || from.as_known().is_some() {
+                i.clone()
+            } else {
+                // Whether the axis is 1 shows at run time: then its stride is 0.
+                i.times(&(from - &one).lesser(&one))
+            }
+        })
+        .collect()
+}
