@@ -1,0 +1,631 @@
+//! Contractions: block the reduction, pack rows of the left operand, run micro-kernels, run the epilogue.
+//!
+//! ```text
+//! (pack the right operand into panels, unless it is packed already)
+//! for tiles of ROWS rows:
+//!     for blocks of taps and k:                      // the packed rows fit in L1
+//!         pack the rows of the left operand          // prologue, padding, dtype conversion happen here
+//!         for panels, for vectors of the panel:
+//!             sums in registers += rows x panel      // micro-kernel
+//!     epilogue over the sums of the rows, vectorized along n
+//! ```
+//!
+//! The sums of a tile live in a few cache lines of scratch between the micro-kernels and the epilogue; both the
+//! packing loops and the epilogue are ordinary kernel IR statements and take the ordinary vectorizer.
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{InstBuilder, Value, types};
+use kiln_ir::DType;
+use rustc_hash::FxHashMap;
+
+use super::LowerError;
+use super::emit::{Emitter, Result};
+use crate::kir::{
+    Access, Axis, Block, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Operand, Rhs,
+    Stmt, Val, Var,
+};
+
+/// Rows of a full tile: with one vector of columns each and the registers of the loaded operands, what 16 vector
+/// registers hold.
+const ROWS: i64 = 12;
+
+/// Longest block of the reduction, in elements a row: 12 rows of it and a panel of four columns fit in 32 KiB.
+const BLOCK: i64 = 384;
+
+/// Panel width for right operands that are packed on the fly.
+const STRIDED_WIDTH: i64 = 8;
+
+/// What the lowering adds to the kernel for one contraction.
+#[derive(Clone, Debug)]
+pub(super) struct ContractPlan {
+    /// Packed rows: `[ROWS][stride]`.
+    rows: BufferId,
+    /// Elements between packed rows.
+    pub stride: i64,
+    /// Sums of a tile: `[ROWS][columns]`.
+    sums: BufferId,
+    /// Elements between rows of sums: the padded upper bound of the column count.
+    columns: Ix,
+    /// Packed right operand, where it is not packed at compile time.
+    panels: Option<BufferId>,
+    /// Taps a block; more than one only if `k` is taken whole.
+    taps_per_block: i64,
+    /// Elements of `k` a block.
+    k_per_block: i64,
+    row: Var,
+    tap: Var,
+    k0: Var,
+    kn: Var,
+    column: Var,
+    panel_k: Var,
+    widened: Option<(Val, Val)>,
+}
+
+/// The dimensions of the right operand's panels.
+struct Panels {
+    buffer: BufferId,
+    base: Value,
+    storage: DType,
+    width: i64,
+}
+
+/// Plans every contraction of the kernel; adds scratch buffers, variables and values to it.
+pub(super) fn plan_all(kernel: &mut Kernel) -> Result<FxHashMap<Val, ContractPlan>> {
+    let mut found = vec![];
+    collect(&kernel.body, &mut found);
+    let mut plans = FxHashMap::default();
+    for contract in found {
+        let plan = plan(kernel, &contract)?;
+        plans.insert(contract.acc, plan);
+    }
+    Ok(plans)
+}
+
+fn collect(block: &Block, found: &mut Vec<Contract>) {
+    for stmt in block {
+        match stmt {
+            Stmt::Let { .. } | Stmt::Store { .. } => {}
+            Stmt::For(l) => collect(&l.body, found),
+            Stmt::Reduce(r) => collect(&r.body, found),
+            Stmt::If { then, otherwise, .. } => {
+                collect(then, found);
+                collect(otherwise, found);
+            }
+            Stmt::Contract(c) => {
+                found.push((**c).clone());
+                collect(&c.epilogue, found);
+            }
+        }
+    }
+}
+
+fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
+    let unsupported =
+        |what: &str| LowerError::Unsupported { kernel: kernel.name.clone(), what: what.to_owned() };
+    let width = match &c.b {
+        Rhs::Packed { width, .. } => i64::from(*width),
+        Rhs::Strided(_) => STRIDED_WIDTH,
+    };
+    if width % lanes(c.acc_dtype) != 0 {
+        return Err(unsupported(&format!("panels of width {width}")));
+    }
+    let bound = c.n.extent.upper_bound().ok_or_else(|| unsupported("an unbounded extent of columns"))?;
+    let columns = bound.max(0).ceil_div(width) * width;
+    let taps = c.taps.iter().fold(Ix::Const(1), |n, t| n * t.extent.clone().max(0));
+    let (taps_per_block, k_per_block) = blocks(taps.as_const(), c.k.extent.as_const());
+    // An odd number of cache lines between rows keeps them in different sets.
+    let lines = (taps_per_block * k_per_block + 15) / 16;
+    let stride = (lines | 1) * 16;
+    let mut scratch = |len: Ix| {
+        kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len } });
+        BufferId(kernel.buffers.len() as u32 - 1)
+    };
+    let rows = scratch(Ix::Const(ROWS * stride));
+    let sums = scratch(columns.clone() * ROWS);
+    let panels = match &c.b {
+        Rhs::Packed { .. } => None,
+        Rhs::Strided(_) => Some(scratch(columns.clone() * taps * c.k.extent.clone().max(0))),
+    };
+    let mut var = || {
+        kernel.vars += 1;
+        Var(kernel.vars - 1)
+    };
+    let (row, tap, k0, kn, column, panel_k) = (var(), var(), var(), var(), var(), var());
+    let mut val = |dtype| {
+        kernel.vals.push(dtype);
+        Val(kernel.vals.len() as u32 - 1)
+    };
+    let widened = (c.acc_dtype == DType::I32).then(|| (val(DType::I32), val(DType::I32)));
+    Ok(ContractPlan {
+        rows,
+        stride,
+        sums,
+        columns,
+        panels,
+        taps_per_block,
+        k_per_block,
+        row,
+        tap,
+        k0,
+        kn,
+        column,
+        panel_k,
+        widened,
+    })
+}
+
+/// Taps and elements of `k` in one block of the reduction.
+fn blocks(taps: Option<i64>, k: Option<i64>) -> (i64, i64) {
+    match k {
+        Some(k) if k > BLOCK => {
+            let count = (k + BLOCK - 1) / BLOCK;
+            (1, ((k + count - 1) / count + 7) / 8 * 8)
+        }
+        Some(k) => {
+            let k = k.max(1);
+            let fit = (BLOCK / k).max(1);
+            match taps {
+                Some(taps) => {
+                    let count = (taps + fit - 1) / fit;
+                    (((taps + count.max(1) - 1) / count.max(1)).max(1), k)
+                }
+                None => (fit, k),
+            }
+        }
+        None => (1, BLOCK),
+    }
+}
+
+/// Lanes of a vector of sums.
+pub(super) fn lanes(acc: DType) -> i64 {
+    if acc == DType::F64 { 2 } else { 4 }
+}
+
+impl Emitter<'_> {
+    /// Emits a contraction.
+    pub fn contract(&mut self, c: &Contract) -> Result<()> {
+        let Some(plan) = self.plans.get(&c.acc).cloned() else {
+            return self.unsupported("a contraction inside an operand");
+        };
+        if self.mode.is_some() {
+            return self.unsupported("a contraction in a vectorized loop");
+        }
+        let panels = match &c.b {
+            Rhs::Packed { buffer, base, width } => {
+                let storage = self.kernel.buffers[buffer.index()].dtype;
+                let at = self.ix(base)?;
+                let base = self.address(*buffer, at, (storage.bits() / 8) as i64);
+                Panels { buffer: *buffer, base, storage, width: i64::from(*width) }
+            }
+            Rhs::Strided(operand) => {
+                let Some(buffer) = plan.panels else { return self.unsupported("an operand without panels") };
+                self.pack_panels(c, &plan, operand, buffer)?;
+                let base = self.bases[buffer.index()];
+                Panels { buffer, base, storage: c.acc_dtype, width: STRIDED_WIDTH }
+            }
+        };
+        let zero = self.i64(0);
+        let extent = self.ix(&c.m.extent)?;
+        self.counted(zero, extent, ROWS, &[], |s, first, _| {
+            let left = s.b.ins().isub(extent, first);
+            let full = s.i64(ROWS);
+            let rows = s.b.ins().smin(left, full);
+            s.tile(c, &plan, &panels, first, rows)?;
+            Ok(vec![])
+        })?;
+        Ok(())
+    }
+
+    /// One tile: rows `first .. first + rows` of the contraction's range.
+    fn tile(
+        &mut self,
+        c: &Contract,
+        plan: &ContractPlan,
+        panels: &Panels,
+        first: Value,
+        rows: Value,
+    ) -> Result<()> {
+        let taps = c.taps.iter().fold(Ix::Const(1), |n, t| n * t.extent.clone().max(0));
+        let k = c.k.extent.clone().max(0);
+        let single = taps.as_const().is_some_and(|n| n > 0 && n <= plan.taps_per_block)
+            && k.as_const().is_some_and(|n| n > 0 && n <= plan.k_per_block);
+        let zero = self.i64(0);
+        if single {
+            let count = self.ix(&taps)?;
+            let k_count = self.ix(&k)?;
+            self.tile_block(c, plan, panels, [first, rows], [zero, count], [zero, k_count], true)?;
+        } else {
+            self.clear_sums(c, plan, rows)?;
+            let (taps, k) = (self.ix(&taps)?, self.ix(&k)?);
+            self.counted(zero, taps, plan.taps_per_block, &[], |s, t0, _| {
+                let left = s.b.ins().isub(taps, t0);
+                let most = s.i64(plan.taps_per_block);
+                let tn = s.b.ins().smin(left, most);
+                s.counted(zero, k, plan.k_per_block, &[], |s, k0, _| {
+                    let left = s.b.ins().isub(k, k0);
+                    let most = s.i64(plan.k_per_block);
+                    let kn = s.b.ins().smin(left, most);
+                    s.tile_block(c, plan, panels, [first, rows], [t0, tn], [k0, kn], false)?;
+                    Ok(vec![])
+                })?;
+                Ok(vec![])
+            })?;
+        }
+        self.epilogue(c, plan, first, rows)
+    }
+
+    fn clear_sums(&mut self, c: &Contract, plan: &ContractPlan, rows: Value) -> Result<()> {
+        let columns = self.ix(&plan.columns)?;
+        let count = self.b.ins().imul(rows, columns);
+        let (zero, step) = (self.i64(0), lanes(c.acc_dtype));
+        let base = self.bases[plan.sums.index()];
+        let vector = self.zero_vector(c.acc_dtype);
+        self.counted(zero, count, step, &[], |s, i, _| {
+            let offset = s.scaled(i, (c.acc_dtype.bits() / 8) as i64);
+            let at = s.b.ins().iadd(base, offset);
+            s.b.ins().store(super::emit::flags(), vector, at, 0);
+            Ok(vec![])
+        })?;
+        Ok(())
+    }
+
+    /// Packs one block of the reduction for the rows of a tile and multiplies it with every panel.
+    #[allow(clippy::too_many_arguments, reason = "the three ranges of a block, as pairs")]
+    fn tile_block(
+        &mut self,
+        c: &Contract,
+        plan: &ContractPlan,
+        panels: &Panels,
+        [first, rows]: [Value; 2],
+        [t0, tn]: [Value; 2],
+        [k0, kn]: [Value; 2],
+        is_first: bool,
+    ) -> Result<()> {
+        self.vars[plan.k0.index()] = Some(k0);
+        self.vars[plan.kn.index()] = Some(kn);
+        let zero = self.i64(0);
+        let m_begin = self.ix(&c.m.begin)?;
+        let m_first = self.b.ins().iadd(m_begin, first);
+        self.counted(zero, rows, 1, &[], |s, row, _| {
+            s.vars[plan.row.index()] = Some(row);
+            let m = s.b.ins().iadd(m_first, row);
+            s.vars[c.m.var.index()] = Some(m);
+            if c.taps.is_empty() {
+                s.vars[plan.tap.index()] = Some(zero);
+                s.pack_row(c, plan)?;
+            } else {
+                s.counted(zero, tn, 1, &[], |s, tap, _| {
+                    s.vars[plan.tap.index()] = Some(tap);
+                    let index = s.b.ins().iadd(t0, tap);
+                    s.set_taps(&c.taps, index)?;
+                    s.pack_row(c, plan)?;
+                    Ok(vec![])
+                })?;
+            }
+            Ok(vec![])
+        })?;
+        // Position in the flattened reduction.
+        let k_all = self.ix(&c.k.extent)?;
+        let before = self.b.ins().imul(t0, k_all);
+        let before = self.b.ins().iadd(before, k0);
+        let depth = if plan.taps_per_block > 1 { self.b.ins().imul(tn, kn) } else { kn };
+        self.multiply_panels(c, plan, panels, rows, before, depth, is_first)
+    }
+
+    /// Sets the tap variables from the flattened tap index, the last axis fastest.
+    fn set_taps(&mut self, taps: &[Axis], index: Value) -> Result<()> {
+        let mut rest = index;
+        for (i, tap) in taps.iter().enumerate().rev() {
+            let begin = self.ix(&tap.begin)?;
+            let position = if i == 0 {
+                rest
+            } else {
+                let extent = self.ix(&tap.extent)?;
+                let quotient = self.b.ins().udiv(rest, extent);
+                let product = self.b.ins().imul(quotient, extent);
+                let position = self.b.ins().isub(rest, product);
+                rest = quotient;
+                position
+            };
+            self.vars[tap.var.index()] = Some(self.b.ins().iadd(begin, position));
+        }
+        Ok(())
+    }
+
+    /// Packs `k0 .. k0 + kn` of one row and tap.
+    fn pack_row(&mut self, c: &Contract, plan: &ContractPlan) -> Result<()> {
+        let position = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.k0);
+        let index = Ix::Var(plan.row) * plan.stride + Ix::Var(plan.tap) * plan.k_per_block + position;
+        let begin = c.k.begin.clone() + Ix::Var(plan.k0);
+        let axis = Axis { var: c.k.var, begin, extent: Ix::Var(plan.kn) };
+        // The extent is often known although the block's is a run-time minimum.
+        let extent = match c.k.extent.as_const() {
+            Some(k) if k <= plan.k_per_block || k % plan.k_per_block == 0 => {
+                Ix::Const(k.min(plan.k_per_block))
+            }
+            _ => axis.extent.clone(),
+        };
+        let axis = Axis { extent, ..axis };
+        let pack = |body: Block, value: Val, widened: Option<Val>| {
+            let mut body = body;
+            let value = match widened {
+                Some(dst) => {
+                    body.push(Stmt::Let { dst, op: Op::Cast(value) });
+                    dst
+                }
+                None => value,
+            };
+            body.push(Stmt::Store { buffer: plan.rows, index: index.clone(), value });
+            For { axis: axis.clone(), kind: LoopKind::Vector, carried: vec![], body }
+        };
+        let widened = plan.widened.map(|(a, _)| a).filter(|_| self.kernel.dtype(c.a.value) != DType::I32);
+        let Some((dst, guard, plain)) = hoistable_guard(c) else {
+            return self.for_stmt(&pack(c.a.body.clone(), c.a.value, widened));
+        };
+        let inside = pack(vec![Stmt::Let { dst, op: plain }], c.a.value, widened);
+        let padding = Stmt::Let { dst, op: Op::Const(guard.otherwise) };
+        let outside = pack(vec![padding], c.a.value, widened);
+        let cond = self.guard_holds(guard)?;
+        self.branch(cond, |s| s.for_stmt(&inside), |s| s.for_stmt(&outside))
+    }
+
+    /// Multiplies the packed rows with the panels: `depth` steps from position `before` of the reduction on.
+    #[allow(clippy::too_many_arguments, reason = "ranges of the reduction and of the rows")]
+    fn multiply_panels(
+        &mut self,
+        c: &Contract,
+        plan: &ContractPlan,
+        panels: &Panels,
+        rows: Value,
+        before: Value,
+        depth: Value,
+        is_first: bool,
+    ) -> Result<()> {
+        let step = lanes(c.acc_dtype);
+        let bytes = (c.acc_dtype.bits() / 8) as i64;
+        let storage_bytes = (panels.storage.bits() / 8) as i64;
+        let vectors = panels.width / step;
+        let total = c.taps.iter().fold(c.k.extent.clone(), |n, t| n * t.extent.clone());
+        let panel_bytes = self.ix(&(total * (panels.width * storage_bytes)))?;
+        let columns = self.ix(&plan.columns)?;
+        let row_bytes = self.scaled(columns, bytes);
+        let offset = self.scaled(before, panels.width * storage_bytes);
+        let start = self.b.ins().iadd(panels.base, offset);
+        let n = self.ix(&c.n.extent)?;
+        let n0 = match &c.b {
+            Rhs::Packed { .. } => self.ix(&c.n.begin)?,
+            Rhs::Strided(_) => self.i64(0),
+        };
+        let first_panel = self.b.ins().udiv_imm_u(n0, panels.width);
+        let skip = self.b.ins().imul(first_panel, panel_bytes);
+        let start = self.b.ins().iadd(start, skip);
+        let zero = self.i64(0);
+        let row_base = self.bases[plan.rows.index()];
+        let sum_base = self.bases[plan.sums.index()];
+        self.counted(zero, n, panels.width, &[start], |s, column, args| {
+            let panel = args[0];
+            let left = s.b.ins().isub(n, column);
+            let left = s.b.ins().iadd_imm_s(left, step - 1);
+            let left = s.b.ins().udiv_imm_u(left, step);
+            let most = s.i64(vectors);
+            let used = s.b.ins().smin(left, most);
+            let column_bytes = s.scaled(column, bytes);
+            let sums = s.b.ins().iadd(sum_base, column_bytes);
+            let mut row = zero;
+            for (height, wide) in super::micro::VARIANTS {
+                let wide = (*wide).min(vectors);
+                let limit = s.b.ins().iadd_imm_s(rows, 1 - height);
+                (row, _) = s.counted(row, limit, *height, &[], |s, row, _| {
+                    let skip = s.scaled(row, plan.stride * bytes);
+                    let a = s.b.ins().iadd(row_base, skip);
+                    let skip = s.b.ins().imul(row, row_bytes);
+                    let sums = s.b.ins().iadd(sums, skip);
+                    s.counted(zero, used, wide, &[], |s, vector, _| {
+                        let skip = s.scaled(vector, step * storage_bytes);
+                        let b = s.b.ins().iadd(panel, skip);
+                        let skip = s.scaled(vector, step * bytes);
+                        let sums = s.b.ins().iadd(sums, skip);
+                        let micro = super::micro::Micro {
+                            acc: c.acc_dtype,
+                            storage: panels.storage,
+                            width: panels.width,
+                            stride: plan.stride,
+                            rows: *height,
+                            vectors: wide,
+                            accumulate: !is_first,
+                        };
+                        s.call_micro(&micro, &[a, b, sums, row_bytes, depth]);
+                        Ok(vec![])
+                    })?;
+                    Ok(vec![])
+                })?;
+            }
+            Ok(vec![s.b.ins().iadd(panel, panel_bytes)])
+        })?;
+        debug_assert!(panels.buffer.index() < self.bases.len());
+        Ok(())
+    }
+
+    /// Runs the epilogue over the sums of a tile.
+    fn epilogue(&mut self, c: &Contract, plan: &ContractPlan, first: Value, rows: Value) -> Result<()> {
+        let index = Ix::Var(plan.row) * plan.columns.clone() + (Ix::Var(c.n.var) - c.n.begin.clone());
+        let mut body = vec![Stmt::Let { dst: c.acc, op: Op::Load { buffer: plan.sums, index, guard: None } }];
+        body.extend(c.epilogue.iter().cloned());
+        let columns = For { axis: c.n.clone(), kind: LoopKind::Vector, carried: vec![], body };
+        let zero = self.i64(0);
+        let m_begin = self.ix(&c.m.begin)?;
+        let m_first = self.b.ins().iadd(m_begin, first);
+        self.counted(zero, rows, 1, &[], |s, row, _| {
+            s.vars[plan.row.index()] = Some(row);
+            s.vars[c.m.var.index()] = Some(s.b.ins().iadd(m_first, row));
+            s.for_stmt(&columns)?;
+            Ok(vec![])
+        })?;
+        Ok(())
+    }
+
+    /// Packs the whole right operand of the contraction's range into panels, zero-padded to whole panels.
+    fn pack_panels(
+        &mut self,
+        c: &Contract,
+        plan: &ContractPlan,
+        operand: &Operand,
+        buffer: BufferId,
+    ) -> Result<()> {
+        let total = c.taps.iter().fold(c.k.extent.clone(), |n, t| n * t.extent.clone());
+        let (width, k_extent) = (STRIDED_WIDTH, c.k.extent.clone());
+        let zero = self.i64(0);
+        let n = self.ix(&c.n.extent)?;
+        let n_begin = self.ix(&c.n.begin)?;
+        let taps = c.taps.iter().fold(Ix::Const(1), |n, t| n * t.extent.clone().max(0));
+        let taps = self.ix(&taps)?;
+        let widened = plan.widened.map(|(_, b)| b).filter(|_| self.kernel.dtype(operand.value) != DType::I32);
+        let mut body = operand.body.clone();
+        let value = match widened {
+            Some(dst) => {
+                body.push(Stmt::Let { dst, op: Op::Cast(operand.value) });
+                dst
+            }
+            None => operand.value,
+        };
+        // Element (tap, k) of the column that `column` counts inside the range.
+        let k = Ix::Var(c.k.var) - c.k.begin.clone();
+        let depth = Ix::Var(plan.tap) * k_extent + k;
+        let along_n = !k_contiguous(c, operand);
+        let column = if along_n { Ix::Var(c.n.var) - c.n.begin.clone() } else { Ix::Var(plan.column) };
+        // Panels are addressed by their first column, so that the index stays linear in the lane.
+        let first = Ix::Var(plan.panel_k);
+        let index = first.clone() * total + depth * width + (column - first);
+        body.push(Stmt::Store { buffer, index, value });
+        self.counted(zero, n, width, &[], |s, at, _| {
+            s.vars[plan.panel_k.index()] = Some(at);
+            let left = s.b.ins().isub(n, at);
+            let most = s.i64(width);
+            let used = s.b.ins().smin(left, most);
+            s.clear_last_panel(c, plan, buffer, at, used)?;
+            s.counted(zero, taps, 1, &[], |s, tap, _| {
+                s.vars[plan.tap.index()] = Some(tap);
+                s.set_taps(&c.taps, tap)?;
+                if along_n {
+                    s.pack_along_n(c, plan, &body, [n_begin, at, used])
+                } else {
+                    s.pack_along_k(c, plan, &body, [n_begin, at, used])
+                }?;
+                Ok(vec![])
+            })?;
+            Ok(vec![])
+        })?;
+        Ok(())
+    }
+
+    fn pack_along_n(
+        &mut self,
+        c: &Contract,
+        plan: &ContractPlan,
+        body: &Block,
+        [n_begin, at, used]: [Value; 3],
+    ) -> Result<Vec<Value>> {
+        let begin = self.b.ins().iadd(n_begin, at);
+        self.vars[plan.column.index()] = Some(begin);
+        self.vars[plan.kn.index()] = Some(used);
+        let axis = Axis { var: c.n.var, begin: Ix::Var(plan.column), extent: Ix::Var(plan.kn) };
+        let columns = For { axis, kind: LoopKind::Vector, carried: vec![], body: body.clone() };
+        let all = For {
+            axis: c.k.clone(),
+            kind: LoopKind::Sequential,
+            carried: vec![],
+            body: vec![Stmt::For(Box::new(columns))],
+        };
+        self.for_stmt(&all)?;
+        Ok(vec![])
+    }
+
+    fn pack_along_k(
+        &mut self,
+        c: &Contract,
+        plan: &ContractPlan,
+        body: &Block,
+        [n_begin, at, used]: [Value; 3],
+    ) -> Result<Vec<Value>> {
+        let end = self.b.ins().iadd(at, used);
+        self.counted(at, end, 1, &[], |s, column, _| {
+            s.vars[plan.column.index()] = Some(column);
+            s.vars[c.n.var.index()] = Some(s.b.ins().iadd(n_begin, column));
+            let along =
+                For { axis: c.k.clone(), kind: LoopKind::Vector, carried: vec![], body: body.clone() };
+            s.for_stmt(&along)?;
+            Ok(vec![])
+        })?;
+        Ok(vec![])
+    }
+
+    /// Zeroes a panel that is not full: its missing columns are multiplied too.
+    fn clear_last_panel(
+        &mut self,
+        c: &Contract,
+        plan: &ContractPlan,
+        buffer: BufferId,
+        at: Value,
+        used: Value,
+    ) -> Result<()> {
+        let total = c.taps.iter().fold(c.k.extent.clone(), |n, t| n * t.extent.clone());
+        let total = self.ix(&total)?;
+        let partial = self.b.ins().icmp_imm_s(IntCC::SignedLessThan, used, STRIDED_WIDTH);
+        let bytes = (c.acc_dtype.bits() / 8) as i64;
+        let step = lanes(c.acc_dtype);
+        debug_assert!(plan.panels == Some(buffer));
+        self.branch(
+            partial,
+            |s| {
+                let first = s.b.ins().imul(at, total);
+                let count = s.scaled(total, STRIDED_WIDTH);
+                let base = s.address(buffer, first, bytes);
+                let vector = s.zero_vector(c.acc_dtype);
+                let zero = s.i64(0);
+                s.counted(zero, count, step, &[], |s, i, _| {
+                    let offset = s.scaled(i, bytes);
+                    let at = s.b.ins().iadd(base, offset);
+                    s.b.ins().store(super::emit::flags(), vector, at, 0);
+                    Ok(vec![])
+                })?;
+                Ok(())
+            },
+            |_| Ok(()),
+        )
+    }
+
+    /// A vector of zero sums.
+    pub fn zero_vector(&mut self, acc: DType) -> Value {
+        match acc {
+            DType::F64 => {
+                let zero = self.b.ins().f64const(0.0);
+                self.b.ins().splat(types::F64X2, zero)
+            }
+            DType::F32 => self.fconst(types::F32X4, 0.0),
+            _ => self.iconst(types::I32X4, 0),
+        }
+    }
+}
+
+/// Where the left operand is one guarded load whose guard does not depend on `k`: its parts.
+fn hoistable_guard(c: &Contract) -> Option<(Val, &Guard, Op)> {
+    let [Stmt::Let { dst, op: Op::Load { buffer, index, guard: Some(guard) } }] = c.a.body.as_slice() else {
+        return None;
+    };
+    let depends = |ix: &Ix| ix.uses(c.k.var);
+    if guard.bounds.iter().any(|b| depends(&b.index) || depends(&b.lower) || depends(&b.upper)) {
+        return None;
+    }
+    Some((*dst, guard, Op::Load { buffer: *buffer, index: index.clone(), guard: None }))
+}
+
+/// Whether the operand's loads are contiguous in `k` and not in `n`.
+fn k_contiguous(c: &Contract, operand: &Operand) -> bool {
+    operand.body.iter().any(|stmt| match stmt {
+        Stmt::Let { op: Op::Load { index, .. }, .. } => {
+            let along = |var: Var| index.linear(var, &|_| true).map(|l| l.coefficient);
+            along(c.k.var) == Some(Ix::Const(1)) && along(c.n.var) != Some(Ix::Const(1))
+        }
+        _ => false,
+    })
+}

@@ -1,0 +1,278 @@
+//! The portable lowering: kernel IR through Cranelift, with 128-bit vectors.
+//!
+//! Guarantees: the code is position-independent and has no relocations, so the same bytes serve the JIT and the
+//! artifact; it calls out only through the helper table; the result does not depend on how the grid is split.
+//! Cranelift's API stays inside this module.
+
+mod contract;
+mod emit;
+mod loops;
+mod math;
+mod memory;
+mod micro;
+mod ops;
+
+use std::sync::Arc;
+
+use cranelift_codegen::binemit::Reloc;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::ir::{AbiParam, ExternalName, Function, Signature, UserFuncName, types};
+use cranelift_codegen::isa::{self, CallConv, TargetIsa};
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_codegen::{Context, FinalizedRelocTarget};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use kiln_runtime::cpu::Tier;
+
+use crate::kir::{Ix, Kernel, VerifyError, verify};
+
+/// Cranelift's names of the settings of a tier; `None` where this lowering has no code for it.
+fn isa_flags(tier: Tier) -> Option<&'static [&'static str]> {
+    const V3: &[&str] = &[
+        "has_sse3",
+        "has_ssse3",
+        "has_sse41",
+        "has_sse42",
+        "has_popcnt",
+        "has_cmpxchg16b",
+        "has_avx",
+        "has_avx2",
+        "has_fma",
+        "has_bmi1",
+        "has_bmi2",
+        "has_lzcnt",
+    ];
+    match tier {
+        // Rounding to integers needs SSE4.1; without it Cranelift calls functions by name.
+        Tier::X86V1 => None,
+        Tier::X86V2 => Some(V3.split_at(6).0),
+        Tier::X86V3 | Tier::X86V4 => Some(V3),
+        Tier::Aarch64 => Some(&[]),
+    }
+}
+
+/// Features that the code of a tier needs.
+fn needed_features(tier: Tier) -> &'static [&'static str] {
+    match tier {
+        // The widest encodings of this lowering are AVX2's.
+        Tier::X86V4 => Tier::X86V3.features(),
+        other => other.features(),
+    }
+}
+
+/// Whether fused multiply-adds are instructions of the tier.
+fn has_fma(tier: Tier) -> bool {
+    match tier {
+        Tier::X86V3 | Tier::X86V4 | Tier::Aarch64 => true,
+        Tier::X86V1 | Tier::X86V2 => false,
+    }
+}
+
+/// Why a kernel could not be lowered.
+#[derive(Debug, thiserror::Error)]
+pub enum LowerError {
+    /// The kernel is malformed.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// The kernel asks for something that this lowering does not do.
+    #[error("kernel `{kernel}`: the Cranelift lowering does not support {what}")]
+    Unsupported {
+        /// Name of the kernel.
+        kernel: String,
+        /// What is missing.
+        what: String,
+    },
+    /// Cranelift refused.
+    #[error("kernel `{kernel}`: Cranelift: {reason}")]
+    Cranelift {
+        /// Name of the kernel.
+        kernel: String,
+        /// Cranelift's message.
+        reason: String,
+    },
+    /// The target could not be set up.
+    #[error("no code generator for {}: {reason}", tier.name())]
+    Target {
+        /// The tier.
+        tier: Tier,
+        /// Cranelift's message.
+        reason: String,
+    },
+}
+
+/// Machine code of a kernel.
+#[derive(Clone, Debug)]
+pub struct CompiledKernel {
+    /// Code and its constant pool; entry at offset 0; no relocations.
+    pub code: Vec<u8>,
+    /// Required alignment of the first byte.
+    pub align: u32,
+    /// CPU features the code needs.
+    pub features: &'static [&'static str],
+    /// Bytes of scratch a worker needs, an expression over constants and dims.
+    pub scratch_bytes: Ix,
+}
+
+/// Compiles kernels for one tier. Shareable between threads.
+#[derive(Clone)]
+pub struct Compiler {
+    tier: Tier,
+    isa: Arc<dyn TargetIsa>,
+    /// The same machine without Cranelift's optimizer, which keeps instructions in the order they are emitted in.
+    plain_isa: Arc<dyn TargetIsa>,
+}
+
+impl Compiler {
+    /// A compiler for the tier.
+    pub fn new(tier: Tier) -> Result<Compiler, LowerError> {
+        Ok(Compiler { tier, isa: target(tier, "speed")?, plain_isa: target(tier, "none")? })
+    }
+
+    /// The tier.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Machine code of the kernel.
+    pub fn compile(&self, kernel: &Kernel) -> Result<CompiledKernel, LowerError> {
+        self.compile_with(kernel, false).map(|(compiled, _)| compiled)
+    }
+
+    /// Machine code of the kernel and its listing (Cranelift's assembler syntax).
+    pub fn disassemble(&self, kernel: &Kernel) -> Result<(CompiledKernel, String), LowerError> {
+        self.compile_with(kernel, true)
+    }
+
+    fn compile_with(&self, kernel: &Kernel, listing: bool) -> Result<(CompiledKernel, String), LowerError> {
+        verify(kernel)?;
+        let mut signature = Signature::new(CallConv::SystemV);
+        signature.params.push(AbiParam::new(types::I64));
+        let mut context =
+            Context::for_function(Function::with_name_signature(UserFuncName::default(), signature));
+        let mut builder_context = FunctionBuilderContext::new();
+        let builder = FunctionBuilder::new(&mut context.func, &mut builder_context);
+        let (scratch_bytes, micros) = emit::emit(builder, kernel, self.tier, self.isa.frontend_config())?;
+        let mut image =
+            Image { kernel: &kernel.name, code: vec![], align: 16, calls: vec![], listing: String::new() };
+        image.append(&mut context, &*self.isa, listing)?;
+        let mut entries = vec![];
+        for micro in micros {
+            let function = Function::with_name_signature(UserFuncName::default(), micro::signature());
+            let mut context = Context::for_function(function);
+            let mut builder_context = FunctionBuilderContext::new();
+            let builder = FunctionBuilder::new(&mut context.func, &mut builder_context);
+            micro::emit(builder, &micro, self.tier, self.plain_isa.frontend_config())?;
+            entries.push(image.append(&mut context, &*self.plain_isa, listing)?);
+        }
+        image.link(&entries)?;
+        let features = needed_features(self.tier);
+        let result = CompiledKernel { code: image.code, align: image.align, features, scratch_bytes };
+        Ok((result, image.listing))
+    }
+}
+
+/// The machine of a tier with a Cranelift optimization level.
+fn target(tier: Tier, opt_level: &str) -> Result<Arc<dyn TargetIsa>, LowerError> {
+    let error = |reason: String| LowerError::Target { tier, reason };
+    let Some(flags) = isa_flags(tier) else { return Err(error("needs SSE4.2 at least".to_owned())) };
+    let mut shared = settings::builder();
+    let options = [
+        ("opt_level", opt_level),
+        ("enable_probestack", "false"),
+        ("unwind_info", "false"),
+        ("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }),
+    ];
+    for (name, value) in options {
+        shared.set(name, value).map_err(|e| error(e.to_string()))?;
+    }
+    let triple = format!("{}-unknown-linux-gnu", tier.arch());
+    let mut builder = isa::lookup_by_name(&triple).map_err(|e| error(e.to_string()))?;
+    for flag in flags {
+        builder.enable(flag).map_err(|e| error(e.to_string()))?;
+    }
+    builder.finish(settings::Flags::new(shared)).map_err(|e| error(e.to_string()))
+}
+
+/// Functions of one kernel, laid out one after the other.
+struct Image<'a> {
+    kernel: &'a str,
+    code: Vec<u8>,
+    align: u32,
+    calls: Vec<Call>,
+    listing: String,
+}
+
+/// A call between functions of the image, to be filled in.
+struct Call {
+    at: usize,
+    kind: Reloc,
+    addend: i64,
+    callee: u32,
+}
+
+impl Image<'_> {
+    fn error(&self, reason: String) -> LowerError {
+        LowerError::Cranelift { kernel: self.kernel.to_owned(), reason }
+    }
+
+    /// Compiles a function to the end of the image; gives its offset.
+    fn append(
+        &mut self,
+        context: &mut Context,
+        isa: &dyn TargetIsa,
+        listing: bool,
+    ) -> Result<usize, LowerError> {
+        context.set_disasm(listing);
+        let compiled = match context.compile(isa, &mut ControlPlane::default()) {
+            Ok(compiled) => compiled,
+            Err(e) => return Err(self.error(e.inner.to_string())),
+        };
+        let align = compiled.buffer.alignment.max(64);
+        self.align = self.align.max(align);
+        let start = self.code.len().next_multiple_of(align as usize);
+        self.code.resize(start, 0);
+        self.code.extend_from_slice(compiled.code_buffer());
+        self.listing.push_str(compiled.vcode.as_deref().unwrap_or_default());
+        let relocs = compiled.buffer.relocs().to_vec();
+        for reloc in relocs {
+            let callee = match &reloc.target {
+                FinalizedRelocTarget::ExternalName(ExternalName::User(name)) => {
+                    context.func.params.user_named_funcs().get(*name).map(|name| name.index)
+                }
+                _ => None,
+            };
+            let Some(callee) = callee else {
+                return Err(self.error(format!("code refers to something outside: {:?}", reloc.target)));
+            };
+            let at = start + reloc.offset as usize;
+            self.calls.push(Call { at, kind: reloc.kind, addend: reloc.addend, callee });
+        }
+        Ok(start)
+    }
+
+    /// Fills in the calls, so that no relocation is left.
+    fn link(&mut self, entries: &[usize]) -> Result<(), LowerError> {
+        for call in std::mem::take(&mut self.calls) {
+            let word = entries.get(call.callee as usize).and_then(|&entry| {
+                let distance = entry as i64 + call.addend - call.at as i64;
+                let old = u32::from_le_bytes(self.code.get(call.at..call.at + 4)?.try_into().ok()?);
+                match call.kind {
+                    Reloc::X86CallPCRel4 | Reloc::X86PCRel4 => Some(i32::try_from(distance).ok()? as u32),
+                    // A 26-bit count of words in the low bits of the instruction.
+                    Reloc::Arm64Call => Some((old & 0xfc00_0000) | ((distance >> 2) as u32 & 0x03ff_ffff)),
+                    _ => None,
+                }
+            });
+            let Some(word) = word else {
+                return Err(self.error(format!("a call that cannot be linked: {:?}", call.kind)));
+            };
+            self.code[call.at..call.at + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Compiler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiler").field("tier", &self.tier).finish()
+    }
+}

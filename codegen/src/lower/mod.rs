@@ -1,0 +1,4 @@
+//! Lowerings of kernel IR to machine code.
+
+pub mod clif;
+pub mod jit;
