@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod decompose;
 pub mod dim;
 pub mod dtype;
 pub mod elementwise;
@@ -18,6 +19,7 @@ pub mod types;
 
 pub use build::dynamic::BuildDynamic;
 pub use build::{Build, Edit, EditError, GraphBuilder, Patch};
+pub use decompose::decompose;
 pub use dim::{Dim, DimError, Symbol};
 pub use dtype::{DClass, DType};
 pub use elementwise::Ew;
