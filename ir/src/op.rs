@@ -5,11 +5,13 @@
 
 mod attr;
 mod families;
+mod host;
 
 use smallvec::SmallVec;
 
 pub use attr::{Attr, AttrError, Cursor};
 pub use families::*;
+pub use host::*;
 
 use crate::{DType, Ew, Float};
 

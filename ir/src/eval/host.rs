@@ -24,9 +24,25 @@ pub(super) fn host(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<V
         Host::StringConcat {} => text::concat(cx, at(0)?, at(1)?),
         Host::StringCast { to } => text::cast(cx, at(0)?, *to),
         Host::StringEqual {} => text::equal(cx, at(0)?, at(1)?),
+        Host::BitCast { to } => bit_cast(at(0)?, *to),
         Host::Fail { message } => Err(Fault::Failed(message.clone())),
+        _ => invalid("has no evaluation yet"),
     };
     result.map(|t| vec![t])
+}
+
+/// The same bits in another dtype of the same width.
+fn bit_cast(x: &Tensor, to: DType) -> Result<Tensor, Fault> {
+    match x.storage() {
+        Some(bytes) if x.dtype().bits() == to.bits() => {
+            // Any byte but 0 would be an ill-formed bool.
+            if to == DType::Bool && bytes.as_slice().iter().any(|&b| b > 1) {
+                return invalid("bits that are no bool");
+            }
+            Ok(Tensor::new(to, x.dims(), bytes.clone())?)
+        }
+        _ => invalid(format!("{} and {to} differ in width", x.dtype())),
+    }
 }
 
 /// Determinants of the last two axes, by elimination with partial pivoting.

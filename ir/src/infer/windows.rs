@@ -157,7 +157,7 @@ fn pooled(p: &Pool<'_>, cx: &InferCx<'_>) -> Result<(DType, Shape), InferError> 
 
 /// Windows along one axis. With `ceil_mode` the last one may hang over the end, but must start inside the operand or
 /// the padding before it (ONNX MaxPool, AveragePool).
-fn pooled_size(d: &Dim, extent: &Dim, stride: i64, pads: &(Dim, Dim), ceil_mode: bool) -> Dim {
+pub(super) fn pooled_size(d: &Dim, extent: &Dim, stride: i64, pads: &(Dim, Dim), ceil_mode: bool) -> Dim {
     let (one, s) = (Dim::known(1), Dim::known(stride));
     let start = d + &pads.0;
     let room = &start + &pads.1 - extent;

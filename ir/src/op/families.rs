@@ -590,42 +590,6 @@ family! {
     }
 }
 
-family! {
-    /// Rare operators. They have no kernels: the reference evaluator runs them.
-    Host {
-        /// Values uniform in `[low, high)`, shape `shape`.
-        RandomUniform = "random_uniform" { shape: Vec<Dim>, dtype: DType, low: Float, high: Float, seed: Option<Float>, }
-        /// Normal values.
-        RandomNormal = "random_normal" { shape: Vec<Dim>, dtype: DType, mean: Float, scale: Float, seed: Option<Float>, }
-        /// 1 with probability `x`, else 0.
-        Bernoulli = "bernoulli" { dtype: DType, seed: Option<Float>, }
-        /// Operands boxes, scores, max_output_boxes, iou_threshold, score_threshold; i64 `[n, 3]`.
-        NonMaxSuppression = "non_max_suppression" { center_point_box: bool, }
-        /// Determinant of the last two axes.
-        Det = "det" {}
-        /// Elementwise string concatenation.
-        StringConcat = "string_concat" {}
-        /// Number or bool to text, as ONNX Cast to string does; or text to a number.
-        StringCast = "string_cast" { to: DType, }
-        /// Elementwise equality of strings.
-        StringEqual = "string_equal" {}
-        /// Raises a run-time error with this message.
-        Fail = "fail" { message: String, }
-    }
-}
-
-impl Host {
-    /// Whether results differ from call to call.
-    pub fn is_random(&self) -> bool {
-        matches!(self, Host::RandomUniform { .. } | Host::RandomNormal { .. } | Host::Bernoulli { .. })
-    }
-
-    /// Whether failing is the operator's purpose.
-    pub fn may_fail_by_design(&self) -> bool {
-        matches!(self, Host::Fail { .. })
-    }
-}
-
 impl Attr for Tensor {
     /// `f32[2] dense [1.0, 2.0]`: dtype, dims, elements in row-major order; strings quoted.
     fn write(&self, out: &mut String) {

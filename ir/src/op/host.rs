@@ -1,0 +1,132 @@
+//! Operators without kernels: the reference evaluator runs them.
+
+use super::attr::{attr_enum, family};
+use crate::{DType, Dim, Float, Tensor};
+
+attr_enum! {
+    /// What a grid sampler reads outside the operand.
+    GridPadding {
+        /// Zeros.
+        Zeros = "zeros",
+        /// The nearest element inside.
+        Border = "border",
+        /// The mirror image.
+        Reflection = "reflection",
+    }
+}
+
+attr_enum! {
+    /// What a region pooling computes of its samples.
+    RegionPool {
+        /// Their mean.
+        Average = "average",
+        /// Their maximum.
+        Max = "max",
+    }
+}
+
+attr_enum! {
+    /// Change of case.
+    TextCase {
+        /// None.
+        Keep = "keep",
+        /// To lower case.
+        Lower = "lower",
+        /// To upper case.
+        Upper = "upper",
+    }
+}
+
+attr_enum! {
+    /// What an n-gram counter gives for an n-gram.
+    NgramWeight {
+        /// How often it occurs.
+        Count = "count",
+        /// Its weight if it occurs, else 0.
+        Weight = "weight",
+        /// How often it occurs, times its weight.
+        CountTimesWeight = "count_times_weight",
+    }
+}
+
+family! {
+    /// Rare operators. They have no kernels: the reference evaluator runs them.
+    Host {
+        /// Values uniform in `[low, high)`, shape `shape`.
+        RandomUniform = "random_uniform" { shape: Vec<Dim>, dtype: DType, low: Float, high: Float, seed: Option<Float>, }
+        /// Normal values.
+        RandomNormal = "random_normal" { shape: Vec<Dim>, dtype: DType, mean: Float, scale: Float, seed: Option<Float>, }
+        /// 1 with probability `x`, else 0.
+        Bernoulli = "bernoulli" { dtype: DType, seed: Option<Float>, }
+        /// Operands boxes, scores, max_output_boxes, iou_threshold, score_threshold; i64 `[n, 3]`.
+        NonMaxSuppression = "non_max_suppression" { center_point_box: bool, }
+        /// Determinant of the last two axes.
+        Det = "det" {}
+        /// The operand's bits as elements of `to`, which has the same width.
+        BitCast = "bit_cast" { to: DType, }
+        /// Elementwise string concatenation.
+        StringConcat = "string_concat" {}
+        /// Number or bool to text, as ONNX Cast to string does; or text to a number.
+        StringCast = "string_cast" { to: DType, }
+        /// Elementwise equality of strings.
+        StringEqual = "string_equal" {}
+        /// Pieces of each string between delimiters (runs of whitespace if it is empty), at most `max_splits` + 1 of
+        /// them; the last keeps the rest. Results: pieces along a new last axis, filled up with empty strings, and
+        /// their i64 number.
+        StringSplit = "string_split" { delimiter: String, max_splits: Option<i64>, }
+        /// Whether each string matches the pattern (RE2 syntax) as a whole.
+        RegexFullMatch = "regex_full_match" { pattern: String, }
+        /// ONNX StringNormalizer on `[n]` or `[1, n]`: removes stopwords, then changes the case. One empty string if
+        /// none is left.
+        StringNormalize = "string_normalize" { case: TextCase, case_sensitive: bool, stopwords: Vec<String>, }
+        /// ONNX TfIdfVectorizer on integers or strings, `[n]` or `[b, n]`: f32 counts or weights of the n-grams in
+        /// `pool` of `min_length` to `max_length` elements with gaps up to `max_skip`. `starts[i]` is where n-grams of
+        /// `i + 1` elements start in the pool, `columns` the result's column of each.
+        NgramCounts = "ngram_counts" {
+            weighting: NgramWeight, min_length: i64, max_length: i64, max_skip: i64, starts: Vec<i64>,
+            columns: Vec<i64>, pool: Tensor, weights: Vec<Float>,
+        }
+        /// The value whose key equals each element; `default` (one element) where none does. NaN equals NaN.
+        Lookup = "lookup" { keys: Tensor, values: Tensor, default: Tensor, }
+        /// ONNX GridSample: operands `x` `[N, C, spatial...]`, grid `[N, out..., rank]` of coordinates in `[-1, 1]`,
+        /// last spatial axis first.
+        GridSample = "grid_sample" { mode: super::Interpolation, padding: GridPadding, align_corners: bool, }
+        /// ONNX RoiAlign: operands `x` `[N, C, H, W]`, boxes `[R, 4]` (x1, y1, x2, y2), i64 batch indices `[R]`; result
+        /// `[R, C, height, width]`. `half_pixel` shifts boxes by half a pixel; `sampling` 0 adapts to the box.
+        RoiAlign = "roi_align" {
+            mode: RegionPool, half_pixel: bool, height: i64, width: i64, sampling: i64, spatial_scale: Float,
+        }
+        /// ONNX MaxUnpool: operands `x`, i64 indices into the flattened result, i64 result shape (empty: inferred).
+        MaxUnpool = "max_unpool" { kernel: Vec<i64>, strides: Vec<i64>, pads: Vec<(i64, i64)>, }
+        /// ONNX Col2Im: operands `x` `[N, C * prod(block), L]`, i64 image shape, i64 block shape; sums overlaps into
+        /// `[N, C, image...]`.
+        Col2Im = "col2im" { strides: Vec<i64>, dilations: Vec<i64>, pads: Vec<(i64, i64)>, }
+        /// ONNX DeformConv without bias: operands `x` `[N, C, spatial...]`, `w`, offsets, and a mask if there are four.
+        DeformConv = "deform_conv" {
+            strides: Vec<i64>, dilations: Vec<i64>, pads: Vec<(i64, i64)>, groups: i64, offset_groups: i64,
+        }
+        /// ONNX DFT: operands `x` `[..., n, ..., 1 or 2]`, i64 length (empty: that of `x`), i64 axis (one element).
+        /// `onesided` gives `n / 2 + 1` bins of a real signal, or with `inverse` a real signal of such bins.
+        Dft = "dft" { inverse: bool, onesided: bool, }
+        /// ONNX STFT: operands signal `[B, n, 1 or 2]`, i64 frame step (one element), window `[frame]`; result
+        /// `[B, frames, bins, 2]`.
+        Stft = "stft" { onesided: bool, }
+        /// ONNX MelWeightMatrix: i64 operands bins, DFT length, sample rate, then float lower and upper edge in Hertz,
+        /// one element each.
+        MelWeightMatrix = "mel_weight_matrix" { dtype: DType, }
+        /// Raises a run-time error with this message.
+        Fail = "fail" { message: String, }
+    }
+}
+
+impl Host {
+    /// Whether results differ from call to call.
+    pub fn is_random(&self) -> bool {
+        matches!(self, Host::RandomUniform { .. } | Host::RandomNormal { .. } | Host::Bernoulli { .. })
+    }
+
+    /// Whether failing is the operator's purpose.
+    pub fn may_fail_by_design(&self) -> bool {
+        matches!(self, Host::Fail { .. })
+    }
+}
