@@ -342,6 +342,12 @@ impl Module {
         GraphId::new(self.graphs.len() - 1)
     }
 
+    /// Drops the graphs that were added after the first `count`, for a builder that starts over. Nothing that stays may
+    /// name them.
+    pub fn truncate_graphs(&mut self, count: usize) {
+        self.graphs.truncate(count);
+    }
+
     /// States, in declaration order.
     pub fn states(&self) -> &[StateDecl] {
         &self.states

@@ -34,6 +34,11 @@ fn position(cx: &InferCx<'_>, i: usize, present: bool) -> Result<(), InferError>
     Ok(())
 }
 
+/// The type of one element: what is not constant in the sequence's type may differ from element to element.
+fn any_element(ty: &Type) -> Type {
+    ty.map_dims(&mut |d| if d.as_known().is_some() { d.clone() } else { Dim::unknown() })
+}
+
 fn sequence(element: Type) -> Inferred {
     Inferred::new(Type::Sequence(Box::new(element)))
 }
@@ -50,7 +55,7 @@ pub(super) fn infer(op: &Object, cx: &InferCx<'_>) -> Results {
         }
         Object::SequenceAt {} => {
             position(cx, 1, true)?;
-            Inferred::new(element(cx, 0)?.clone())
+            Inferred::new(any_element(element(cx, 0)?))
         }
         Object::SequenceInsert { at } => {
             position(cx, 2, *at)?;
@@ -143,10 +148,5 @@ fn map(body: crate::GraphId, sequences: usize, cx: &InferCx<'_>) -> Results {
         ensure!(wanted.is_compatible(given), "input {i} of {body} is {wanted}, the operand gives {given}");
     }
     // Elements may differ in shape from one another, and so may results.
-    let results = graph.outputs().iter().map(|&v| {
-        let ty =
-            graph.ty(v).map_dims(&mut |d| if d.as_known().is_some() { d.clone() } else { Dim::unknown() });
-        sequence(ty)
-    });
-    Ok(results.collect())
+    Ok(graph.outputs().iter().map(|&v| sequence(any_element(graph.ty(v)))).collect())
 }
