@@ -1,4 +1,68 @@
 //! Loaders of Kiln: files of other frameworks to graph IR.
+//!
+//! Files are untrusted: loading is bounded by [`Limits`], never executes anything from a file, reads nothing outside
+//! the model's folder, and answers with a typed error that names the place.
+#![deny(unsafe_code)]
 
+pub mod detect;
+mod error;
+mod map;
 pub mod npz;
 pub mod onnx;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+use kiln_ir::{Dim, Module};
+
+pub use detect::Format;
+pub use error::{Issue, IssueKind, LoadError};
+
+/// Bounds on what a file may ask for.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Nodes of all graphs together, functions inlined.
+    pub nodes: usize,
+    /// Nesting of graphs and functions.
+    pub depth: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { nodes: 1 << 20, depth: 64 }
+    }
+}
+
+/// How to load a model.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Shapes of inputs, by name, in place of the declared ones.
+    pub shapes: BTreeMap<String, Vec<Dim>>,
+    /// Values of symbolic dims, by name.
+    pub symbols: BTreeMap<String, i64>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Loads a model file of any supported format. The file is mapped; weights share the map.
+pub fn load(path: &Path, options: &LoadOptions) -> Result<Module, LoadError> {
+    let name = || path.display().to_string();
+    let io = |source| LoadError::Io { path: name(), source };
+    let file = File::open(path).map_err(io)?;
+    if file.metadata().map_err(io)?.is_dir() {
+        return Err(LoadError::NotAModel { path: name(), reason: "it is a folder".to_owned() });
+    }
+    let bytes = map::map(&file).map_err(io)?;
+    match Format::of(&bytes) {
+        Some(Format::Onnx) => onnx::load(path, bytes, options),
+        Some(other) => Err(LoadError::UnsupportedFormat { path: name(), format: other.name() }),
+        None if bytes.is_empty() => {
+            Err(LoadError::NotAModel { path: name(), reason: "the file is empty".to_owned() })
+        }
+        None => Err(LoadError::NotAModel {
+            path: name(),
+            reason: "its content is no format that Kiln knows".to_owned(),
+        }),
+    }
+}

@@ -1,7 +1,29 @@
-//! The ONNX loader.
+//! The ONNX loader: opsets 1 to 28 of the default domain and parts of `com.microsoft`.
 
+mod attrs;
+mod cx;
+mod external;
+mod import;
+mod ops;
 pub mod pb;
 pub mod proto;
 pub mod tensor;
+mod types;
+
+use std::path::Path;
+
+use kiln_ir::Module;
+use prost::Message;
 
 pub use pb::{PbError, read_tensor_pb, write_tensor_pb};
+
+use crate::{LoadError, LoadOptions};
+
+/// Loads an ONNX model from bytes; external data is looked up beside `path`, which also names the model in messages.
+pub fn load(path: &Path, bytes: bytes::Bytes, options: &LoadOptions) -> Result<Module, LoadError> {
+    let name = path.display().to_string();
+    let model = proto::ModelProto::decode(bytes)
+        .map_err(|e| LoadError::Malformed { path: name.clone(), reason: e.to_string() })?;
+    let folder = external::Folder::of(path);
+    import::import(&name, &model, &folder, options)
+}

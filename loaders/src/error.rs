@@ -1,0 +1,122 @@
+//! What can be wrong with a model file. Every error names the file; problems of nodes come all at once.
+
+use std::fmt;
+
+use kiln_ir::Origin;
+
+/// Why a file does not load.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// File.
+        path: String,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The content is no model format that Kiln knows.
+    #[error("{path}: not a model: {reason}")]
+    NotAModel {
+        /// File.
+        path: String,
+        /// What was found instead.
+        reason: String,
+    },
+    /// The content is a format that Kiln recognises but cannot load.
+    #[error("{path}: this is {format}, which is recognised but not supported yet")]
+    UnsupportedFormat {
+        /// File.
+        path: String,
+        /// Name of the format.
+        format: &'static str,
+    },
+    /// The bytes are not well-formed.
+    #[error("{path}: malformed ONNX model: {reason}")]
+    Malformed {
+        /// File.
+        path: String,
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// The file asks for more than the limits allow.
+    #[error("{path}: {what} is more than the limit of {limit}")]
+    Limit {
+        /// File.
+        path: String,
+        /// What is too large.
+        what: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// A shape or symbol that the caller gave does not fit the model.
+    #[error("{path}: {reason}")]
+    Option {
+        /// File.
+        path: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// Parts of the graph cannot be imported; all of them are listed.
+    #[error("{}", ListIssues { path, issues })]
+    Graph {
+        /// File.
+        path: String,
+        /// Every problem, in the file's order.
+        issues: Vec<Issue>,
+    },
+}
+
+/// Kinds of problems with a part of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IssueKind {
+    /// The operator, or a feature of it, is not supported.
+    Unsupported,
+    /// The part is wrong in itself.
+    Invalid,
+}
+
+/// A problem with one node, tensor or value of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issue {
+    /// Kind of problem.
+    pub kind: IssueKind,
+    /// Where: file, graph path, node name, operator with domain and version. For tensors and values `op` is
+    /// `initializer`, `input` or `output`.
+    pub origin: Origin,
+    /// Domain of the operator; `ai.onnx` for the default one.
+    pub domain: String,
+    /// Opset version of the domain that the graph imports.
+    pub opset: i64,
+    /// What is wrong: expected and found.
+    pub reason: String,
+}
+
+impl fmt::Display for Issue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Origin { path, node, op, .. } = &self.origin;
+        let slash = if path.is_empty() { "" } else { "/" };
+        write!(f, "`{path}{slash}{node}`: {op} (domain {}, opset {})", self.domain, self.opset)?;
+        match self.kind {
+            IssueKind::Unsupported => write!(f, ": unsupported: {}", self.reason),
+            IssueKind::Invalid => write!(f, ": {}", self.reason),
+        }
+    }
+}
+
+struct ListIssues<'a> {
+    path: &'a str,
+    issues: &'a [Issue],
+}
+
+impl fmt::Display for ListIssues<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.issues {
+            [one] => write!(f, "{}: node {one}", self.path),
+            many => {
+                write!(f, "{}: {} nodes cannot be loaded:", self.path, many.len())?;
+                many.iter().try_for_each(|issue| write!(f, "\n  node {issue}"))
+            }
+        }
+    }
+}

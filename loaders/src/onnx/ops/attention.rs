@@ -1,0 +1,270 @@
+//! Attention and rotary embeddings.
+
+use kiln_ir::op::{Composite, Contract, Index, Movement, PadMode};
+use kiln_ir::{Build, DType, Dim, Float, Tensor, Value};
+
+use super::index::coordinate;
+use super::{How, MICROSOFT, Row, row, row_of};
+use crate::onnx::cx::{Cx, OpError, Outputs, one};
+
+use How::Fn;
+
+pub(super) const ROWS: &[Row] = &[
+    row("Attention", &[23, 24], Fn(attention)),
+    row("RotaryEmbedding", &[23], Fn(rotary)),
+    row_of(MICROSOFT, "RotaryEmbedding", contrib_rotary),
+];
+
+fn last(dims: &[Dim]) -> Dim {
+    dims.last().cloned().unwrap_or(Dim::known(1))
+}
+
+fn at(dims: &[Dim], axis: usize) -> Dim {
+    dims.get(axis).cloned().unwrap_or(Dim::known(1))
+}
+
+/// `[B, L, H * D]` as `[B, H, L, D]`.
+fn split_heads(cx: &mut Cx<'_, '_, '_>, v: Value, heads: i64) -> Result<Value, OpError> {
+    let dims = cx.shape(v)?;
+    let h = Dim::known(heads);
+    let size = last(&dims).floor_div(&h);
+    let split = cx.b.reshape(v, &[at(&dims, 0), at(&dims, 1), h, size])?;
+    Ok(cx.b.transpose(split, &[0, 2, 1, 3])?)
+}
+
+/// `[B, H, L, D]` as `[B, L, H * D]`.
+fn merge_heads(cx: &mut Cx<'_, '_, '_>, v: Value) -> Result<Value, OpError> {
+    let moved = cx.b.transpose(v, &[0, 2, 1, 3])?;
+    let dims = cx.shape(moved)?;
+    Ok(cx.b.reshape(moved, &[at(&dims, 0), at(&dims, 1), at(&dims, 2) * at(&dims, 3)])?)
+}
+
+/// The operands of one attention, `[B, H, L, D]`, and what it depends on.
+struct Parts {
+    q: Value,
+    k: Value,
+    v: Value,
+    /// Length of the keys that came before.
+    past: Dim,
+    bias: Option<Value>,
+    scale: f64,
+    softcap: f64,
+}
+
+fn attention(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+    let [mut q, mut k, mut v] = [cx.input(0)?, cx.input(1)?, cx.input(2)?];
+    let merged = cx.rank(q)? == 3;
+    if merged {
+        let heads = (cx.attrs.required_int("q_num_heads")?, cx.attrs.required_int("kv_num_heads")?);
+        if heads.0 <= 0 || heads.1 <= 0 {
+            return Err(OpError::invalid("numbers of heads must be positive"));
+        }
+        q = split_heads(cx, q, heads.0)?;
+        k = split_heads(cx, k, heads.1)?;
+        v = split_heads(cx, v, heads.1)?;
+    }
+    let mut past = Dim::known(0);
+    if let (Some(past_k), Some(past_v)) = (cx.optional(4), cx.optional(5)) {
+        past = at(&cx.shape(past_k)?, 2);
+        k = cx.b.concat(&[past_k, k], 2)?;
+        v = cx.b.concat(&[past_v, v], 2)?;
+    }
+    let scale = match cx.attrs.float("scale")? {
+        Some(scale) => scale,
+        None => {
+            let size = last(&cx.shape(q)?);
+            let size = size.as_known().ok_or_else(|| OpError::unsupported("an unknown head size"))?;
+            1.0 / (size as f64).sqrt()
+        }
+    };
+    let softcap = cx.attrs.float_or("softcap", 0.0)?;
+    let bias = explicit_bias(cx, q, k)?;
+    let causal = cx.attrs.flag("is_causal", false)?;
+    let parts = Parts { q, k, v, past, bias, scale, softcap };
+    let (mut y, scores) = if cx.wants(3) {
+        let (y, scores) = composed(cx, &parts, causal)?;
+        (y, Some(scores))
+    } else {
+        (composite(cx, &parts, causal)?, None)
+    };
+    if merged {
+        y = merge_heads(cx, y)?;
+    }
+    Ok([Some(y), Some(k), Some(v), scores].into_iter().flatten().collect())
+}
+
+/// The additive mask that the operands `attn_mask` and `nonpad_kv_seqlen` give.
+fn explicit_bias(cx: &mut Cx<'_, '_, '_>, q: Value, k: Value) -> Result<Option<Value>, OpError> {
+    let dtype = cx.dtype(q)?;
+    let keys = at(&cx.shape(k)?, 2);
+    let mut bias = None;
+    if let Some(mut mask) = cx.optional(3) {
+        let dims = cx.shape(mask)?;
+        let is_bool = cx.dtype(mask)? == DType::Bool;
+        let short = &keys - &last(&dims);
+        if short.as_known().is_some_and(|n| n > 0) {
+            // Keys beyond the mask are hidden.
+            let before = vec![Dim::known(0); dims.len()];
+            let mut after = before.clone();
+            if let Some(slot) = after.last_mut() {
+                *slot = short;
+            }
+            let fill = match is_bool {
+                true => cx.b.constant(Tensor::from_bools(&[], &[false])?)?,
+                false => {
+                    let dtype = cx.dtype(mask)?;
+                    cx.b.scalar(dtype, f64::NEG_INFINITY)?
+                }
+            };
+            let pad = Movement::Pad { mode: PadMode::Constant, before, after };
+            mask = cx.b.add1(pad, &[mask, fill])?;
+        }
+        bias = Some(if is_bool { hide_unless(cx, mask, dtype)? } else { cx.b.cast(mask, dtype)? });
+    }
+    if let Some(lengths) = cx.optional(6) {
+        let position = coordinate(cx, &keys, 3, 4)?;
+        let batch = at(&cx.shape(lengths)?, 0);
+        let lengths = cx.b.cast(lengths, DType::I64)?;
+        let lengths = cx.b.reshape(lengths, &[batch, Dim::known(1), Dim::known(1), Dim::known(1)])?;
+        let inside = cx.b.ew("lt", &[position, lengths])?;
+        let padding = hide_unless(cx, inside, dtype)?;
+        bias = Some(match bias {
+            Some(bias) => cx.b.ew("add", &[bias, padding])?,
+            None => padding,
+        });
+    }
+    Ok(bias)
+}
+
+/// 0 where `keep` holds, else negative infinity.
+fn hide_unless(cx: &mut Cx<'_, '_, '_>, keep: Value, dtype: DType) -> Result<Value, OpError> {
+    let (zero, hidden) = (cx.b.scalar(dtype, 0.0)?, cx.b.scalar(dtype, f64::NEG_INFINITY)?);
+    Ok(cx.b.ew("where", &[keep, zero, hidden])?)
+}
+
+/// The additive mask that hides key `j` from query `i` where `j > i + past`.
+fn causal_bias(cx: &mut Cx<'_, '_, '_>, parts: &Parts) -> Result<Value, OpError> {
+    let (queries, keys) = (at(&cx.shape(parts.q)?, 2), at(&cx.shape(parts.k)?, 2));
+    let (row, column) = (coordinate(cx, &queries, 0, 2)?, coordinate(cx, &keys, 1, 2)?);
+    let offset = cx.b.dims(std::slice::from_ref(&parts.past))?;
+    let limit = cx.b.ew("add", &[row, offset])?;
+    let keep = cx.b.ew("le", &[column, limit])?;
+    let dtype = cx.dtype(parts.q)?;
+    hide_unless(cx, keep, dtype)
+}
+
+/// Attention by the composite operator.
+fn composite(cx: &mut Cx<'_, '_, '_>, parts: &Parts, causal: bool) -> Result<Value, OpError> {
+    let (queries, keys) = (at(&cx.shape(parts.q)?, 2), at(&cx.shape(parts.k)?, 2));
+    let from_end = &keys - &queries == parts.past;
+    let by_flag = causal && (from_end || parts.past.as_known() == Some(0));
+    let mut bias = parts.bias;
+    if causal && !by_flag {
+        let hidden = causal_bias(cx, parts)?;
+        bias = Some(match bias {
+            Some(bias) => cx.b.ew("add", &[bias, hidden])?,
+            None => hidden,
+        });
+    }
+    let op = Composite::Attention {
+        scale: Float::new(parts.scale),
+        mask: bias.is_some(),
+        causal: by_flag,
+        causal_from_end: by_flag && parts.past.as_known() != Some(0),
+        softcap: Float::new(parts.softcap),
+    };
+    let operands: Vec<Value> = [parts.q, parts.k, parts.v].into_iter().chain(bias).collect();
+    Ok(cx.b.add1(op, &operands)?)
+}
+
+/// Attention step by step, for the scores that `qk_matmul_output_mode` asks for.
+fn composed(cx: &mut Cx<'_, '_, '_>, parts: &Parts, causal: bool) -> Result<(Value, Value), OpError> {
+    let (q_dims, k_dims) = (cx.shape(parts.q)?, cx.shape(parts.k)?);
+    let dtype = cx.dtype(parts.q)?;
+    let [b, h, l, d] = [at(&q_dims, 0), at(&q_dims, 1), at(&q_dims, 2), at(&q_dims, 3)];
+    let (g, s) = (at(&k_dims, 1), at(&k_dims, 2));
+    let repeat = h.floor_div(&g);
+    let grouped = cx.b.reshape(parts.q, &[b.clone(), g.clone(), repeat.clone(), l.clone(), d])?;
+    let spec = "bgrld,bgsd->bgrls".parse().map_err(OpError::Invalid)?;
+    let scores = cx.b.add1(Contract::Einsum { spec, out: dtype }, &[grouped, parts.k])?;
+    let scores = cx.b.reshape(scores, &[b.clone(), h, l.clone(), s.clone()])?;
+    let scale = cx.b.scalar(dtype, parts.scale)?;
+    let mut scores = cx.b.ew("mul", &[scores, scale])?;
+    if parts.softcap > 0.0 {
+        let cap = cx.b.scalar(dtype, parts.softcap)?;
+        scores = cx.b.ew("div", &[scores, cap])?;
+        scores = cx.b.ew("tanh", &[scores])?;
+        scores = cx.b.ew("mul", &[scores, cap])?;
+    }
+    let mut masked = scores;
+    if let Some(bias) = parts.bias {
+        masked = cx.b.ew("add", &[masked, bias])?;
+    }
+    if causal {
+        let hidden = causal_bias(cx, parts)?;
+        masked = cx.b.ew("add", &[masked, hidden])?;
+    }
+    let precision = cx.attrs.dtype("softmax_precision")?.unwrap_or(dtype);
+    let wide = cx.b.cast(masked, precision)?;
+    let weights = cx.b.softmax(wide, 3)?;
+    let weights = cx.b.cast(weights, dtype)?;
+    let split = cx.b.reshape(weights, &[b, g, repeat, l, s])?;
+    let spec = "bgrls,bgse->bgrle".parse().map_err(OpError::Invalid)?;
+    let y = cx.b.add1(Contract::Einsum { spec, out: dtype }, &[split, parts.v])?;
+    let y_dims = cx.shape(y)?;
+    let y =
+        cx.b.reshape(y, &[at(&y_dims, 0), at(&y_dims, 1) * at(&y_dims, 2), at(&y_dims, 3), at(&y_dims, 4)])?;
+    let shown = match cx.attrs.int_or("qk_matmul_output_mode", 0)? {
+        0 | 1 => scores,
+        2 => masked,
+        3 => weights,
+        mode => return Err(OpError::invalid(format!("qk_matmul_output_mode {mode}"))),
+    };
+    Ok((y, shown))
+}
+
+/// Operands of a rotary embedding.
+struct Rotation {
+    x: Value,
+    cos: Value,
+    sin: Value,
+    positions: Option<Value>,
+}
+
+fn rotate(cx: &mut Cx<'_, '_, '_>, parts: Rotation) -> Outputs {
+    let Rotation { mut x, mut cos, mut sin, positions } = parts;
+    let merged = cx.rank(x)? == 3;
+    if merged {
+        let heads = cx.attrs.int_or("num_heads", 0)?;
+        if heads <= 0 {
+            return Err(OpError::invalid("attribute `num_heads` is needed for an operand of rank 3"));
+        }
+        x = split_heads(cx, x, heads)?;
+    }
+    if let Some(positions) = positions {
+        cos = cx.b.add1(Index::Gather { axis: 0 }, &[cos, positions])?;
+        sin = cx.b.add1(Index::Gather { axis: 0 }, &[sin, positions])?;
+    }
+    let interleaved = cx.attrs.flag("interleaved", false)?;
+    let rotary_dim = match cx.attrs.int_or("rotary_embedding_dim", 0)? {
+        0 => last(&cx.shape(x)?).as_known().unwrap_or(0),
+        dim => dim,
+    };
+    let y = cx.b.add1(Composite::Rope { interleaved, rotary_dim }, &[x, cos, sin])?;
+    one(if merged { merge_heads(cx, y)? } else { y })
+}
+
+fn rotary(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+    let (x, cos, sin) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
+    let positions = cx.optional(3);
+    rotate(cx, Rotation { x, cos, sin, positions })
+}
+
+/// Operands x, positions, cos, sin; the caches are always looked up.
+fn contrib_rotary(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+    let (x, positions, cos, sin) = (cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.input(3)?);
+    if cx.rank(positions)? != 2 {
+        return Err(OpError::unsupported("positions given by an offset"));
+    }
+    rotate(cx, Rotation { x, cos, sin, positions: Some(positions) })
+}

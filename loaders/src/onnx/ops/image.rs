@@ -1,0 +1,5 @@
+//! image operators.
+
+use super::Row;
+
+pub(super) const ROWS: &[Row] = &[];

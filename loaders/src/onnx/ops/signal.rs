@@ -1,0 +1,5 @@
+//! signal operators.
+
+use super::Row;
+
+pub(super) const ROWS: &[Row] = &[];
