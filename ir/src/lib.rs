@@ -16,6 +16,7 @@ pub mod scalar;
 pub mod tensor;
 pub mod text;
 pub mod types;
+pub mod verify;
 
 pub use build::dynamic::BuildDynamic;
 pub use build::{Build, Edit, EditError, GraphBuilder, Patch};
@@ -31,3 +32,4 @@ pub use op::Op;
 pub use scalar::{Prim, Scalar, ScalarExpr, ScalarNode, wrap_int};
 pub use tensor::{Bytes, Element, Tensor, TensorError};
 pub use types::{Shape, TensorType, Type};
+pub use verify::{VerifyError, verify};

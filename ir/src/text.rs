@@ -24,7 +24,7 @@ mod print;
 
 use std::fmt;
 
-pub use parse::parse_module;
+pub use parse::{parse_module, parse_module_unchecked};
 pub use print::{TextOptions, print_graph, print_module, print_module_with};
 
 use crate::Tensor;

@@ -10,6 +10,7 @@ use super::{ParseError, Resources};
 use crate::graph::{Def, Known, Node, Origin, ValueData};
 use crate::infer::{InferCx, infer};
 use crate::op::{Attr, AttrError, Cursor, Source};
+use crate::verify::call_order;
 use crate::{Dim, Graph, GraphId, Module, NodeId, Op, StateDecl, Tensor, Type, Value};
 
 /// Longest text that is read.
@@ -21,15 +22,35 @@ const MAX_FRESH: u64 = 1 << 40;
 /// Reads what [`super::print_module`] prints, with the resources that it gave.
 pub fn parse_module(text: &str, resources: &Resources) -> Result<Module, ParseError> {
     let locate = |e: AttrError| located(text, e);
-    if text.len() > MAX_TEXT {
-        return Err(locate(AttrError { reason: "the text is too long".into(), at: 0 }));
-    }
-    let mut reader = Reader { c: Cursor::new(text), resources, module: Module::new(), starts: vec![] };
-    reader.module.fresh = last_fresh(text).map_err(locate)?;
-    reader.module().map_err(locate)?;
-    let Reader { mut module, starts, .. } = reader;
+    let (mut module, starts) = read(text, resources, Trust::Definitions).map_err(locate)?;
     check(&mut module, &starts).map_err(locate)?;
     Ok(module)
+}
+
+/// Reads a module without checking it, for tests of the verifier: `%N` is the value of arena position N whether or
+/// not it is defined, and types are what the text says.
+pub fn parse_module_unchecked(text: &str, resources: &Resources) -> Result<Module, ParseError> {
+    read(text, resources, Trust::Nothing).map(|(module, _)| module).map_err(|e| located(text, e))
+}
+
+/// What the reader insists on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Values are defined once, before their uses; entries exist.
+    Definitions,
+    /// Syntax alone.
+    Nothing,
+}
+
+/// The module, and where each node's text starts, by graph.
+fn read(text: &str, resources: &Resources, trust: Trust) -> Result<(Module, Vec<Vec<usize>>), AttrError> {
+    if text.len() > MAX_TEXT {
+        return Err(AttrError { reason: "the text is too long".into(), at: 0 });
+    }
+    let mut reader = Reader { c: Cursor::new(text), resources, trust, module: Module::new(), starts: vec![] };
+    reader.module.fresh = last_fresh(text)?;
+    reader.module()?;
+    Ok((reader.module, reader.starts))
 }
 
 fn located(text: &str, e: AttrError) -> ParseError {
@@ -58,6 +79,7 @@ fn last_fresh(text: &str) -> Result<u64, AttrError> {
 struct Reader<'a> {
     c: Cursor<'a>,
     resources: &'a Resources,
+    trust: Trust,
     module: Module,
     /// Where each node's text starts, by graph.
     starts: Vec<Vec<usize>>,
@@ -97,7 +119,7 @@ impl<'a> Reader<'a> {
             return Err(self.c.error("text after the module"));
         }
         for (at, id) in entries {
-            if self.module.get_graph(id).is_none() {
+            if self.trust == Trust::Definitions && self.module.get_graph(id).is_none() {
                 return Err(AttrError { reason: format!("there is no graph {id}"), at });
             }
             self.module.entries.push(id);
@@ -188,7 +210,18 @@ impl<'a> Reader<'a> {
             *fresh += 1;
             Dim::symbol(&format!("_u{fresh}"))
         });
-        let v = Value::new(graph.values.len());
+        let next = graph.values.len();
+        if self.trust == Trust::Nothing {
+            let v = Value::new(usize::try_from(number).unwrap_or(usize::MAX));
+            if v.index() > next {
+                return Err(self.c.error(format!("values are numbered densely: expected %{next}")));
+            }
+            if v.index() == next {
+                graph.values.push(ValueData { ty, def, known: None, name });
+            }
+            return Ok(v);
+        }
+        let v = Value::new(next);
         if numbers.insert(number, v).is_some() {
             return Err(self.c.error(format!("%{number} is defined twice")));
         }
@@ -199,6 +232,9 @@ impl<'a> Reader<'a> {
     fn operand(&mut self, numbers: &Numbers) -> Result<Value, AttrError> {
         self.c.expect("%")?;
         let number: u32 = self.digits()?;
+        if self.trust == Trust::Nothing {
+            return Ok(Value::new(usize::try_from(number).unwrap_or(usize::MAX)));
+        }
         numbers.get(&number).copied().ok_or_else(|| self.c.error(format!("%{number} is not defined before")))
     }
 
@@ -263,7 +299,14 @@ impl<'a> Reader<'a> {
 
 /// Checks every node by inference and records what is known of values, called graphs before their callers.
 fn check(module: &mut Module, starts: &[Vec<usize>]) -> Result<(), AttrError> {
-    for id in callees_first(module, starts)? {
+    let at = |graph: GraphId, n: NodeId| {
+        starts.get(graph.index()).and_then(|s| s.get(n.index())).copied().unwrap_or(0)
+    };
+    let order = call_order(module).map_err(|e| AttrError {
+        reason: format!("graph {} calls itself", e.callee),
+        at: at(e.caller, e.node),
+    })?;
+    for id in order {
         let known = check_graph(module, id, starts.get(id.index()).map_or(&[], Vec::as_slice))?;
         if let Some(graph) = module.graphs.get_mut(id.index()) {
             for (data, known) in graph.values.iter_mut().zip(known) {
@@ -272,58 +315,6 @@ fn check(module: &mut Module, starts: &[Vec<usize>]) -> Result<(), AttrError> {
         }
     }
     Ok(())
-}
-
-/// The graphs in an order in which every graph stands after those it calls.
-fn callees_first(module: &Module, starts: &[Vec<usize>]) -> Result<Vec<GraphId>, AttrError> {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Mark {
-        New,
-        Open,
-        Done,
-    }
-    let calls: Vec<Vec<(GraphId, usize)>> = module
-        .graphs()
-        .map(|(id, g)| {
-            let at = |n: usize| starts.get(id.index()).and_then(|s| s.get(n)).copied().unwrap_or(0);
-            let calls_of = |(n, node): (NodeId, &Node)| {
-                node.op.graphs().into_iter().map(|g| (g, at(n.index()))).collect::<Vec<_>>()
-            };
-            g.scheduled().flat_map(calls_of).collect()
-        })
-        .collect();
-    let mut marks = vec![Mark::New; calls.len()];
-    let mut order = vec![];
-    for root in 0..calls.len() {
-        // Depth-first with a stack of its own: nesting in the text must not become recursion.
-        let mut stack = vec![(root, 0)];
-        while let Some((g, next)) = stack.pop() {
-            if next == 0 && marks[g] != Mark::New {
-                continue;
-            }
-            marks[g] = Mark::Open;
-            match calls[g].get(next) {
-                Some(&(callee, at)) => {
-                    stack.push((g, next + 1));
-                    match marks.get(callee.index()) {
-                        None => {
-                            return Err(AttrError { reason: format!("there is no graph {callee}"), at });
-                        }
-                        Some(Mark::Open) => {
-                            return Err(AttrError { reason: format!("graph {callee} calls itself"), at });
-                        }
-                        Some(Mark::New) => stack.push((callee.index(), 0)),
-                        Some(Mark::Done) => {}
-                    }
-                }
-                None => {
-                    marks[g] = Mark::Done;
-                    order.push(GraphId::new(g));
-                }
-            }
-        }
-    }
-    Ok(order)
 }
 
 fn check_graph(module: &Module, id: GraphId, starts: &[usize]) -> Result<Vec<Option<Known>>, AttrError> {
