@@ -25,6 +25,7 @@ mod validate;
 pub mod value;
 
 pub use error::{LoadError, Origin, RunError};
+pub use exec::MemoryPlan;
 pub use executable::Executable;
 pub use image::{ConstantData, Image};
 pub use session::{CancelToken, RunOptions, Session, SessionOptions, TensorMut, TensorRef};

@@ -11,7 +11,7 @@ use std::time::Instant;
 use kiln_ir::{DType, Tensor};
 
 use crate::error::RunError;
-use crate::exec::{Actual, Context, Dims, Executor, Frame, Limits, Place};
+use crate::exec::{Actual, Context, Dims, Executor, Frame, Limits, MemoryPlan, Place, memory_plan};
 use crate::executable::{Executable, element_alignment};
 use crate::memory::AlignedBuf;
 use crate::profile::Profile;
@@ -150,7 +150,7 @@ pub struct Session {
     pool: Arc<Threads>,
     workers: usize,
     max_memory: Option<u64>,
-    contexts: Mutex<Vec<Box<Context>>>,
+    contexts: Mutex<Vec<Context>>,
     states: States,
     peak: AtomicU64,
 }
@@ -201,6 +201,13 @@ impl Session {
     /// Most bytes that one run has held so far, beside constants and the caller's tensors.
     pub fn peak_memory(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
+    }
+
+    /// What a run of an entry on inputs of these dims holds beside constants and the caller's tensors.
+    pub fn memory(&self, entry: &str, dims: &[&[usize]]) -> Result<MemoryPlan, RunError> {
+        let entry = self.entry(entry)?;
+        check_count(entry, "inputs", entry.inputs.len(), dims.len())?;
+        memory_plan(&self.exe, entry.function, dims, &|i| input_place(entry, i))
     }
 
     /// Gives all states their initial values.
@@ -336,10 +343,7 @@ impl Session {
         let (exe, pool) = (&*self.exe, &*self.pool);
         let mut executor =
             Executor::new(exe, pool, &mut context, limits, options.profile.clone(), &self.states);
-        let name = |i: usize| {
-            let input = entry.inputs.get(i).map_or("", |p| p.name.as_str());
-            format!("entry `{}`: input `{input}`", entry.name)
-        };
+        let name = |i: usize| input_place(entry, i);
         let result = executor.enter(entry.function, input, None, &name).and_then(|mut frame| {
             for i in 0..entry.outputs.len() {
                 if let Some(place) = target(i) {
@@ -355,17 +359,16 @@ impl Session {
         result
     }
 
-    fn lock_contexts(&self) -> MutexGuard<'_, Vec<Box<Context>>> {
+    fn lock_contexts(&self) -> MutexGuard<'_, Vec<Context>> {
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn context(&self, entry: &Entry) -> Result<Box<Context>, RunError> {
+    fn context(&self, entry: &Entry) -> Result<Context, RunError> {
         if let Some(context) = self.lock_contexts().pop() {
             return Ok(context);
         }
         let place = || format!("entry `{}`", entry.name);
         Context::new(&self.exe, self.workers, self.max_memory)
-            .map(Box::new)
             .map_err(|source| RunError::Memory { place: place(), source })
     }
 }
@@ -377,12 +380,17 @@ fn check_count(entry: &Entry, what: &'static str, expected: usize, found: usize)
     Err(RunError::Count { entry: entry.name.clone(), what, expected, found })
 }
 
+fn input_place(entry: &Entry, position: usize) -> String {
+    let input = entry.inputs.get(position).map_or("", |p| p.name.as_str());
+    format!("entry `{}`: input `{input}`", entry.name)
+}
+
 fn output_place(entry: &Entry, port: &str) -> String {
     format!("entry `{}`: output `{port}`", entry.name)
 }
 
 fn is_aligned(dtype: DType, bytes: &[u8]) -> bool {
-    bytes.as_ptr().addr() % element_alignment(dtype) == 0
+    bytes.as_ptr().addr().is_multiple_of(element_alignment(dtype))
 }
 
 fn copy_of(entry: &Entry, bytes: &[u8]) -> Result<AlignedBuf, RunError> {

@@ -64,7 +64,7 @@ fn wrong_inputs_are_named() {
 fn run_into_checks_its_buffers_and_takes_unaligned_ones() {
     let session = session(image(program(vec![chain("4", "4", 3, 1)])), 1);
     let input: Vec<u8> = (0..17).collect();
-    let mut output = vec![0u8; 17];
+    let mut output = [0u8; 17];
     // One of the two starts is odd.
     for at in [0, 1] {
         let source = TensorRef::new(DType::U32, &[4], &input[at..at + 16]).unwrap();
@@ -120,6 +120,10 @@ fn memory_is_capped_and_known() {
     // Two buffers in the arena, the output, and little more.
     let peak = free.peak_memory();
     assert!((3 * 4000..3 * 4000 + 1024).contains(&peak), "{peak}");
+    let plan = free.memory("main", &[&[1000]]).unwrap();
+    assert!(plan.exact && plan.outputs == 4000 && plan.arena < 2 * 4200, "{plan:?}");
+    assert!(plan.arena + plan.outputs + plan.scratch <= peak);
+    assert!(free.memory("main", &[&[1000, 1]]).unwrap_err().to_string().contains("input `in0`"));
     let capped = build(Some(peak));
     capped.run("main", &[tensor(&[1000], &[0; 1000])]).unwrap();
     let error = capped.run("main", &[tensor(&[2000], &[0; 2000])]).unwrap_err();

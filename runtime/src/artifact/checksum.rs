@@ -70,7 +70,7 @@ impl Checksum {
 
     /// The checksum of all bytes added.
     pub fn finish(mut self) -> [u8; CHECKSUM_LEN] {
-        if self.len % BLOCK as u64 > 0 {
+        if !self.len.is_multiple_of(BLOCK as u64) {
             let partial = self.partial;
             fold(&mut self.lanes, &partial);
         }

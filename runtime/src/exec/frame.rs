@@ -1,5 +1,6 @@
 //! Frames: a function bound to symbol values, with memory for its slots.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use kiln_ir::{Bytes, DType, Tensor, Type};
@@ -10,9 +11,9 @@ use crate::error::RunError;
 use crate::executable::Executable;
 use crate::memory::{AlignedBuf, Budget, MemoryError};
 use crate::plan::{self, byte_size};
-use crate::prepare::Prepared;
-use crate::program::{Function, FunctionId, SlotId, Storage};
-use crate::symbols::Bindings;
+use crate::prepare::{ItemKind, Prepared};
+use crate::program::{ArenaLayout, Function, FunctionId, SlotId, Storage};
+use crate::symbols::{Bindings, Declared, unify};
 use crate::value::Datum;
 
 /// Some bytes that a slot lives in.
@@ -88,21 +89,9 @@ impl Frame {
         bindings: &Bindings,
         admit: &mut dyn FnMut(u64) -> Result<(), MemoryError>,
     ) -> Result<Frame, RunError> {
-        let place = || format!("function `{}`", function.name);
-        let memory = |source| RunError::Memory { place: place(), source };
+        let memory = |source| RunError::Memory { place: format!("function `{}`", function.name), source };
         let sizes = eager_sizes(exe, function, prepared, bindings)?;
-        let computed;
-        let layout = match &function.arena {
-            Some(layout) => layout,
-            None => {
-                let arena_size =
-                    |i: usize| sizes[i].filter(|_| matches!(function.slots[i].storage, Storage::Arena));
-                let arena: Vec<_> = (0..sizes.len()).map(arena_size).collect();
-                computed =
-                    plan::layout(function, &arena).map_err(|_| memory(MemoryError::Refused(u64::MAX)))?;
-                &computed
-            }
-        };
+        let layout = layout(function, &sizes)?;
         admit(layout.size).map_err(memory)?;
         let arena = AlignedBuf::zeroed(layout.size).map_err(memory)?;
         let whole = Place { ptr: arena.as_ptr(), len: arena.len() as u64 };
@@ -165,6 +154,61 @@ impl SlotState {
         self.place = None;
         self.value = None;
     }
+}
+
+/// The arena layout for these sizes: the compiler's, where every size is fixed.
+fn layout<'f>(function: &'f Function, sizes: &[Option<u64>]) -> Result<Cow<'f, ArenaLayout>, RunError> {
+    if let Some(layout) = &function.arena {
+        return Ok(Cow::Borrowed(layout));
+    }
+    let in_arena = |i: usize| sizes[i].filter(|_| matches!(function.slots[i].storage, Storage::Arena));
+    let arena: Vec<_> = (0..sizes.len()).map(in_arena).collect();
+    plan::layout(function, &arena).map(Cow::Owned).map_err(|_| RunError::Memory {
+        place: format!("function `{}`", function.name),
+        source: MemoryError::Refused(u64::MAX),
+    })
+}
+
+/// Bytes that a run of a function holds, as far as the shapes of its inputs tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Bytes of the arena.
+    pub arena: u64,
+    /// Bytes of outputs, where the runtime allocates them.
+    pub outputs: u64,
+    /// Bytes of scratch for one thread.
+    pub scratch: u64,
+    /// Whether nothing else is held: no host or control steps, no sizes known late.
+    pub exact: bool,
+}
+
+/// What a run of a function holds for inputs of these dims.
+pub(crate) fn memory_plan(
+    exe: &Executable,
+    id: FunctionId,
+    dims: &[&[usize]],
+    input_place: &dyn Fn(usize) -> String,
+) -> Result<MemoryPlan, RunError> {
+    let Some((function, prepared)) = exe.function(id) else {
+        return Err(RunError::Plan { place: id.to_string(), what: "it does not exist".to_owned() });
+    };
+    let mut bindings = Bindings::unbound(exe.symbols().len());
+    let declared = |i: usize| Declared {
+        ty: &function.slots[function.inputs[i].index()].ty,
+        dims: Dims::from_slice(dims.get(i).copied().unwrap_or(&[])),
+    };
+    unify(exe.symbols(), &mut bindings, function.inputs.len(), &declared).map_err(|m| {
+        let position = m.position;
+        m.error(input_place(position), &declared(position))
+    })?;
+    let sizes = eager_sizes(exe, function, prepared, &bindings)?;
+    let output = |i: usize| sizes[i].filter(|_| matches!(function.slots[i].storage, Storage::Output(_)));
+    Ok(MemoryPlan {
+        arena: layout(function, &sizes)?.size,
+        outputs: (0..sizes.len()).filter_map(output).fold(0, u64::saturating_add),
+        scratch: exe.scratch_bytes(),
+        exact: prepared.items.iter().all(|item| item.kind == ItemKind::Eager),
+    })
 }
 
 /// Bytes of every slot whose size depends on input and free symbols only.

@@ -6,5 +6,6 @@ mod frame;
 mod run;
 
 use bind::step_place;
-pub(crate) use frame::{Dims, Frame, Place};
+pub use frame::MemoryPlan;
+pub(crate) use frame::{Dims, Frame, Place, memory_plan};
 pub(crate) use run::{Actual, Context, Executor, Limits};

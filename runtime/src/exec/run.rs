@@ -77,7 +77,7 @@ pub(crate) struct Context {
     section: Arc<Section>,
     scratch: AlignedBuf,
     /// Frames that no run uses; the last one was used last.
-    frames: Vec<Box<Frame>>,
+    frames: Vec<Frame>,
     budget: Budget,
     bindings: Bindings,
     key: Vec<i64>,
@@ -147,7 +147,7 @@ impl<'a> Executor<'a> {
         input: &dyn Fn(usize) -> Actual,
         inherited: Option<&Bindings>,
         input_place: &dyn Fn(usize) -> String,
-    ) -> Result<Box<Frame>, RunError> {
+    ) -> Result<Frame, RunError> {
         let exe = self.exe;
         let Some((function, prepared)) = exe.function(id) else {
             return Err(RunError::Plan { place: id.to_string(), what: "it does not exist".to_owned() });
@@ -208,12 +208,7 @@ impl<'a> Executor<'a> {
     }
 
     /// A frame for the key in the context: one from an earlier run, or a new one.
-    fn frame(
-        &mut self,
-        id: FunctionId,
-        function: &Function,
-        prepared: &Prepared,
-    ) -> Result<Box<Frame>, RunError> {
+    fn frame(&mut self, id: FunctionId, function: &Function, prepared: &Prepared) -> Result<Frame, RunError> {
         let cx = &mut *self.cx;
         let found = cx.frames.iter().rposition(|f| f.function == id && f.key == cx.key);
         if let Some(found) = found {
@@ -242,11 +237,11 @@ impl<'a> Executor<'a> {
             }
             Ok(())
         };
-        Frame::bind(self.exe, id, function, prepared, &cx.key, &cx.bindings, &mut admit).map(Box::new)
+        Frame::bind(self.exe, id, function, prepared, &cx.key, &cx.bindings, &mut admit)
     }
 
     /// Ends the use of a frame and keeps it for later runs.
-    pub fn leave(&mut self, mut frame: Box<Frame>) {
+    pub fn leave(&mut self, mut frame: Frame) {
         self.depth = self.depth.saturating_sub(1);
         if let Some((function, prepared)) = self.exe.function(frame.function) {
             frame.reset(function, prepared, &self.cx.budget);
