@@ -1,11 +1,12 @@
 //! Host steps: graphs of the program's host module, run by the reference evaluator.
 
-use kiln_ir::{GraphId, Module, Symbol};
+use kiln_ir::eval::Limits;
+use kiln_ir::text::{Resources, parse_module};
+use kiln_ir::{Datum, Evaluator, GraphId, Module, Symbol};
 use rustc_hash::FxHashMap;
 
 use crate::program::{Action, Program};
 use crate::validate::Fault;
-use crate::value::Datum;
 
 /// The parsed host module.
 #[derive(Debug, Default)]
@@ -22,7 +23,13 @@ impl HostGraphs {
             return host.check(program).map(|()| host);
         }
         let fault = |what: String| Fault { place: "host module".to_owned(), what };
-        Err(fault("this build has no evaluator".to_owned()))
+        // Parsing infers every type anew, so what comes back is as sound as a module that was just built.
+        let module =
+            parse_module(&program.host_module, &Resources::default()).map_err(|e| fault(e.to_string()))?;
+        let by_name = module.graphs().map(|(id, graph)| (graph.name().to_owned(), id)).collect();
+        let host = HostGraphs { module, by_name };
+        host.check(program)?;
+        Ok(host)
     }
 
     fn check(&self, program: &Program) -> Result<(), Fault> {
@@ -42,19 +49,26 @@ impl HostGraphs {
         Ok(())
     }
 
-    /// Evaluates a graph. `symbols` are the values of dims that the graph may mention; `interrupted` is asked now and
-    /// then whether to give up.
+    /// Evaluates a graph. `symbols` are the values of dims that the graph may mention; no result may be larger than
+    /// `max_bytes`; `interrupted` is asked now and then whether to give up.
     pub fn run(
         &self,
         graph: &str,
         operands: &[Datum],
+        max_bytes: u64,
         symbols: &mut dyn Iterator<Item = (&Symbol, i64)>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Vec<Datum>, String> {
         let Some(&id) = self.by_name.get(graph) else {
             return Err(format!("there is no host graph `{graph}`"));
         };
-        let _ = (id, operands, symbols, interrupted);
-        Err("this build has no evaluator".to_owned())
+        let limits = Limits::default();
+        let limits = Limits { max_bytes: limits.max_bytes.min(max_bytes), ..limits };
+        let mut evaluator = Evaluator::with_limits(&self.module, limits);
+        evaluator.set_interrupt(interrupted);
+        for (symbol, value) in symbols {
+            evaluator.bind(symbol, value);
+        }
+        evaluator.run(id, operands).map_err(|e| e.to_string())
     }
 }

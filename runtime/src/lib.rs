@@ -22,12 +22,11 @@ pub mod session;
 mod symbols;
 pub mod threads;
 mod validate;
-pub mod value;
 
 pub use error::{LoadError, Origin, RunError};
 pub use exec::MemoryPlan;
 pub use executable::Executable;
 pub use image::{ConstantData, Image};
+pub use kiln_ir::Datum;
 pub use session::{CancelToken, RunOptions, Session, SessionOptions, TensorMut, TensorRef};
 pub use threads::Threads;
-pub use value::Datum;

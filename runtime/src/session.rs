@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use kiln_ir::{DType, Tensor};
+use kiln_ir::{DType, Datum, Tensor};
 
 use crate::error::RunError;
 use crate::exec::{Actual, Context, Dims, Executor, Frame, Limits, MemoryPlan, Place, memory_plan};
@@ -17,7 +17,6 @@ use crate::memory::AlignedBuf;
 use crate::profile::Profile;
 use crate::program::{Entry, Program, StateId};
 use crate::threads::Threads;
-use crate::value::Datum;
 
 /// How a session runs.
 #[derive(Clone, Debug, Default)]

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kiln_ir::{DType, Dim, Tensor, Type};
+use kiln_ir::{Build, DType, Dim, GraphBuilder, Module, Tensor, Type, op, text};
 use kiln_runtime::program::*;
 use kiln_runtime::*;
 use support::*;
@@ -325,6 +325,86 @@ fn loops_carry_and_scan_and_bind_the_number_of_trips() {
         let expected: Vec<u32> = (1..=trips as u32).map(|i| 7 + 3 * i + trips as u32).collect();
         assert_eq!(values(&out[1]), expected, "{trips} trips");
     }
+}
+
+/// Text of a module with the graphs that the host steps of the tests name.
+fn host_module() -> String {
+    let mut module = Module::new();
+    let mut b = GraphBuilder::new(&mut module, "keep");
+    let x = b.input("x", u32s("N"));
+    let mask = b.input("mask", Type::tensor(DType::Bool, vec![dim("N")]));
+    let kept = b.add(op::Dynamic::Compress { axis: Some(0) }.into(), &[x, mask]).unwrap();
+    b.output("kept", kept[0]);
+    b.finish();
+    let mut b = GraphBuilder::new(&mut module, "pair");
+    let (x, y) = (b.input("x", u32s("N")), b.input("y", u32s("M")));
+    let pair = b.add(op::Object::SequenceConstruct {}.into(), &[x, y]).unwrap();
+    b.output("pair", pair[0]);
+    b.finish();
+    text::print_module(&module).0
+}
+
+#[test]
+fn host_steps_bind_the_shapes_of_their_results() {
+    let host = |graph: &str, operands: &[u32], results: &[u32]| Step {
+        action: Action::Host {
+            graph: graph.to_owned(),
+            operands: operands.iter().map(|&s| SlotId(s)).collect(),
+            results: results.iter().map(|&s| SlotId(s)).collect(),
+        },
+        provenance: vec![format!("{graph}_1")],
+    };
+    let sequence = Type::Sequence(Box::new(Type::unranked(DType::U32)));
+    let main = Function {
+        name: "main".to_owned(),
+        slots: vec![
+            slot(u32s("N"), Storage::Input(0)),
+            slot(Type::tensor(DType::Bool, vec![dim("N")]), Storage::Input(1)),
+            slot(u32s("K"), Storage::Object),
+            slot(u32s("K"), Storage::Arena),
+            slot(u32s("K"), Storage::Output(0)),
+            slot(sequence, Storage::Object),
+        ],
+        steps: vec![
+            host("keep", &[0, 1], &[2]),
+            add(2, 3, "K", "K", 4),
+            add(3, 4, "100", "K", 4),
+            host("pair", &[0, 3], &[5]),
+        ],
+        inputs: vec![SlotId(0), SlotId(1)],
+        outputs: vec![SlotId(4), SlotId(5)],
+        arena: None,
+    };
+    let mut program = program(vec![main]);
+    program.host_module = host_module();
+    let session = session(image(program.clone()), 2);
+    assert!(!session.memory("main", &[&[6], &[6]]).unwrap().exact);
+    let input = tensor(&[6], &[1, 2, 3, 4, 5, 6]);
+    for mask in [[true; 6], [false; 6], [false, true, false, false, true, true]] {
+        let kept: Vec<u32> = (1..=6u32).filter(|&v| mask[v as usize - 1]).collect();
+        let k = kept.len() as u32;
+        let inputs = [input.clone(), Tensor::from_bools(&[6], &mask).unwrap().into()];
+        let out = session.run("main", &inputs).unwrap();
+        assert_eq!(values(&out[0]), kept.iter().map(|v| v + k + 100).collect::<Vec<_>>());
+        let Datum::Sequence { items, .. } = &out[1] else { panic!("{:?}", out[1]) };
+        assert_eq!(values(&items[0]), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(values(&items[1]), kept.iter().map(|v| v + k).collect::<Vec<_>>());
+    }
+
+    // A result that is not what the program says.
+    program.functions[0].slots[2].ty = u32s("K,1");
+    let session = support::session(image(program.clone()), 1);
+    let mask = Tensor::from_bools(&[6], &[true; 6]).unwrap();
+    let error = session.run("main", &[input.clone(), mask.into()]).unwrap_err();
+    assert!(
+        error.to_string().starts_with("node `keep_1`, result s2: shape [K, 1] expected, [6] given"),
+        "{error}"
+    );
+
+    // A host module that does not parse.
+    program.host_module.push_str("}}");
+    let error = Executable::from_image(image(program)).unwrap_err();
+    assert!(error.to_string().contains("host module: line"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Host, control and state steps; the leader runs them by itself.
 
-use kiln_ir::{Bytes, DType, Tensor};
+use kiln_ir::{Bytes, DType, Datum, Tensor};
 
 use super::frame::{Dims, Frame, Place};
 use super::run::{Actual, Executor, place_bytes};
@@ -9,7 +9,6 @@ use crate::memory::MemoryError;
 use crate::prepare::Prepared;
 use crate::program::{Action, Function, FunctionId, SlotId, Storage};
 use crate::symbols::{Declared, unify};
-use crate::value::Datum;
 
 /// The step that runs.
 struct At<'f> {
@@ -102,7 +101,7 @@ impl Executor<'_> {
         let symbols = self.exe.symbols();
         let mut bound =
             symbols.iter().filter_map(|(symbol, number)| Some((symbol, frame.bindings.get(number)?)));
-        let produced = self.exe.host().run(graph, operands, &mut bound, &interrupted);
+        let produced = self.exe.host().run(graph, operands, self.cx.cap(), &mut bound, &interrupted);
         produced.map_err(|reason| match limits.check() {
             Err(early) => early,
             Ok(()) => RunError::Host { place: at.place(), reason },

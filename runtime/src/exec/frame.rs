@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use kiln_ir::{Bytes, DType, Tensor, Type};
+use kiln_ir::{Bytes, DType, Datum, Tensor, Type};
 use smallvec::SmallVec;
 
 use super::bind::Segment;
@@ -14,7 +14,6 @@ use crate::plan::{self, byte_size};
 use crate::prepare::{ItemKind, Prepared};
 use crate::program::{ArenaLayout, Function, FunctionId, SlotId, Storage};
 use crate::symbols::{Bindings, Declared, unify};
-use crate::value::Datum;
 
 /// Some bytes that a slot lives in.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use kiln_ir::{Bytes, DType, Tensor};
+use kiln_ir::{Bytes, DType, Datum, Tensor};
 
 use super::bind;
 use super::frame::{Dims, Frame, Place, SlotState, slot_dims, slot_dtype, slot_size, tensor_from};
@@ -19,7 +19,6 @@ use crate::session::States;
 use crate::symbols::{Bindings, Declared, unify};
 use crate::threads::Threads;
 use crate::threads::section::Section;
-use crate::value::Datum;
 
 /// Frames of one function that a context keeps for later runs.
 const FRAMES_PER_FUNCTION: usize = 4;
