@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::decompose::decompose;
 use crate::op::Composite;
 use crate::{Dim, GraphBuilder, GraphId, InferError, Module, Type, Value};
 
@@ -26,10 +27,7 @@ pub(super) fn composite(
     let body = match ev.bodies.get(&key) {
         Some(body) => body.clone(),
         None => {
-            let body = build(&key.1, |b, inputs| {
-                let _ = (b, inputs, &key.0);
-                Err(InferError::new("has no decomposition"))
-            })?;
+            let body = build(&key.1, |b, inputs| decompose(&key.0, b, inputs))?;
             if ev.bodies.len() >= KEPT_BODIES {
                 ev.bodies.clear();
             }

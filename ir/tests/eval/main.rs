@@ -1,6 +1,7 @@
 //! The reference evaluator on hand-checked cases, family by family.
 #![allow(missing_docs)]
 
+mod composites;
 mod elementwise;
 mod graphs;
 mod index;

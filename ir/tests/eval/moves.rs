@@ -2,7 +2,7 @@
 
 use kiln_ir::eval::Evaluator;
 use kiln_ir::op::{Dynamic, Movement, PadMode, Source};
-use kiln_ir::{DType, Dim, Module, Symbol, Tensor, Type};
+use kiln_ir::{DType, Dim, Float, Module, Symbol, Tensor, Type};
 
 use super::{dims, f32s, fails, i64s, run, run_all, same, t};
 
@@ -168,4 +168,23 @@ fn one_hot_and_compress() {
     same(&run(Dynamic::Compress { axis: Some(0) }, &[x.clone(), c.clone()]), &i64s(&[2, 2], &[3, 4, 5, 6]));
     same(&run(Dynamic::Compress { axis: None }, &[x.clone(), c.clone()]), &Tensor::ints(&[2, 3]));
     assert!(fails(Dynamic::Compress { axis: Some(1) }, &[x, c]).contains("3 conditions"));
+}
+
+#[test]
+fn resizing_by_dynamic_scales() {
+    use kiln_ir::op::{CoordinateMode, Interpolation, NearestMode};
+    let op = Dynamic::Resize {
+        mode: Interpolation::Nearest,
+        coordinates: CoordinateMode::Asymmetric,
+        nearest: NearestMode::Floor,
+        cubic_a: Float::new(-0.75),
+        antialias: false,
+        exclude_outside: false,
+        extrapolation: Float::new(0.0),
+        axes: vec![],
+        keep_aspect: "stretch".into(),
+    };
+    let x = f32s(&[1, 1, 1, 2], &[1.0, 2.0]);
+    let r = run(op, &[x, f32s(&[4], &[1.0, 1.0, 2.0, 1.5]), Tensor::ints(&[]), f32s(&[0], &[])]);
+    same(&r, &f32s(&[1, 1, 2, 3], &[1.0, 1.0, 2.0, 1.0, 1.0, 2.0]));
 }
