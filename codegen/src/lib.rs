@@ -1,5 +1,6 @@
 //! Code generation of Kiln: kernel IR, schedules, lowerings, packing.
 
 pub mod build;
+pub mod interp;
 pub mod kir;
 pub mod lower;

@@ -412,10 +412,10 @@ impl Emitter<'_> {
             let column_bytes = s.scaled(column, bytes);
             let sums = s.b.ins().iadd(sum_base, column_bytes);
             let mut row = zero;
-            for (height, wide) in super::micro::VARIANTS {
-                let wide = (*wide).min(vectors);
+            for height in super::micro::HEIGHTS {
+                let wide = super::micro::vectors(height, vectors);
                 let limit = s.b.ins().iadd_imm_s(rows, 1 - height);
-                (row, _) = s.counted(row, limit, *height, &[], |s, row, _| {
+                (row, _) = s.counted(row, limit, height, &[], |s, row, _| {
                     let skip = s.scaled(row, plan.stride * bytes);
                     let a = s.b.ins().iadd(row_base, skip);
                     let skip = s.b.ins().imul(row, row_bytes);
@@ -430,7 +430,7 @@ impl Emitter<'_> {
                             storage: panels.storage,
                             width: panels.width,
                             stride: plan.stride,
-                            rows: *height,
+                            rows: height,
                             vectors: wide,
                             accumulate: !is_first,
                         };

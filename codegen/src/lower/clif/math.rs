@@ -128,30 +128,36 @@ impl Emitter<'_> {
         self.choose(invalid, nan, result)
     }
 
-    /// tanh(x) as a rational function of degree 13 over 6 on `[-7.9, 7.9]`, beyond which it is 1 in single precision.
+    /// tanh(x), after Cephes' `tanhf`: an odd polynomial below 0.625, `1 - 2 / (e^(2|x|) + 1)` above.
     pub fn tanh(&mut self, x: Value) -> Value {
         let ty = self.type_of(x);
         let magnitude = self.b.ins().fabs(x);
-        let threshold = self.fconst(ty, 0.0004);
-        let tiny = self.b.ins().fcmp(FloatCC::LessThan, magnitude, threshold);
-        let limit = if super::has_fma(self.tier) { 7.998_811_7 } else { 7.905_311 };
-        let c = self.clamp(x, -limit, limit);
-        let square = self.b.ins().fmul(c, c);
-        let numerator = [
-            -2.760_768_5e-16,
-            2.000_188e-13,
-            -8.604_672e-11,
-            5.122_297e-8,
-            1.485_722_4e-5,
-            6.372_619_3e-4,
-            4.893_524_6e-3,
-        ];
-        let p = self.horner(square, &numerator);
-        let p = self.b.ins().fmul(p, c);
-        let denominator = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3];
-        let q = self.horner(square, &denominator);
-        let ratio = self.b.ins().fdiv(p, q);
-        self.choose(tiny, x, ratio)
+        let double = self.b.ins().fadd(magnitude, magnitude);
+        let e = self.exp(double);
+        let (one, minus_two) = (self.fconst(ty, 1.0), self.fconst(ty, -2.0));
+        let divisor = self.b.ins().fadd(e, one);
+        let ratio = self.b.ins().fdiv(minus_two, divisor);
+        let large = self.b.ins().fadd(one, ratio);
+        let large = self.with_sign_of(large, x);
+        let square = self.b.ins().fmul(x, x);
+        let coefficients =
+            [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1];
+        let p = self.horner(square, &coefficients);
+        let p = self.b.ins().fmul(p, square);
+        let small = self.mul_add(p, x, x);
+        let threshold = self.fconst(ty, 0.625);
+        let is_small = self.b.ins().fcmp(FloatCC::LessThan, magnitude, threshold);
+        self.choose(is_small, small, large)
+    }
+
+    /// A non-negative value with the sign of another.
+    fn with_sign_of(&mut self, value: Value, sign: Value) -> Value {
+        let bits = self.as_int(sign);
+        let sign_bit = self.iconst(self.type_of(bits), i64::from(0x8000_0000u32));
+        let sign = self.b.ins().band(bits, sign_bit);
+        let value = self.as_int(value);
+        let signed = self.b.ins().bor(value, sign);
+        self.as_float(signed)
     }
 
     /// erf(x): an odd polynomial below 0.93, `1 - exp(polynomial)` above.
@@ -174,21 +180,14 @@ impl Emitter<'_> {
         let e = self.exp(r);
         let one = self.fconst(ty, 1.0);
         let large = self.b.ins().fsub(one, e);
-        // The sign of x on a non-negative value.
-        let bits = self.as_int(x);
-        let int = self.type_of(bits);
-        let sign_bit = self.iconst(int, i64::from(0x8000_0000u32));
-        let sign = self.b.ins().band(bits, sign_bit);
-        let large = self.as_int(large);
-        let large = self.b.ins().bor(large, sign);
-        let large = self.as_float(large);
+        let large = self.with_sign_of(large, x);
         // Small arguments.
         let coefficients =
             [-5.967_617e-4, 4.991_194e-3, -2.676_813_5e-2, 1.128_199_3e-1, -3.761_253_4e-1, 1.283_791_7e-1];
         let p = self.horner(s, &coefficients);
         let small = self.mul_add(p, x, x);
-        let threshold = self.iconst(int, i64::from(0.927_734_4f32.to_bits()));
         let magnitude = self.as_int(magnitude);
+        let threshold = self.iconst(self.type_of(magnitude), i64::from(0.927_734_4f32.to_bits()));
         // An integer comparison of magnitudes: NaN counts as large and comes through the exponential.
         let is_large = self.b.ins().icmp(IntCC::SignedGreaterThan, magnitude, threshold);
         self.choose(is_large, large, small)

@@ -301,7 +301,7 @@ impl Emitter<'_> {
         }
         let linear = self.linear_in_loop(mode.var, index);
         let contiguous = linear.as_ref().is_some_and(|l| l.coefficient == Ix::Const(1));
-        if !contiguous || guard_varies {
+        if !contiguous || guard_varies || !lane_storage(storage) {
             return self.gather(buffer, index, guard);
         }
         let bytes = (storage.bits() / 8) as i64;

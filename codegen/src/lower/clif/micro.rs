@@ -14,9 +14,17 @@ use kiln_runtime::cpu::Tier;
 
 use super::emit::{Emitter, Result, flags};
 
-/// Heights of the micro-kernels, tallest first, and how many vectors of columns each handles at most: every shape
-/// has enough independent sums to hide the latency of the additions.
-pub(super) const VARIANTS: &[(i64, i64)] = &[(12, 1), (8, 1), (4, 2), (2, 4), (1, 4)];
+/// Heights of the micro-kernels, tallest first.
+pub(super) const HEIGHTS: [i64; 5] = [12, 8, 4, 2, 1];
+
+/// Most sums that stay in registers, with room for the operands.
+const SUMS: i64 = 12;
+
+/// Vectors of columns that a micro-kernel of a height handles at once: a divisor of the panel's number of vectors, as
+/// many as fit, so that there are enough independent sums to hide the latency of the additions.
+pub(super) fn vectors(height: i64, panel: i64) -> i64 {
+    (1..=panel).rev().find(|v| panel % v == 0 && (height * v <= SUMS || *v == 1)).unwrap_or(1)
+}
 
 /// Steps of the reduction a loop iteration does.
 const UNROLL: i64 = 8;

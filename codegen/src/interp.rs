@@ -1,0 +1,301 @@
+//! The reference interpreter of kernel IR: slow and obvious. It is the meaning of a kernel; every lowering is tested
+//! against it. Single precision is computed in double and rounded after every operation; sums of a contraction are
+//! rounded once.
+
+use std::ops::Range;
+
+use kiln_ir::tensor::{scalar_from_bits, scalar_to_bits};
+use kiln_ir::{DType, Prim, Scalar, wrap_int};
+
+use crate::kir::{
+    Access, Axis, Block, BufferId, Contract, For, Guard, Ix, Kernel, Op, Operand, Reduce, Rhs, Stmt, Val, Var,
+};
+
+/// A kernel that does something undefined.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("kernel `{kernel}`: {reason}")]
+pub struct InterpError {
+    /// Name of the kernel.
+    pub kernel: String,
+    /// What it did.
+    pub reason: String,
+}
+
+/// Runs the grid points of a verified kernel. `buffers` are its parameters in order ([`Kernel::params`]).
+pub fn run(
+    kernel: &Kernel,
+    buffers: &mut [&mut [u8]],
+    dims: &[i64],
+    points: Range<u64>,
+) -> Result<(), InterpError> {
+    let mut params = buffers.iter_mut();
+    let mut memory = vec![];
+    for buffer in &kernel.buffers {
+        memory.push(match &buffer.access {
+            Access::Scratch { len } => {
+                let len = usize::try_from(len.eval_dims(dims)).unwrap_or(0);
+                Memory::Scratch(vec![0xa5; buffer.dtype.bytes_for(len).unwrap_or(0)])
+            }
+            Access::In | Access::Out | Access::InOut | Access::Const => match params.next() {
+                Some(bytes) => Memory::Param(bytes),
+                None => {
+                    let reason = "fewer buffers than parameters".to_owned();
+                    return Err(InterpError { kernel: kernel.name.clone(), reason });
+                }
+            },
+        });
+    }
+    let mut interp = Interp {
+        kernel,
+        memory,
+        dims,
+        vals: vec![None; kernel.vals.len()],
+        vars: vec![0; kernel.vars as usize],
+    };
+    let result = points.into_iter().try_for_each(|point| interp.point(point));
+    result.map_err(|reason| InterpError { kernel: kernel.name.clone(), reason })
+}
+
+enum Memory<'a> {
+    Param(&'a mut [u8]),
+    Scratch(Vec<u8>),
+}
+
+struct Interp<'a> {
+    kernel: &'a Kernel,
+    memory: Vec<Memory<'a>>,
+    dims: &'a [i64],
+    vals: Vec<Option<Scalar>>,
+    vars: Vec<i64>,
+}
+
+type Run<T = ()> = Result<T, String>;
+
+impl Interp<'_> {
+    fn point(&mut self, point: u64) -> Run {
+        let mut rest = point as i64;
+        for (i, (var, extent)) in self.kernel.grid.iter().enumerate().rev() {
+            let extent = extent.eval_dims(self.dims).max(1);
+            self.vars[var.index()] = if i == 0 { rest } else { rest % extent };
+            rest /= extent;
+        }
+        self.block(&self.kernel.body)
+    }
+
+    fn block(&mut self, block: &Block) -> Run {
+        block.iter().try_for_each(|stmt| self.stmt(stmt))
+    }
+
+    fn stmt(&mut self, stmt: &Stmt) -> Run {
+        match stmt {
+            Stmt::Let { dst, op } => {
+                let value = self.op(*dst, op)?;
+                self.vals[dst.index()] = Some(round(self.kernel.dtype(*dst), value));
+                Ok(())
+            }
+            Stmt::Store { buffer, index, value } => {
+                let value = self.val(*value)?;
+                self.store(*buffer, index, value)
+            }
+            Stmt::For(l) => self.for_loop(l),
+            Stmt::Reduce(r) => self.reduce(r),
+            Stmt::If { cond, then, otherwise } => match self.val(*cond)? {
+                Scalar::B(true) => self.block(then),
+                _ => self.block(otherwise),
+            },
+            Stmt::Contract(c) => self.contract(c),
+        }
+    }
+
+    fn val(&self, val: Val) -> Run<Scalar> {
+        self.vals[val.index()].ok_or_else(|| format!("{val} is used before its definition"))
+    }
+
+    fn set(&mut self, val: Val, value: Scalar) {
+        self.vals[val.index()] = Some(round(self.kernel.dtype(val), value));
+    }
+
+    fn ix(&self, ix: &Ix) -> i64 {
+        ix.eval(&|leaf| match leaf {
+            Ix::Var(v) => self.vars[v.index()],
+            Ix::Dim(d) => self.dims.get(*d as usize).copied().unwrap_or(0),
+            Ix::Scalar(s) => match self.vals[s.index()] {
+                Some(Scalar::I(i)) => i as i64,
+                _ => 0,
+            },
+            _ => 0,
+        })
+    }
+
+    /// Values of a loop variable.
+    fn range(&self, axis: &Axis) -> Range<i64> {
+        let begin = self.ix(&axis.begin);
+        begin..begin + self.ix(&axis.extent).max(0)
+    }
+
+    fn each(&mut self, var: Var, range: Range<i64>, f: &mut dyn FnMut(&mut Self) -> Run) -> Run {
+        for i in range {
+            self.vars[var.index()] = i;
+            f(self)?;
+        }
+        Ok(())
+    }
+
+    fn bytes(&self, buffer: BufferId) -> &[u8] {
+        match &self.memory[buffer.index()] {
+            Memory::Param(bytes) => bytes,
+            Memory::Scratch(bytes) => bytes,
+        }
+    }
+
+    /// Bit position of an element, checked.
+    fn locate(&self, buffer: BufferId, index: i64) -> Run<(DType, usize)> {
+        let dtype = self.kernel.buffers[buffer.index()].dtype;
+        let len = self.bytes(buffer).len() * 8;
+        let at = usize::try_from(index).ok().and_then(|i| i.checked_mul(dtype.bits()));
+        match at {
+            Some(at) if at + dtype.bits() <= len => Ok((dtype, at)),
+            _ => Err(format!("{buffer}[{index}] is outside of the buffer of {} bytes", len / 8)),
+        }
+    }
+
+    fn load(&self, buffer: BufferId, index: i64) -> Run<Scalar> {
+        let (dtype, at) = self.locate(buffer, index)?;
+        let bytes = self.bytes(buffer);
+        let mut word = [0u8; 8];
+        let count = dtype.bits().div_ceil(8);
+        word[..count].copy_from_slice(&bytes[at / 8..at / 8 + count]);
+        let mut bits = u64::from_le_bytes(word) >> (at % 8);
+        if dtype.bits() < 64 {
+            bits &= (1 << dtype.bits()) - 1;
+        }
+        scalar_from_bits(dtype, bits).ok_or_else(|| format!("{buffer} has dtype {dtype}"))
+    }
+
+    fn store(&mut self, buffer: BufferId, index: &Ix, value: Scalar) -> Run {
+        let (dtype, at) = self.locate(buffer, self.ix(index))?;
+        let bits = scalar_to_bits(dtype, value).to_le_bytes();
+        let bytes = match &mut self.memory[buffer.index()] {
+            Memory::Param(bytes) => &mut **bytes,
+            Memory::Scratch(bytes) => bytes,
+        };
+        let count = dtype.bits() / 8;
+        bytes[at / 8..at / 8 + count].copy_from_slice(&bits[..count]);
+        Ok(())
+    }
+
+    fn holds(&self, guard: &Guard) -> bool {
+        guard.bounds.iter().all(|b| (self.ix(&b.lower)..self.ix(&b.upper)).contains(&self.ix(&b.index)))
+    }
+
+    fn op(&self, dst: Val, op: &Op) -> Run<Scalar> {
+        match op {
+            Op::Const(value) => Ok(*value),
+            Op::Load { buffer, index, guard } => match guard {
+                Some(guard) if !self.holds(guard) => Ok(guard.otherwise),
+                _ => self.load(*buffer, self.ix(index)),
+            },
+            Op::Apply(prim, operands) => {
+                let args = operands.iter().map(|&v| self.val(v)).collect::<Run<Vec<_>>>()?;
+                let dtype = operands.last().map_or(DType::F32, |&v| self.kernel.dtype(v));
+                Ok(prim.apply(&args, dtype.bits()))
+            }
+            Op::Cast(value) => {
+                let dtype = self.kernel.dtype(dst);
+                let bits = scalar_to_bits(dtype, self.val(*value)?);
+                scalar_from_bits(dtype, bits).ok_or_else(|| format!("{dst} has dtype {dtype}"))
+            }
+            Op::MulAdd(a, b, c) => match (self.val(*a)?, self.val(*b)?, self.val(*c)?) {
+                (Scalar::F(a), Scalar::F(b), Scalar::F(c)) => Ok(Scalar::F(a.mul_add(b, c))),
+                _ => Err(format!("{dst}: muladd of something else than floats")),
+            },
+            Op::Index(index) => Ok(Scalar::I(i128::from(self.ix(index)))),
+        }
+    }
+
+    fn for_loop(&mut self, l: &For) -> Run {
+        let mut current = l.carried.iter().map(|c| self.val(c.init)).collect::<Run<Vec<_>>>()?;
+        for i in self.range(&l.axis) {
+            self.vars[l.axis.var.index()] = i;
+            for (c, &value) in l.carried.iter().zip(&current) {
+                self.set(c.arg, value);
+            }
+            self.block(&l.body)?;
+            current = l.carried.iter().map(|c| self.val(c.next)).collect::<Run<_>>()?;
+        }
+        for (c, value) in l.carried.iter().zip(current) {
+            self.set(c.result, value);
+        }
+        Ok(())
+    }
+
+    fn reduce(&mut self, r: &Reduce) -> Run {
+        let mut current = r.accumulators.iter().map(|a| self.val(a.init)).collect::<Run<Vec<_>>>()?;
+        for i in self.range(&r.axis) {
+            self.vars[r.axis.var.index()] = i;
+            self.block(&r.body)?;
+            for (a, value) in r.accumulators.iter().zip(&mut current) {
+                let dtype = self.kernel.dtype(a.init);
+                *value = round(dtype, a.combine.apply(&[*value, self.val(a.item)?], dtype.bits()));
+            }
+        }
+        for (a, value) in r.accumulators.iter().zip(current) {
+            self.set(a.result, value);
+        }
+        Ok(())
+    }
+
+    fn contract(&mut self, c: &Contract) -> Run {
+        let reduction: Vec<Axis> = c.taps.iter().chain([&c.k]).cloned().collect();
+        let packed = match &c.b {
+            Rhs::Packed { base, .. } => self.ix(base),
+            Rhs::Strided(_) => 0,
+        };
+        let depth: i64 = reduction.iter().map(|axis| self.ix(&axis.extent).max(0)).product();
+        let (rows, columns) = (self.range(&c.m), self.range(&c.n));
+        self.each(c.m.var, rows, &mut |s| {
+            s.each(c.n.var, columns.clone(), &mut |s| {
+                let mut sum = if c.acc_dtype.is_float() { Scalar::F(0.0) } else { Scalar::I(0) };
+                let mut position = 0;
+                s.nest(&reduction, &mut |s| {
+                    let a = s.operand(&c.a)?;
+                    let b = match &c.b {
+                        Rhs::Strided(operand) => s.operand(operand)?,
+                        Rhs::Packed { buffer, width, .. } => {
+                            let width = i64::from(*width);
+                            let n = s.vars[c.n.var.index()];
+                            let index = packed + ((n / width) * depth + position) * width + n % width;
+                            s.load(*buffer, index)?
+                        }
+                    };
+                    let product = Prim::Mul.apply(&[a, b], c.acc_dtype.bits());
+                    sum = Prim::Add.apply(&[sum, product], c.acc_dtype.bits());
+                    position += 1;
+                    Ok(())
+                })?;
+                s.set(c.acc, sum);
+                s.block(&c.epilogue)
+            })
+        })
+    }
+
+    fn nest(&mut self, axes: &[Axis], f: &mut dyn FnMut(&mut Self) -> Run) -> Run {
+        let Some((axis, inner)) = axes.split_first() else { return f(self) };
+        let range = self.range(axis);
+        self.each(axis.var, range, &mut |s| s.nest(inner, f))
+    }
+
+    fn operand(&mut self, operand: &Operand) -> Run<Scalar> {
+        self.block(&operand.body)?;
+        self.val(operand.value)
+    }
+}
+
+/// The result of an operation as a value of its dtype has it.
+fn round(dtype: DType, value: Scalar) -> Scalar {
+    match value {
+        Scalar::F(x) if dtype == DType::F32 => Scalar::F(f64::from(x as f32)),
+        Scalar::I(x) if dtype.is_int() => Scalar::I(wrap_int(x, dtype)),
+        other => other,
+    }
+}

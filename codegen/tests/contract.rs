@@ -1,0 +1,215 @@
+//! Contractions: compiled code against the interpreter.
+
+mod support;
+
+use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
+use kiln_codegen::kir::{Bound, Ix, Kernel, KernelBuilder};
+use kiln_ir::{DType, Prim};
+use proptest::prelude::*;
+use support::{Tolerance, check, elements};
+
+const SUMS: Tolerance = Tolerance { relative: 1e-4, absolute: 1e-4 };
+
+fn data(dtype: DType, len: i64, seed: i64) -> Vec<u8> {
+    let value = move |i: i64| {
+        let v = (i * 7 + seed * 13) % 17 - 8;
+        if dtype.is_float() { v as f64 * 0.25 } else { v as f64 }
+    };
+    elements(dtype, (0..len).map(value))
+}
+
+#[derive(Clone, Debug)]
+struct Gemm {
+    m: i64,
+    n: i64,
+    k: i64,
+    /// Panel width; 0 for a strided right operand, contiguous in n, -1 in k.
+    width: i64,
+    /// Accumulator, left and right storage.
+    dtypes: [DType; 3],
+    dynamic: bool,
+    block: i64,
+}
+
+/// `out[m][n] = relu(sum a[m][k] b[k][n] + bias[n])` (no ReLU on integers).
+fn gemm(case: &Gemm) -> (Kernel, Vec<Vec<u8>>, Vec<i64>) {
+    let [acc, a_dtype, b_dtype] = case.dtypes;
+    let mut b = KernelBuilder::new("gemm");
+    let (x, w, bias, out) = (b.input(a_dtype), b.weights(b_dtype), b.input(acc), b.output(acc));
+    let (m, n, k) = (case.m, case.n, case.k);
+    let (mut dims, mut rows, mut depth) = (vec![], Ix::Const(m), Ix::Const(k));
+    if case.dynamic {
+        rows = b.dim();
+        dims.push(m);
+        depth = b.dim();
+        dims.push(k);
+    }
+    let columns = b.grid(Ix::Const(n).ceil_div(case.block));
+    let begin = columns * case.block;
+    let shape = ContractShape {
+        m: (0.into(), rows),
+        n: (begin.clone(), (Ix::Const(n) - begin).min(case.block)),
+        taps: vec![],
+        k: (0.into(), depth.clone()),
+        acc_dtype: acc,
+    };
+    let along_k = case.width < 0;
+    let strided_depth = depth.clone();
+    let mut strided = move |b: &mut KernelBuilder, column: &Ix, _: &[Ix], kk: &Ix| {
+        let index =
+            if along_k { column.clone() * strided_depth.clone() + kk } else { kk.clone() * n + column };
+        b.load(w, index)
+    };
+    let rhs = if case.width > 0 {
+        RhsBuilder::Packed { buffer: w, base: 0.into(), width: case.width as u32 }
+    } else {
+        RhsBuilder::Strided(&mut strided)
+    };
+    b.contract(
+        shape,
+        |b, row, _, kk| b.load(x, row.clone() * depth.clone() + kk),
+        rhs,
+        |b, row, column, sum| {
+            let c = b.load(bias, column.clone());
+            let mut v = b.apply(Prim::Add, &[sum, c]);
+            if acc.is_float() {
+                let zero = b.literal(acc, 0.0);
+                v = b.apply(Prim::Max, &[v, zero]);
+            }
+            b.store(out, row.clone() * n + column, v);
+        },
+    );
+    let width = case.width.max(1);
+    let buffers = vec![
+        data(a_dtype, m * k, 1),
+        data(b_dtype, (n + width - 1) / width * width * k, 2),
+        data(acc, n, 3),
+        data(acc, m * n, 0),
+    ];
+    (b.finish().unwrap(), buffers, dims)
+}
+
+const DTYPES: [[DType; 3]; 6] = [
+    [DType::F32, DType::F32, DType::F32],
+    [DType::F64, DType::F64, DType::F64],
+    [DType::I32, DType::U8, DType::I8],
+    [DType::F32, DType::F16, DType::F32],
+    [DType::F32, DType::F32, DType::BF16],
+    [DType::I32, DType::I32, DType::I16],
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_products_agree(
+        m in 1..40i64, n in 1..50i64, k in 0..40i64, width in 0..6usize, dtypes in 0..DTYPES.len(),
+        dynamic in any::<bool>(), block in 0..3usize,
+    ) {
+        let width = [0, -1, 4, 8, 12, 16][width];
+        let block = if width > 0 { width * [1, 2, 64][block] } else { [5, 24, 64][block] };
+        let case = Gemm { m, n, k, width, dtypes: DTYPES[dtypes], dynamic, block };
+        let (kernel, buffers, dims) = gemm(&case);
+        check(&kernel, &buffers, &dims, SUMS);
+    }
+}
+
+#[test]
+fn long_reductions_are_blocked() {
+    for (k, dynamic) in [(385, false), (1000, false), (769, true), (400, true)] {
+        for width in [8, 0, -1] {
+            let dtypes = [DType::F32; 3];
+            let case = Gemm { m: 13, n: 21, k, width, dtypes, dynamic, block: 64 };
+            let (kernel, buffers, dims) = gemm(&case);
+            check(&kernel, &buffers, &dims, SUMS);
+        }
+    }
+}
+
+/// Channels-last convolution with zero padding: `[h, w, ci] * [kh, kw, ci, co]`, groups side by side in the channels.
+fn conv(h: i64, w: i64, ci: i64, co: i64, kernel: i64, stride: i64, dilation: i64, groups: i64) {
+    let pad = dilation * (kernel - 1) / 2;
+    let out_of = |n: i64| (n + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
+    let (oh, ow, width) = (out_of(h), out_of(w), 8);
+    let (ci_all, co_all) = (ci * groups, co * groups);
+    let mut b = KernelBuilder::new("conv");
+    let (x, wt, out) = (b.input(DType::F32), b.weights(DType::F32), b.output(DType::F32));
+    let group = b.grid(groups);
+    let panel_size = (co + width - 1) / width * width * kernel * kernel * ci;
+    let shape = ContractShape {
+        m: (0.into(), (oh * ow).into()),
+        n: (0.into(), co.into()),
+        taps: vec![(0.into(), kernel.into()), (0.into(), kernel.into())],
+        k: (0.into(), ci.into()),
+        acc_dtype: DType::F32,
+    };
+    b.contract(
+        shape,
+        |b, m, taps, k| {
+            let row = m.clone().floor_div(ow) * stride + taps[0].clone() * dilation - pad;
+            let column = m.clone().modulo(ow) * stride + taps[1].clone() * dilation - pad;
+            let index = (row.clone() * w + column.clone()) * ci_all + group.clone() * ci + k;
+            b.load_guarded(x, index, vec![Bound::below(row, h), Bound::below(column, w)], 0.0)
+        },
+        RhsBuilder::Packed { buffer: wt, base: group.clone() * panel_size, width: width as u32 },
+        |b, m, n, sum| b.store(out, m.clone() * co_all + group.clone() * co + n, sum),
+    );
+    let kernel = b.finish().unwrap();
+    let buffers = [
+        data(DType::F32, h * w * ci_all, 1),
+        data(DType::F32, panel_size * groups, 2),
+        data(DType::F32, oh * ow * co_all, 0),
+    ];
+    check(&kernel, &buffers, &[], SUMS);
+}
+
+#[test]
+fn convolutions_by_taps() {
+    conv(9, 11, 5, 7, 3, 1, 1, 1);
+    conv(8, 8, 16, 12, 3, 2, 1, 1);
+    conv(7, 6, 3, 10, 5, 1, 2, 1);
+    conv(6, 6, 130, 5, 3, 1, 1, 1);
+    conv(7, 7, 4, 6, 3, 1, 1, 3);
+    conv(5, 5, 8, 8, 1, 1, 1, 2);
+}
+
+#[test]
+fn attention_of_one_head() {
+    // scores = q k^T (both [s][d]), softmax, context = p v: two contractions with scratch between.
+    let (s, d) = (19, 12);
+    let mut b = KernelBuilder::new("attention");
+    let f = DType::F32;
+    let (q, key, v, out) = (b.input(f), b.input(f), b.input(f), b.output(f));
+    let scores = b.scratch(f, s * s);
+    let shape = |n: i64, k: i64| ContractShape {
+        m: (0.into(), s.into()),
+        n: (0.into(), n.into()),
+        taps: vec![],
+        k: (0.into(), k.into()),
+        acc_dtype: f,
+    };
+    let mut keys = |b: &mut KernelBuilder, n: &Ix, _: &[Ix], k: &Ix| b.load(key, n.clone() * d + k);
+    b.contract(
+        shape(s, d),
+        |b, m, _, k| b.load(q, m.clone() * d + k),
+        RhsBuilder::Strided(&mut keys),
+        |b, m, n, sum| {
+            let e = b.apply(Prim::Exp, &[sum]);
+            b.store(scores, m.clone() * s + n, e);
+        },
+    );
+    let mut values = |b: &mut KernelBuilder, n: &Ix, _: &[Ix], k: &Ix| b.load(v, k.clone() * d + n);
+    b.contract(
+        shape(d, s),
+        |b, m, _, k| {
+            let e = b.load(scores, m.clone() * s + k);
+            let scale = b.literal(f, 0.125);
+            b.apply(Prim::Mul, &[e, scale])
+        },
+        RhsBuilder::Strided(&mut values),
+        |b, m, n, sum| b.store(out, m.clone() * d + n, sum),
+    );
+    let kernel = b.finish().unwrap();
+    let small = |seed: i64| elements(f, (0..s * d).map(|i| ((i * 5 + seed) % 9 - 4) as f64 * 0.1));
+    check(&kernel, &[small(1), small(2), small(3), small(4)], &[], SUMS);
+}

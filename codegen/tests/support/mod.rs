@@ -1,0 +1,130 @@
+//! Runs a kernel on the interpreter and on every tier of this machine, and compares.
+#![allow(dead_code, reason = "each test target uses a part")]
+
+use kiln_codegen::interp;
+use kiln_codegen::kir::{Access, Kernel};
+use kiln_codegen::lower::clif::Compiler;
+use kiln_codegen::lower::jit::JitKernel;
+use kiln_ir::tensor::{scalar_from_bits, scalar_to_bits};
+use kiln_ir::{DType, Scalar};
+use kiln_runtime::cpu::Tier;
+use kiln_runtime::memory::AlignedBuf;
+
+/// Elements of a dtype as bytes, the scalars converted to it.
+pub fn elements(dtype: DType, values: impl IntoIterator<Item = f64>) -> Vec<u8> {
+    let size = dtype.bits() / 8;
+    let to_bits = |v: f64| {
+        if dtype.is_float() {
+            scalar_to_bits(dtype, Scalar::F(v))
+        } else if dtype == DType::Bool {
+            u64::from(v != 0.0)
+        } else {
+            (v as i64) as u64
+        }
+    };
+    values.into_iter().flat_map(|v| to_bits(v).to_le_bytes()[..size].to_vec()).collect()
+}
+
+/// Scalars of a buffer of whole-byte elements.
+pub fn scalars(dtype: DType, bytes: &[u8]) -> Vec<Scalar> {
+    let size = dtype.bits() / 8;
+    let read = |chunk: &[u8]| {
+        let mut word = [0u8; 8];
+        word[..size].copy_from_slice(chunk);
+        scalar_from_bits(dtype, u64::from_le_bytes(word)).unwrap()
+    };
+    bytes.chunks_exact(size).map(read).collect()
+}
+
+/// Tiers whose code this machine executes.
+pub fn tiers() -> Vec<Tier> {
+    [Tier::X86V2, Tier::X86V3, Tier::Aarch64].into_iter().filter(|t| t.is_supported()).collect()
+}
+
+/// The kernel's buffers after a run of compiled code, the grid split into chunks of `chunk` points.
+pub fn run_compiled(
+    kernel: &Kernel,
+    tier: Tier,
+    buffers: &[Vec<u8>],
+    dims: &[i64],
+    chunk: u64,
+) -> Vec<Vec<u8>> {
+    let compiled = Compiler::new(tier).unwrap().compile(kernel).unwrap();
+    let jit = JitKernel::new(compiled).unwrap();
+    let mut memory: Vec<AlignedBuf> = buffers.iter().map(|b| AlignedBuf::copy_of(b).unwrap()).collect();
+    let pointers: Vec<*mut u8> = memory.iter_mut().map(|b| b.bytes_mut().as_mut_ptr()).collect();
+    let mut scratch = jit.scratch(dims).unwrap();
+    scratch.bytes_mut().fill(0xa5);
+    let points = kernel.grid_points().eval_dims(dims) as u64;
+    let mut at = 0;
+    while at < points {
+        let end = (at + chunk).min(points);
+        // SAFETY: the interpreter has run the kernel on buffers of these sizes without leaving them.
+        unsafe { jit.call(&pointers, dims, &scratch, at..end) };
+        at = end;
+    }
+    memory.iter().map(|b| b.bytes().to_vec()).collect()
+}
+
+/// Allowed differences of floats, and whether integers must be equal (always).
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    /// Relative to the larger magnitude.
+    pub relative: f64,
+    /// Absolute.
+    pub absolute: f64,
+}
+
+/// Only rounding noise of a few operations.
+pub const TIGHT: Tolerance = Tolerance { relative: 2e-5, absolute: 1e-6 };
+
+/// Whether two scalars agree.
+pub fn close(dtype: DType, want: Scalar, got: Scalar, tolerance: Tolerance) -> bool {
+    let unit = match dtype {
+        DType::F16 => 2e-3,
+        DType::BF16 => 1.6e-2,
+        _ => 0.0,
+    };
+    match (want, got) {
+        (Scalar::F(a), Scalar::F(b)) if a.is_nan() || b.is_nan() => a.is_nan() && b.is_nan(),
+        (Scalar::F(a), Scalar::F(b)) => {
+            let largest = a.abs().max(b.abs());
+            a == b || (a - b).abs() <= tolerance.absolute + (tolerance.relative + unit) * largest
+        }
+        (a, b) => a == b,
+    }
+}
+
+/// Runs interpreter and compiled code on the same buffers and compares every writable buffer; gives the interpreter's
+/// buffers.
+pub fn check(kernel: &Kernel, buffers: &[Vec<u8>], dims: &[i64], tolerance: Tolerance) -> Vec<Vec<u8>> {
+    let mut want = buffers.to_vec();
+    let points = kernel.grid_points().eval_dims(dims) as u64;
+    let mut slices: Vec<&mut [u8]> = want.iter_mut().map(Vec::as_mut_slice).collect();
+    interp::run(kernel, &mut slices, dims, 0..points).unwrap_or_else(|e| panic!("{e}\n{kernel}"));
+    let params: Vec<_> = kernel.params().collect();
+    for tier in tiers() {
+        let got = run_compiled(kernel, tier, buffers, dims, u64::MAX);
+        for ((id, want), got) in params.iter().zip(&want).zip(&got) {
+            let buffer = &kernel.buffers[id.index()];
+            if matches!(buffer.access, Access::In | Access::Const) {
+                assert_eq!(want, got, "{} wrote to {id}\n{kernel}", tier.name());
+                continue;
+            }
+            let pairs = scalars(buffer.dtype, want).into_iter().zip(scalars(buffer.dtype, got));
+            for (i, (w, g)) in pairs.enumerate() {
+                assert!(
+                    close(buffer.dtype, w, g, tolerance),
+                    "{}: {id}[{i}] is {g:?}, expected {w:?}, dims {dims:?}\n{kernel}",
+                    tier.name()
+                );
+            }
+        }
+        // However the grid is split, the bits are the same.
+        assert_eq!(got, run_compiled(kernel, tier, buffers, dims, 1), "{}: chunks\n{kernel}", tier.name());
+    }
+    for tier in [Tier::X86V2, Tier::X86V3, Tier::Aarch64] {
+        Compiler::new(tier).unwrap().compile(kernel).unwrap();
+    }
+    want
+}
