@@ -25,6 +25,7 @@ mod quant;
 mod random;
 mod reduce;
 mod text;
+mod trees;
 mod walk;
 mod window;
 

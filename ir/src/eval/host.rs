@@ -6,7 +6,7 @@ use crate::{DType, Tensor};
 use super::cx::Cx;
 use super::fault::{Fault, invalid};
 use super::lanes::{Lanes, floats, ints, single};
-use super::{random, text};
+use super::{random, text, trees};
 
 /// An operator without a kernel.
 pub(super) fn host(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<Vec<Tensor>, Fault> {
@@ -16,6 +16,7 @@ pub(super) fn host(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<V
     let at =
         |i: usize| operands.get(i).copied().ok_or_else(|| Fault::Operands(format!("operand {i} is missing")));
     let result = match op {
+        Host::TreeEnsemble { .. } | Host::TreeClassifier { .. } => return trees::trees(cx, op, operands),
         Host::RandomUniform { .. } | Host::RandomNormal { .. } | Host::Bernoulli { .. } => {
             return invalid("is not random");
         }

@@ -108,6 +108,7 @@ pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
             ensure!(fits && values.dtype() == default.dtype(), "keys, values and default do not fit");
             Inferred::tensor(values.dtype(), cx.tensor(0)?.shape.clone())
         }
+        Host::TreeEnsemble { .. } | Host::TreeClassifier { .. } => return super::trees::infer(op, cx),
         Host::GridSample { .. }
         | Host::RoiAlign { .. }
         | Host::MaxUnpool { .. }

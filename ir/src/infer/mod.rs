@@ -17,6 +17,7 @@ mod object;
 mod order;
 mod quant;
 mod sums;
+mod trees;
 mod windows;
 
 use smallvec::SmallVec;

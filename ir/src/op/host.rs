@@ -49,6 +49,48 @@ attr_enum! {
     }
 }
 
+attr_enum! {
+    /// How the leaves that a sample reaches combine to a score.
+    TreeAggregate {
+        /// Their sum.
+        Sum = "sum",
+        /// Their sum over the number of trees.
+        Average = "average",
+        /// The smallest.
+        Min = "min",
+        /// The largest.
+        Max = "max",
+    }
+}
+
+attr_enum! {
+    /// What is computed of a sample's scores last, as ONNX names it.
+    ScoreTransform {
+        /// Nothing.
+        None = "none",
+        /// `1 / (1 + exp(-x))`.
+        Logistic = "logistic",
+        /// Softmax.
+        Softmax = "softmax",
+        /// Softmax of the scores that are not zero.
+        SoftmaxZero = "softmax_zero",
+        /// Inverse of the normal distribution function.
+        Probit = "probit",
+    }
+}
+
+attr_enum! {
+    /// How a classifier of two classes whose leaves name only one of them decides.
+    BinaryRule {
+        /// Leaves name more than one class.
+        None = "none",
+        /// The score is a probability: the second class wins above one half.
+        Probability = "probability",
+        /// The score is signed: the second class wins above zero.
+        Signed = "signed",
+    }
+}
+
 family! {
     /// Rare operators. They have no kernels: the reference evaluator runs them.
     Host {
@@ -114,6 +156,18 @@ family! {
         /// ONNX MelWeightMatrix: i64 operands bins, DFT length, sample rate, then float lower and upper edge in Hertz,
         /// one element each.
         MelWeightMatrix = "mel_weight_matrix" { dtype: DType, }
+        /// Decision trees. Operands: `x` `[N, F]`; i64 `roots` `[T]`, a node each; i64 `nodes` `[M, 7]` with the columns
+        /// comparison (0 to 6: `<=`, `<`, `>=`, `>`, `==`, `!=`, member; 7: leaf), feature, node where it holds (of a
+        /// leaf: its first weight), node where it fails (of a leaf: end of its weights), whether it holds for NaN, first
+        /// member, end of members; float `splits` `[M]`; i64 `targets` and float `weights` `[W]`; float `base` values
+        /// (one a target, or empty); float `members`. Result: scores `[N, targets]` in `dtype`. A probit is the only
+        /// transform of a single target.
+        TreeEnsemble = "tree_ensemble" {
+            targets: i64, aggregate: TreeAggregate, transform: ScoreTransform, dtype: DType,
+        }
+        /// Decision trees that vote: operands as `tree_ensemble` has them. Results: i64 index of the winning class
+        /// `[N]`, f32 scores `[N, classes]`.
+        TreeClassifier = "tree_classifier" { classes: i64, transform: ScoreTransform, binary: BinaryRule, }
         /// Raises a run-time error with this message.
         Fail = "fail" { message: String, }
     }
