@@ -6,19 +6,19 @@ use crate::{DType, Tensor};
 use super::cx::Cx;
 use super::fault::{Fault, invalid};
 use super::lanes::{Lanes, floats, ints, single};
-use super::{random, text, trees};
+use super::ngrams::Ngrams;
+use super::order::Keys;
+use super::walk::pick;
+use super::{image, random, signal, text, trees};
 
 /// An operator without a kernel.
 pub(super) fn host(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<Vec<Tensor>, Fault> {
-    if let Some(result) = random::random(cx, op, operands) {
-        return result.map(|t| vec![t]);
-    }
     let at =
         |i: usize| operands.get(i).copied().ok_or_else(|| Fault::Operands(format!("operand {i} is missing")));
     let result = match op {
         Host::TreeEnsemble { .. } | Host::TreeClassifier { .. } => return trees::trees(cx, op, operands),
         Host::RandomUniform { .. } | Host::RandomNormal { .. } | Host::Bernoulli { .. } => {
-            return invalid("is not random");
+            random::random(cx, op, operands)
         }
         Host::NonMaxSuppression { center_point_box } => non_max_suppression(cx, operands, *center_point_box),
         Host::Det {} => determinant(cx, at(0)?),
@@ -27,7 +27,28 @@ pub(super) fn host(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<V
         Host::StringEqual {} => text::equal(cx, at(0)?, at(1)?),
         Host::BitCast { to } => bit_cast(at(0)?, *to),
         Host::Fail { message } => Err(Fault::Failed(message.clone())),
-        _ => invalid("has no evaluation yet"),
+        Host::StringSplit { delimiter, max_splits } => {
+            return text::split(cx, at(0)?, delimiter, *max_splits);
+        }
+        Host::RegexFullMatch { pattern } => text::full_match(cx, at(0)?, pattern),
+        Host::StringNormalize { case, case_sensitive, stopwords } => {
+            text::normalize(cx, at(0)?, *case, *case_sensitive, stopwords)
+        }
+        Host::NgramCounts { weighting, min_length, max_length, max_skip, starts, columns, pool, weights } => {
+            let (weighting, min_length, max_length) = (*weighting, *min_length, *max_length);
+            let max_skip = *max_skip;
+            Ngrams { weighting, min_length, max_length, max_skip, starts, columns, pool, weights }
+                .count(cx, at(0)?)
+        }
+        Host::Lookup { keys, values, default } => lookup(cx, at(0)?, keys, values, default),
+        Host::GridSample { .. }
+        | Host::RoiAlign { .. }
+        | Host::MaxUnpool { .. }
+        | Host::Col2Im { .. }
+        | Host::DeformConv { .. } => image::image(cx, op, operands),
+        Host::Dft { inverse, onesided } => signal::dft(cx, operands, *inverse, *onesided),
+        Host::Stft { onesided } => signal::stft(cx, operands, *onesided),
+        Host::MelWeightMatrix { dtype } => signal::mel_weight_matrix(cx, operands, *dtype),
     };
     result.map(|t| vec![t])
 }
@@ -44,6 +65,33 @@ fn bit_cast(x: &Tensor, to: DType) -> Result<Tensor, Fault> {
         }
         _ => invalid(format!("{} and {to} differ in width", x.dtype())),
     }
+}
+
+/// The value of each element's key.
+fn lookup(
+    cx: &mut Cx<'_>,
+    x: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    default: &Tensor,
+) -> Result<Tensor, Fault> {
+    if x.dtype() != keys.dtype() || keys.numel() != values.numel() || default.numel() != 1 {
+        return invalid("keys, values and default do not fit");
+    }
+    // One tensor of keys then elements, so that positions in it compare.
+    let n = keys.numel();
+    let (a, b) = (keys.reshaped(&[n])?, x.reshaped(&[x.numel()])?);
+    let all = super::movement::concat(cx, &[&a, &b], 0)?;
+    let compare = Keys::new(&all)?;
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by(|&i, &j| compare.cmp(i, j));
+    let picks: Vec<(usize, usize)> = (n..n + x.numel())
+        .map(|i| match order.binary_search_by(|&k| compare.cmp(k, i)) {
+            Ok(found) => (0, order[found]),
+            Err(_) => (1, 0),
+        })
+        .collect();
+    pick(cx, &[values, default], x.dims(), picks.into_iter())
 }
 
 /// Determinants of the last two axes, by elimination with partial pivoting.

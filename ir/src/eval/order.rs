@@ -35,20 +35,20 @@ pub(super) fn order(cx: &mut Cx<'_>, op: &Order, operands: &[&Tensor]) -> Result
 }
 
 /// Elements that compare: numbers with NaN as the largest, or strings.
-enum Keys<'a> {
+pub(super) enum Keys<'a> {
     Numbers(Lanes),
     Strings(&'a [String]),
 }
 
 impl<'a> Keys<'a> {
-    fn new(x: &'a Tensor) -> Result<Self, Fault> {
+    pub(super) fn new(x: &'a Tensor) -> Result<Self, Fault> {
         Ok(match x.dtype().class() {
             DClass::Text => Keys::Strings(x.as_strings()),
             _ => Keys::Numbers(Lanes::decode(x)?),
         })
     }
 
-    fn cmp(&self, i: usize, j: usize) -> Ordering {
+    pub(super) fn cmp(&self, i: usize, j: usize) -> Ordering {
         match self {
             Keys::Strings(s) => s[i].cmp(&s[j]),
             Keys::Numbers(Lanes::I(v)) => v[i].cmp(&v[j]),

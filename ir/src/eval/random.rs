@@ -40,19 +40,19 @@ impl Rng {
     }
 }
 
-/// A random operator, or `None` if the operator is not random.
-pub(super) fn random(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Option<Result<Tensor, Fault>> {
+/// A random operator.
+pub(super) fn random(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<Tensor, Fault> {
     match op {
         Host::RandomUniform { shape, dtype, low, high, seed } => {
             let (low, high) = (low.get(), high.get());
-            Some(fill(cx, shape, *dtype, *seed, |r| low + (high - low) * r.uniform()))
+            fill(cx, shape, *dtype, *seed, |r| low + (high - low) * r.uniform())
         }
         Host::RandomNormal { shape, dtype, mean, scale, seed } => {
             let (mean, scale) = (mean.get(), scale.get());
-            Some(fill(cx, shape, *dtype, *seed, |r| mean + scale * r.normal()))
+            fill(cx, shape, *dtype, *seed, |r| mean + scale * r.normal())
         }
-        Host::Bernoulli { dtype, seed } => Some(bernoulli(cx, operands, *dtype, *seed)),
-        _ => None,
+        Host::Bernoulli { dtype, seed } => bernoulli(cx, operands, *dtype, *seed),
+        other => invalid(format!("{} is not random", other.mnemonic())),
     }
 }
 

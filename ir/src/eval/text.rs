@@ -1,5 +1,6 @@
 //! Strings.
 
+use crate::op::TextCase;
 use crate::{DClass, DType, Scalar, Tensor};
 
 use super::cx::Cx;
@@ -50,6 +51,91 @@ pub(super) fn concat(cx: &mut Cx<'_>, a: &Tensor, b: &Tensor) -> Result<Tensor, 
 pub(super) fn equal(cx: &mut Cx<'_>, a: &Tensor, b: &Tensor) -> Result<Tensor, Fault> {
     let (dims, out) = zip(cx, a, b, |x, y| x == y)?;
     Ok(Tensor::from_bools(&dims, &out)?)
+}
+
+/// Pieces of each string, filled up with empty ones, and their number.
+pub(super) fn split(
+    cx: &mut Cx<'_>,
+    x: &Tensor,
+    delimiter: &str,
+    max_splits: Option<i64>,
+) -> Result<Vec<Tensor>, Fault> {
+    let most = max_splits.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    let pieces: Vec<Vec<&str>> = strings(x)?
+        .iter()
+        .map(|text| match delimiter {
+            "" => split_whitespace(text, most),
+            _ => text.splitn(most.saturating_add(1), delimiter).collect(),
+        })
+        .collect();
+    let width = pieces.iter().map(Vec::len).max().unwrap_or(0);
+    let dims = [x.dims(), &[width]].concat();
+    cx.admit(DType::String, &dims)?;
+    let counts: Vec<i64> = pieces.iter().map(|p| p.len() as i64).collect();
+    let filled =
+        |p: &Vec<&str>| (0..width).map(|i| p.get(i).copied().unwrap_or("").to_owned()).collect::<Vec<_>>();
+    let words = pieces.iter().flat_map(filled).collect();
+    Ok(vec![Tensor::strings(&dims, words)?, Tensor::from_slice(x.dims(), &counts)?])
+}
+
+/// Words between runs of whitespace; after `most` of them the rest is one piece.
+fn split_whitespace(text: &str, most: usize) -> Vec<&str> {
+    let mut out = vec![];
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let end = if out.len() >= most { None } else { rest.find(char::is_whitespace) };
+        let (word, tail) = rest.split_at(end.unwrap_or(rest.len()));
+        out.push(word);
+        rest = tail.trim_start();
+    }
+    out
+}
+
+/// Whether each string matches the pattern from start to end.
+pub(super) fn full_match(cx: &mut Cx<'_>, x: &Tensor, pattern: &str) -> Result<Tensor, Fault> {
+    cx.admit(DType::Bool, x.dims())?;
+    let whole = regex::Regex::new(&format!("^(?:{pattern})$"));
+    let regex = whole.or_else(|e| invalid(format!("the pattern {pattern:?}: {e}")))?;
+    let mut out = vec![];
+    for text in strings(x)? {
+        cx.tick(text.len())?;
+        out.push(regex.is_match(text));
+    }
+    Ok(Tensor::from_bools(x.dims(), &out)?)
+}
+
+/// The words that are no stopwords, in another case.
+pub(super) fn normalize(
+    cx: &mut Cx<'_>,
+    x: &Tensor,
+    case: TextCase,
+    case_sensitive: bool,
+    stopwords: &[String],
+) -> Result<Tensor, Fault> {
+    if !matches!(x.dims(), [_] | [1, _]) {
+        return invalid(format!("x {:?}", x.dims()));
+    }
+    let same = |a: &str, b: &str| if case_sensitive { a == b } else { a.to_lowercase() == b.to_lowercase() };
+    let mut words = vec![];
+    for word in strings(x)? {
+        cx.tick(stopwords.len())?;
+        if stopwords.iter().any(|stop| same(stop, word)) {
+            continue;
+        }
+        words.push(match case {
+            TextCase::Keep => word.clone(),
+            TextCase::Lower => word.to_lowercase(),
+            TextCase::Upper => word.to_uppercase(),
+        });
+    }
+    if words.is_empty() {
+        words.push(String::new());
+    }
+    let mut dims = x.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = words.len();
+    }
+    Ok(Tensor::strings(&dims, words)?)
 }
 
 /// Numbers to text or text to numbers.

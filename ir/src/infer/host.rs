@@ -118,7 +118,10 @@ pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
         Host::Stft { onesided } => stft(*onesided, cx)?,
         Host::MelWeightMatrix { dtype } => {
             cx.expect_count(5)?;
-            (0..3).try_for_each(|i| cx.expect_dtype(i, DType::I64))?;
+            for i in 0..3 {
+                let ty = cx.tensor(i)?;
+                ensure!(ty.dtype.is_int(), "operand {i} must be an integer, found {ty}");
+            }
             (3..5).try_for_each(|i| cx.expect_float(i))?;
             ensure!(dtype.is_float(), "weights of {dtype}");
             let dim =

@@ -153,7 +153,7 @@ family! {
         /// ONNX STFT: operands signal `[B, n, 1 or 2]`, i64 frame step (one element), window `[frame]`; result
         /// `[B, frames, bins, 2]`.
         Stft = "stft" { onesided: bool, }
-        /// ONNX MelWeightMatrix: i64 operands bins, DFT length, sample rate, then float lower and upper edge in Hertz,
+        /// ONNX MelWeightMatrix: integer operands bins, DFT length, sample rate, then float lower and upper edge in Hertz,
         /// one element each.
         MelWeightMatrix = "mel_weight_matrix" { dtype: DType, }
         /// Decision trees. Operands: `x` `[N, F]`; i64 `roots` `[T]`, a node each; i64 `nodes` `[M, 7]` with the columns

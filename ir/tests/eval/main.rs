@@ -4,6 +4,7 @@
 mod composites;
 mod elementwise;
 mod graphs;
+mod host;
 mod index;
 mod moves;
 mod objects;
