@@ -6,7 +6,7 @@
 //! 3. Definitions: every input and every result of a scheduled node is defined there and nowhere else.
 //! 4. Schedule: no node stands in it twice; operands are inputs or results of nodes before; outputs are inputs or
 //!    results of scheduled nodes.
-//! 5. Types: a node has the results that inference gives, with compatible types; no type has an unknown dim.
+//! 5. Types: a node has the results that inference gives, with compatible types; no tensor has an unknown dim.
 //! 6. Known values: a known constant has the value's type; known elements are as many as the type says.
 //! 7. Calls: no graph calls itself, directly or through others. (Operands that do not fit a called graph's inputs are
 //!    violations of 5.)
@@ -26,7 +26,7 @@ use smallvec::SmallVec;
 use crate::graph::{Def, Known, Origin};
 use crate::infer::{InferCx, infer};
 use crate::op::Object;
-use crate::{Graph, GraphId, Module, Node, NodeId, Op, Type, Value};
+use crate::{Dim, Graph, GraphId, Module, Node, NodeId, Op, Type, Value};
 
 /// One violation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -215,13 +215,10 @@ impl Verifier<'_> {
     }
 }
 
+/// Whether a tensor has an unknown dim. Elements of sequences and optionals may: they differ from one another.
 fn has_unknown(ty: &Type) -> bool {
-    let mut found = false;
-    ty.map_dims(&mut |d| {
-        found |= d.is_unknown();
-        d.clone()
-    });
-    found
+    let dims = ty.as_tensor().and_then(|t| t.shape.dims());
+    dims.is_some_and(|d| d.iter().any(Dim::is_unknown))
 }
 
 /// Violations of types, known values and states by one node.

@@ -189,7 +189,7 @@ fn first(results: SmallVec<[Value; 1]>) -> Result<Value, InferError> {
 
 /// Replaces dims that inference leaves unknown by fresh symbols. Elements of sequences and optionals keep theirs:
 /// one symbol would claim that all elements agree.
-fn name_unknown(ty: &Type, fresh: &mut u64) -> Type {
+pub(crate) fn name_unknown(ty: &Type, fresh: &mut u64) -> Type {
     if ty.as_tensor().is_none() {
         return ty.clone();
     }

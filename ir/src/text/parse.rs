@@ -7,11 +7,12 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{ParseError, Resources};
+use crate::build::name_unknown;
 use crate::graph::{Def, Known, Node, Origin, ValueData};
 use crate::infer::{InferCx, infer};
 use crate::op::{Attr, AttrError, Cursor, Source};
 use crate::verify::call_order;
-use crate::{Dim, Graph, GraphId, Module, NodeId, Op, StateDecl, Tensor, Type, Value};
+use crate::{Graph, GraphId, Module, NodeId, Op, StateDecl, Tensor, Type, Value};
 
 /// Longest text that is read.
 const MAX_TEXT: usize = 1 << 30;
@@ -202,14 +203,10 @@ impl<'a> Reader<'a> {
         let name = if self.c.rest().starts_with('"') { Some(self.c.string()?.into()) } else { None };
         self.c.expect(":")?;
         let ty = Type::read(&mut self.c)?;
-        let fresh = &mut self.module.fresh;
-        let ty = ty.map_dims(&mut |d| {
-            if !d.is_unknown() {
-                return d.clone();
-            }
-            *fresh += 1;
-            Dim::symbol(&format!("_u{fresh}"))
-        });
+        let ty = match self.trust {
+            Trust::Definitions => name_unknown(&ty, &mut self.module.fresh),
+            Trust::Nothing => ty,
+        };
         let next = graph.values.len();
         if self.trust == Trust::Nothing {
             let v = Value::new(usize::try_from(number).unwrap_or(usize::MAX));
