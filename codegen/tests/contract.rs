@@ -213,3 +213,40 @@ fn attention_of_one_head() {
     let small = |seed: i64| elements(f, (0..s * d).map(|i| ((i * 5 + seed) % 9 - 4) as f64 * 0.1));
     check(&kernel, &[small(1), small(2), small(3), small(4)], &[], SUMS);
 }
+
+#[test]
+fn run_time_columns_are_blocked() {
+    let f = DType::F32;
+    for width in [0, 12] {
+        let mut b = KernelBuilder::new("dynamic");
+        let (x, w, out) = (b.input(f), b.input(f), b.output(f));
+        let (m, n, k) = (b.dim(), b.dim(), b.dim());
+        let shape = ContractShape {
+            m: (0.into(), m),
+            n: (0.into(), n.clone()),
+            taps: vec![(0.into(), 2.into())],
+            k: (0.into(), k.clone()),
+            acc_dtype: f,
+        };
+        let mut strided = |b: &mut KernelBuilder, column: &Ix, taps: &[Ix], kk: &Ix| {
+            b.load(w, (taps[0].clone() * k.clone() + kk) * n.clone() + column)
+        };
+        let rhs = if width > 0 {
+            RhsBuilder::Packed { buffer: w, base: 0.into(), width: width as u32 }
+        } else {
+            RhsBuilder::Strided(&mut strided)
+        };
+        b.contract(
+            shape,
+            |b, row, taps, kk| b.load(x, (row.clone() * 2 + taps[0].clone()) * k.clone() + kk),
+            rhs,
+            |b, row, column, sum| b.store(out, row.clone() * n.clone() + column, sum),
+        );
+        let kernel = b.finish().unwrap();
+        for (m, n, k) in [(3, 130, 9), (50, 7, 400), (13, 97, 20), (0, 5, 5), (5, 0, 5), (4, 5, 0)] {
+            let buffers =
+                [data(f, m * 2 * k, 1), data(f, (n + 11) / 12 * 12 * 2 * k + 1, 2), data(f, m * n, 0)];
+            check(&kernel, &buffers, &[m, n, k], SUMS);
+        }
+    }
+}

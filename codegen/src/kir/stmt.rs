@@ -218,8 +218,8 @@ pub struct Operand {
 /// The right operand of a contraction.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rhs {
-    /// Weights packed at compile time as [`crate::pack`] lays out: `[ceil(N / width)][K][width]` in the buffer's
-    /// dtype, zero-padded, where K flattens taps and k.
+    /// Weights packed at compile time: `[ceil(N / width)][K][width]` in the buffer's dtype, zero-padded, where K
+    /// flattens taps and k. Lowerings of wider vectors ask for wider panels.
     Packed {
         /// The weights.
         buffer: BufferId,

@@ -32,22 +32,40 @@ const ROWS: i64 = 12;
 /// Longest block of the reduction, in elements a row: 12 rows of it and a panel of four columns fit in 32 KiB.
 const BLOCK: i64 = 384;
 
+/// Rows of a tile for which blocks of the right operand are packed again and again.
+const TALL: i64 = 4 * ROWS;
+
+/// Columns computed at once where their number has no constant bound, about.
+const COLUMN_BLOCK: i64 = 96;
+
+/// Largest constant bound of the columns for which all sums of a tile are kept.
+const MAX_COLUMNS: i64 = 4096;
+
+/// Elements of a right operand that is packed whole.
+const MAX_PANELS: i64 = 1 << 18;
+
 /// Panel width for right operands that are packed on the fly.
 const STRIDED_WIDTH: i64 = 8;
 
 /// What the lowering adds to the kernel for one contraction.
 #[derive(Clone, Debug)]
 pub(super) struct ContractPlan {
-    /// Packed rows: `[ROWS][stride]`.
+    /// Rows of a tile.
+    tile: i64,
+    /// Columns that are computed at once, where their number has no constant bound.
+    column_block: Option<i64>,
+    /// Packed rows: `[tile][stride]`.
     rows: BufferId,
     /// Elements between packed rows.
     pub stride: i64,
-    /// Sums of a tile: `[ROWS][columns]`.
+    /// Sums of a tile: `[tile][columns]`.
     sums: BufferId,
     /// Elements between rows of sums: the padded upper bound of the column count.
     columns: Ix,
     /// Packed right operand, where it is not packed at compile time.
     panels: Option<BufferId>,
+    /// Whether all of the right operand is packed first, or each block of the reduction for each tile.
+    whole_panels: bool,
     /// Taps a block; more than one only if `k` is taken whole.
     taps_per_block: i64,
     /// Elements of `k` a block.
@@ -57,16 +75,30 @@ pub(super) struct ContractPlan {
     k0: Var,
     kn: Var,
     column: Var,
-    panel_k: Var,
+    used: Var,
+    first_column: Var,
+    n0: Var,
+    n_count: Var,
     widened: Option<(Val, Val)>,
 }
 
-/// The dimensions of the right operand's panels.
+/// The right operand's panels.
 struct Panels {
-    buffer: BufferId,
+    /// Address of the panel of column `n0 = 0`.
     base: Value,
     storage: DType,
     width: i64,
+    /// Rows of a panel.
+    depth: Ix,
+    /// First column in terms of the panels.
+    n0: Ix,
+}
+
+/// A block of a tile: `(begin, count)` of rows, taps and elements of `k`.
+struct Block3 {
+    rows: [Value; 2],
+    taps: [Value; 2],
+    k: [Value; 2],
 }
 
 /// Plans every contraction of the kernel; adds scratch buffers, variables and values to it.
@@ -109,39 +141,45 @@ fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
     if width % lanes(c.acc_dtype) != 0 {
         return Err(unsupported(&format!("panels of width {width}")));
     }
-    let bound = c.n.extent.upper_bound().ok_or_else(|| unsupported("an unbounded extent of columns"))?;
-    let columns = bound.max(0).ceil_div(width) * width;
+    let bound = c.n.extent.upper_bound().and_then(|n| n.as_const()).filter(|n| *n <= MAX_COLUMNS);
+    let columns = (bound.unwrap_or(COLUMN_BLOCK).max(0) + width - 1) / width * width;
+    let column_block = bound.is_none().then_some(columns);
     let taps = c.taps.iter().fold(Ix::Const(1), |n, t| n * t.extent.clone().max(0));
     let (taps_per_block, k_per_block) = blocks(taps.as_const(), c.k.extent.as_const());
     // An odd number of cache lines between rows keeps them in different sets.
     let lines = (taps_per_block * k_per_block + 15) / 16;
     let stride = (lines | 1) * 16;
-    let mut scratch = |len: Ix| {
-        kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len } });
+    let depth = (taps * c.k.extent.clone().max(0)).as_const();
+    let whole = depth.and_then(|d| d.checked_mul(columns)).filter(|n| *n <= MAX_PANELS);
+    let strided = matches!(c.b, Rhs::Strided(_));
+    let tile = if strided && whole.is_none() { TALL } else { ROWS };
+    let mut scratch = |len: i64| {
+        kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
         BufferId(kernel.buffers.len() as u32 - 1)
     };
-    let rows = scratch(Ix::Const(ROWS * stride));
-    let sums = scratch(columns.clone() * ROWS);
-    let panels = match &c.b {
-        Rhs::Packed { .. } => None,
-        Rhs::Strided(_) => Some(scratch(columns.clone() * taps * c.k.extent.clone().max(0))),
-    };
+    let rows = scratch(tile * stride);
+    let sums = scratch(columns * tile);
+    let panels = strided.then(|| scratch(whole.unwrap_or(columns * taps_per_block * k_per_block)));
     let mut var = || {
         kernel.vars += 1;
         Var(kernel.vars - 1)
     };
-    let (row, tap, k0, kn, column, panel_k) = (var(), var(), var(), var(), var(), var());
+    let (row, tap, k0, kn, column) = (var(), var(), var(), var(), var());
+    let (used, first_column, n0, n_count) = (var(), var(), var(), var());
     let mut val = |dtype| {
         kernel.vals.push(dtype);
         Val(kernel.vals.len() as u32 - 1)
     };
     let widened = (c.acc_dtype == DType::I32).then(|| (val(DType::I32), val(DType::I32)));
     Ok(ContractPlan {
+        tile,
+        column_block,
         rows,
         stride,
         sums,
-        columns,
+        columns: Ix::Const(columns),
         panels,
+        whole_panels: strided && whole.is_some(),
         taps_per_block,
         k_per_block,
         row,
@@ -149,7 +187,10 @@ fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
         k0,
         kn,
         column,
-        panel_k,
+        used,
+        first_column,
+        n0,
+        n_count,
         widened,
     })
 }
@@ -190,27 +231,52 @@ impl Emitter<'_> {
         if self.mode.is_some() {
             return self.unsupported("a contraction in a vectorized loop");
         }
+        let Some(block) = plan.column_block else { return self.columns(c, &plan) };
+        let begin = c.n.begin.clone() + Ix::Var(plan.n0);
+        let part = Contract { n: Axis { var: c.n.var, begin, extent: Ix::Var(plan.n_count) }, ..c.clone() };
+        let zero = self.i64(0);
+        let n = self.ix(&c.n.extent)?;
+        self.counted(zero, n, block, &[], |s, n0, _| {
+            s.vars[plan.n0.index()] = Some(n0);
+            let left = s.b.ins().isub(n, n0);
+            let most = s.i64(block);
+            s.vars[plan.n_count.index()] = Some(s.b.ins().smin(left, most));
+            s.columns(&part, &plan)?;
+            Ok(vec![])
+        })?;
+        Ok(())
+    }
+
+    /// A range of columns, small enough for the scratch that is planned.
+    fn columns(&mut self, c: &Contract, plan: &ContractPlan) -> Result<()> {
+        let total = c.taps.iter().fold(c.k.extent.clone(), |n, t| n * t.extent.clone());
         let panels = match &c.b {
             Rhs::Packed { buffer, base, width } => {
                 let storage = self.kernel.buffers[buffer.index()].dtype;
                 let at = self.ix(base)?;
                 let base = self.address(*buffer, at, (storage.bits() / 8) as i64);
-                Panels { buffer: *buffer, base, storage, width: i64::from(*width) }
+                Panels { base, storage, width: i64::from(*width), depth: total, n0: c.n.begin.clone() }
             }
-            Rhs::Strided(operand) => {
+            Rhs::Strided(_) => {
                 let Some(buffer) = plan.panels else { return self.unsupported("an operand without panels") };
-                self.pack_panels(c, &plan, operand, buffer)?;
                 let base = self.bases[buffer.index()];
-                Panels { buffer, base, storage: c.acc_dtype, width: STRIDED_WIDTH }
+                let depth =
+                    if plan.whole_panels { total } else { Ix::Const(plan.taps_per_block * plan.k_per_block) };
+                Panels { base, storage: c.acc_dtype, width: STRIDED_WIDTH, depth, n0: Ix::Const(0) }
             }
         };
         let zero = self.i64(0);
+        if let (Rhs::Strided(operand), true) = (&c.b, plan.whole_panels) {
+            let taps = c.taps.iter().fold(Ix::Const(1), |n, t| n * t.extent.clone().max(0));
+            let (taps, k) = (self.ix(&taps)?, self.ix(&c.k.extent)?);
+            self.pack_panels(c, plan, operand, [zero, taps], [zero, k])?;
+        }
         let extent = self.ix(&c.m.extent)?;
-        self.counted(zero, extent, ROWS, &[], |s, first, _| {
+        self.counted(zero, extent, plan.tile, &[], |s, first, _| {
             let left = s.b.ins().isub(extent, first);
-            let full = s.i64(ROWS);
+            let full = s.i64(plan.tile);
             let rows = s.b.ins().smin(left, full);
-            s.tile(c, &plan, &panels, first, rows)?;
+            s.tile(c, plan, &panels, first, rows)?;
             Ok(vec![])
         })?;
         Ok(())
@@ -230,13 +296,12 @@ impl Emitter<'_> {
         let single = taps.as_const().is_some_and(|n| n > 0 && n <= plan.taps_per_block)
             && k.as_const().is_some_and(|n| n > 0 && n <= plan.k_per_block);
         let zero = self.i64(0);
+        let (taps, k) = (self.ix(&taps)?, self.ix(&k)?);
+        let tile = |t: [Value; 2], k: [Value; 2]| Block3 { rows: [first, rows], taps: t, k };
         if single {
-            let count = self.ix(&taps)?;
-            let k_count = self.ix(&k)?;
-            self.tile_block(c, plan, panels, [first, rows], [zero, count], [zero, k_count], true)?;
+            self.tile_block(c, plan, panels, &tile([zero, taps], [zero, k]), true)?;
         } else {
             self.clear_sums(c, plan, rows)?;
-            let (taps, k) = (self.ix(&taps)?, self.ix(&k)?);
             self.counted(zero, taps, plan.taps_per_block, &[], |s, t0, _| {
                 let left = s.b.ins().isub(taps, t0);
                 let most = s.i64(plan.taps_per_block);
@@ -245,7 +310,7 @@ impl Emitter<'_> {
                     let left = s.b.ins().isub(k, k0);
                     let most = s.i64(plan.k_per_block);
                     let kn = s.b.ins().smin(left, most);
-                    s.tile_block(c, plan, panels, [first, rows], [t0, tn], [k0, kn], false)?;
+                    s.tile_block(c, plan, panels, &tile([t0, tn], [k0, kn]), false)?;
                     Ok(vec![])
                 })?;
                 Ok(vec![])
@@ -270,17 +335,22 @@ impl Emitter<'_> {
     }
 
     /// Packs one block of the reduction for the rows of a tile and multiplies it with every panel.
-    #[allow(clippy::too_many_arguments, reason = "the three ranges of a block, as pairs")]
     fn tile_block(
         &mut self,
         c: &Contract,
         plan: &ContractPlan,
         panels: &Panels,
-        [first, rows]: [Value; 2],
-        [t0, tn]: [Value; 2],
-        [k0, kn]: [Value; 2],
+        block: &Block3,
         is_first: bool,
     ) -> Result<()> {
+        let ([first, rows], [t0, tn], [k0, kn]) = (block.rows, block.taps, block.k);
+        let repacked = match &c.b {
+            Rhs::Strided(operand) if !plan.whole_panels => Some(operand),
+            Rhs::Strided(_) | Rhs::Packed { .. } => None,
+        };
+        if let Some(operand) = repacked {
+            self.pack_panels(c, plan, operand, [t0, tn], [k0, kn])?;
+        }
         self.vars[plan.k0.index()] = Some(k0);
         self.vars[plan.kn.index()] = Some(kn);
         let zero = self.i64(0);
@@ -290,26 +360,42 @@ impl Emitter<'_> {
             s.vars[plan.row.index()] = Some(row);
             let m = s.b.ins().iadd(m_first, row);
             s.vars[c.m.var.index()] = Some(m);
-            if c.taps.is_empty() {
-                s.vars[plan.tap.index()] = Some(zero);
-                s.pack_row(c, plan)?;
-            } else {
-                s.counted(zero, tn, 1, &[], |s, tap, _| {
-                    s.vars[plan.tap.index()] = Some(tap);
-                    let index = s.b.ins().iadd(t0, tap);
-                    s.set_taps(&c.taps, index)?;
-                    s.pack_row(c, plan)?;
-                    Ok(vec![])
-                })?;
-            }
+            s.each_tap(c, plan, [t0, tn], |s| s.pack_row(c, plan))?;
             Ok(vec![])
         })?;
-        // Position in the flattened reduction.
-        let k_all = self.ix(&c.k.extent)?;
-        let before = self.b.ins().imul(t0, k_all);
-        let before = self.b.ins().iadd(before, k0);
+        // Position of the block in the panels.
+        let before = if repacked.is_some() {
+            zero
+        } else {
+            let k_all = self.ix(&c.k.extent)?;
+            let before = self.b.ins().imul(t0, k_all);
+            self.b.ins().iadd(before, k0)
+        };
         let depth = if plan.taps_per_block > 1 { self.b.ins().imul(tn, kn) } else { kn };
-        self.multiply_panels(c, plan, panels, rows, before, depth, is_first)
+        self.multiply_panels(c, plan, panels, rows, [before, depth], is_first)
+    }
+
+    /// Runs `f` for `tn` taps from `t0` on, with the tap variables set.
+    fn each_tap(
+        &mut self,
+        c: &Contract,
+        plan: &ContractPlan,
+        [t0, tn]: [Value; 2],
+        f: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        let zero = self.i64(0);
+        if c.taps.is_empty() {
+            self.vars[plan.tap.index()] = Some(zero);
+            return f(self);
+        }
+        self.counted(zero, tn, 1, &[], |s, tap, _| {
+            s.vars[plan.tap.index()] = Some(tap);
+            let index = s.b.ins().iadd(t0, tap);
+            s.set_taps(&c.taps, index)?;
+            f(s)?;
+            Ok(vec![])
+        })?;
+        Ok(())
     }
 
     /// Sets the tap variables from the flattened tap index, the last axis fastest.
@@ -370,32 +456,26 @@ impl Emitter<'_> {
     }
 
     /// Multiplies the packed rows with the panels: `depth` steps from position `before` of the reduction on.
-    #[allow(clippy::too_many_arguments, reason = "ranges of the reduction and of the rows")]
     fn multiply_panels(
         &mut self,
         c: &Contract,
         plan: &ContractPlan,
         panels: &Panels,
         rows: Value,
-        before: Value,
-        depth: Value,
+        [before, depth]: [Value; 2],
         is_first: bool,
     ) -> Result<()> {
         let step = lanes(c.acc_dtype);
         let bytes = (c.acc_dtype.bits() / 8) as i64;
         let storage_bytes = (panels.storage.bits() / 8) as i64;
         let vectors = panels.width / step;
-        let total = c.taps.iter().fold(c.k.extent.clone(), |n, t| n * t.extent.clone());
-        let panel_bytes = self.ix(&(total * (panels.width * storage_bytes)))?;
+        let panel_bytes = self.ix(&(panels.depth.clone() * (panels.width * storage_bytes)))?;
         let columns = self.ix(&plan.columns)?;
         let row_bytes = self.scaled(columns, bytes);
         let offset = self.scaled(before, panels.width * storage_bytes);
         let start = self.b.ins().iadd(panels.base, offset);
         let n = self.ix(&c.n.extent)?;
-        let n0 = match &c.b {
-            Rhs::Packed { .. } => self.ix(&c.n.begin)?,
-            Rhs::Strided(_) => self.i64(0),
-        };
+        let n0 = self.ix(&panels.n0)?;
         let first_panel = self.b.ins().udiv_imm_u(n0, panels.width);
         let skip = self.b.ins().imul(first_panel, panel_bytes);
         let start = self.b.ins().iadd(start, skip);
@@ -442,7 +522,6 @@ impl Emitter<'_> {
             }
             Ok(vec![s.b.ins().iadd(panel, panel_bytes)])
         })?;
-        debug_assert!(panels.buffer.index() < self.bases.len());
         Ok(())
     }
 
@@ -464,21 +543,28 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// Packs the whole right operand of the contraction's range into panels, zero-padded to whole panels.
+    /// Packs a block of the reduction of the right operand into panels, zero-padded to whole panels.
     fn pack_panels(
         &mut self,
         c: &Contract,
         plan: &ContractPlan,
         operand: &Operand,
-        buffer: BufferId,
+        taps: [Value; 2],
+        [k0, kn]: [Value; 2],
     ) -> Result<()> {
+        let Some(buffer) = plan.panels else { return self.unsupported("an operand without panels") };
+        self.vars[plan.k0.index()] = Some(k0);
+        self.vars[plan.kn.index()] = Some(kn);
         let total = c.taps.iter().fold(c.k.extent.clone(), |n, t| n * t.extent.clone());
-        let (width, k_extent) = (STRIDED_WIDTH, c.k.extent.clone());
+        let (depth, tap_depth) = if plan.whole_panels {
+            (total, c.k.extent.clone())
+        } else {
+            (Ix::Const(plan.taps_per_block * plan.k_per_block), Ix::Const(plan.k_per_block))
+        };
+        let width = STRIDED_WIDTH;
         let zero = self.i64(0);
         let n = self.ix(&c.n.extent)?;
         let n_begin = self.ix(&c.n.begin)?;
-        let taps = c.taps.iter().fold(Ix::Const(1), |n, t| n * t.extent.clone().max(0));
-        let taps = self.ix(&taps)?;
         let widened = plan.widened.map(|(_, b)| b).filter(|_| self.kernel.dtype(operand.value) != DType::I32);
         let mut body = operand.body.clone();
         let value = match widened {
@@ -488,30 +574,28 @@ impl Emitter<'_> {
             }
             None => operand.value,
         };
-        // Element (tap, k) of the column that `column` counts inside the range.
-        let k = Ix::Var(c.k.var) - c.k.begin.clone();
-        let depth = Ix::Var(plan.tap) * k_extent + k;
+        let k = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.k0);
         let along_n = !k_contiguous(c, operand);
         let column = if along_n { Ix::Var(c.n.var) - c.n.begin.clone() } else { Ix::Var(plan.column) };
         // Panels are addressed by their first column, so that the index stays linear in the lane.
-        let first = Ix::Var(plan.panel_k);
-        let index = first.clone() * total + depth * width + (column - first);
+        let first = Ix::Var(plan.first_column);
+        let position = Ix::Var(plan.tap) * tap_depth + k;
+        let index = first.clone() * depth.clone() + position * width + (column - first);
         body.push(Stmt::Store { buffer, index, value });
+        let block =
+            Axis { var: c.k.var, begin: c.k.begin.clone() + Ix::Var(plan.k0), extent: Ix::Var(plan.kn) };
         self.counted(zero, n, width, &[], |s, at, _| {
-            s.vars[plan.panel_k.index()] = Some(at);
+            s.vars[plan.first_column.index()] = Some(at);
             let left = s.b.ins().isub(n, at);
             let most = s.i64(width);
             let used = s.b.ins().smin(left, most);
-            s.clear_last_panel(c, plan, buffer, at, used)?;
-            s.counted(zero, taps, 1, &[], |s, tap, _| {
-                s.vars[plan.tap.index()] = Some(tap);
-                s.set_taps(&c.taps, tap)?;
+            s.clear_last_panel(c, &depth, buffer, [at, used])?;
+            s.each_tap(c, plan, taps, |s| {
                 if along_n {
-                    s.pack_along_n(c, plan, &body, [n_begin, at, used])
+                    s.pack_along_n(c, plan, &block, &body, [n_begin, at, used])
                 } else {
-                    s.pack_along_k(c, plan, &body, [n_begin, at, used])
-                }?;
-                Ok(vec![])
+                    s.pack_along_k(c, plan, &block, &body, [n_begin, at, used])
+                }
             })?;
             Ok(vec![])
         })?;
@@ -522,58 +606,54 @@ impl Emitter<'_> {
         &mut self,
         c: &Contract,
         plan: &ContractPlan,
+        k: &Axis,
         body: &Block,
         [n_begin, at, used]: [Value; 3],
-    ) -> Result<Vec<Value>> {
+    ) -> Result<()> {
         let begin = self.b.ins().iadd(n_begin, at);
         self.vars[plan.column.index()] = Some(begin);
-        self.vars[plan.kn.index()] = Some(used);
-        let axis = Axis { var: c.n.var, begin: Ix::Var(plan.column), extent: Ix::Var(plan.kn) };
+        self.vars[plan.used.index()] = Some(used);
+        let axis = Axis { var: c.n.var, begin: Ix::Var(plan.column), extent: Ix::Var(plan.used) };
         let columns = For { axis, kind: LoopKind::Vector, carried: vec![], body: body.clone() };
-        let all = For {
-            axis: c.k.clone(),
-            kind: LoopKind::Sequential,
-            carried: vec![],
-            body: vec![Stmt::For(Box::new(columns))],
-        };
-        self.for_stmt(&all)?;
-        Ok(vec![])
+        let body = vec![Stmt::For(Box::new(columns))];
+        self.for_stmt(&For { axis: k.clone(), kind: LoopKind::Sequential, carried: vec![], body })
     }
 
     fn pack_along_k(
         &mut self,
         c: &Contract,
         plan: &ContractPlan,
+        k: &Axis,
         body: &Block,
         [n_begin, at, used]: [Value; 3],
-    ) -> Result<Vec<Value>> {
+    ) -> Result<()> {
         let end = self.b.ins().iadd(at, used);
         self.counted(at, end, 1, &[], |s, column, _| {
             s.vars[plan.column.index()] = Some(column);
             s.vars[c.n.var.index()] = Some(s.b.ins().iadd(n_begin, column));
-            let along =
-                For { axis: c.k.clone(), kind: LoopKind::Vector, carried: vec![], body: body.clone() };
-            s.for_stmt(&along)?;
+            s.for_stmt(&For {
+                axis: k.clone(),
+                kind: LoopKind::Vector,
+                carried: vec![],
+                body: body.clone(),
+            })?;
             Ok(vec![])
         })?;
-        Ok(vec![])
+        Ok(())
     }
 
     /// Zeroes a panel that is not full: its missing columns are multiplied too.
     fn clear_last_panel(
         &mut self,
         c: &Contract,
-        plan: &ContractPlan,
+        depth: &Ix,
         buffer: BufferId,
-        at: Value,
-        used: Value,
+        [at, used]: [Value; 2],
     ) -> Result<()> {
-        let total = c.taps.iter().fold(c.k.extent.clone(), |n, t| n * t.extent.clone());
-        let total = self.ix(&total)?;
+        let total = self.ix(depth)?;
         let partial = self.b.ins().icmp_imm_s(IntCC::SignedLessThan, used, STRIDED_WIDTH);
         let bytes = (c.acc_dtype.bits() / 8) as i64;
         let step = lanes(c.acc_dtype);
-        debug_assert!(plan.panels == Some(buffer));
         self.branch(
             partial,
             |s| {

@@ -1,7 +1,7 @@
 //! Elementary functions of single precision as polynomials, on scalars and on lanes alike.
 //!
-//! Bounds in units in the last place against the exact result, with fused multiply-adds: exp 1, log 1.5, tanh 3, erf 1.5
-//! (0.5 more without fusing). NaN in gives NaN out.
+//! Bounds in units in the last place against the exact result, with fused multiply-adds: exp 1, log 1, tanh 1.5,
+//! erf 1.2. NaN in gives NaN out.
 
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{InstBuilder, Value};
