@@ -15,7 +15,7 @@ use std::path::Path;
 use kiln_ir::Module;
 use prost::Message;
 
-pub use pb::{PbError, read_tensor_pb, write_tensor_pb};
+pub use pb::{PbError, read_tensor_pb, read_value_pb, write_tensor_pb};
 
 use crate::{LoadError, LoadOptions};
 

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use kiln_ir::Tensor;
+use kiln_ir::{Datum, Tensor, Type};
 use prost::Message;
 
-use super::proto::TensorProto;
+use super::proto::{OptionalProto, SequenceProto, TensorProto};
 use super::tensor::{NoExternalData, TensorProtoError, tensor, tensor_proto};
 
 /// Why a `.pb` file holds no value.
@@ -55,4 +55,37 @@ pub fn read_tensor_pb(path: &Path) -> Result<(String, Tensor), PbError> {
 pub fn write_tensor_pb(path: &Path, name: &str, tensor: &Tensor) -> Result<(), PbError> {
     let bytes = tensor_proto(name, tensor).encode_to_vec();
     std::fs::write(path, bytes).map_err(|source| PbError::Io { path: path.display().to_string(), source })
+}
+
+/// Reads a file that holds one value of type `ty`: a `TensorProto`, `SequenceProto` or `OptionalProto`.
+pub fn read_value_pb(path: &Path, ty: &Type) -> Result<Datum, PbError> {
+    let fail = |source| PbError::Value { path: path.display().to_string(), source };
+    match ty {
+        Type::Tensor(_) => read_tensor_pb(path).map(|(_, t)| Datum::Tensor(t)),
+        Type::Sequence(element) => sequence(&message(path)?, element).map_err(fail),
+        Type::Optional(element) => optional(&message(path)?, element).map_err(fail),
+    }
+}
+
+fn sequence(proto: &SequenceProto, element: &Type) -> Result<Datum, TensorProtoError> {
+    let items: Result<Vec<Datum>, _> = match element {
+        Type::Tensor(_) => {
+            proto.tensor_values.iter().map(|t| tensor(t, &NoExternalData).map(Datum::Tensor)).collect()
+        }
+        Type::Sequence(inner) => proto.sequence_values.iter().map(|s| sequence(s, inner)).collect(),
+        Type::Optional(inner) => proto.optional_values.iter().map(|o| optional(o, inner)).collect(),
+    };
+    Ok(Datum::Sequence { element: element.clone(), items: items? })
+}
+
+fn optional(proto: &OptionalProto, element: &Type) -> Result<Datum, TensorProtoError> {
+    let value = match element {
+        Type::Tensor(_) => match &proto.tensor_value {
+            Some(t) => Some(Datum::Tensor(tensor(t, &NoExternalData)?)),
+            None => None,
+        },
+        Type::Sequence(inner) => proto.sequence_value.as_ref().map(|s| sequence(s, inner)).transpose()?,
+        Type::Optional(inner) => proto.optional_value.as_ref().map(|o| optional(o, inner)).transpose()?,
+    };
+    Ok(Datum::Optional { element: element.clone(), value: value.map(Box::new) })
 }
