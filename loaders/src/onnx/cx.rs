@@ -141,12 +141,6 @@ impl<'p> Cx<'_, '_, 'p> {
         found.ok_or_else(|| OpError::unsupported(format!("{what} must be constant")))
     }
 
-    /// The constant numbers of an operand that must be constant.
-    pub(crate) fn constant_floats(&self, v: Value, what: &str) -> Result<Vec<f64>, OpError> {
-        let found = self.known_tensor(v).and_then(Tensor::to_f64s);
-        found.ok_or_else(|| OpError::unsupported(format!("{what} must be constant")))
-    }
-
     /// A rank-1 i64 constant.
     pub(crate) fn ints(&mut self, values: &[i64]) -> Result<Value, OpError> {
         Ok(self.b.constant(Tensor::ints(values))?)

@@ -10,6 +10,7 @@ mod image;
 mod index;
 mod loss;
 mod matmul;
+mod ml;
 mod movement;
 mod norm;
 mod object;
@@ -22,6 +23,7 @@ mod rnn;
 mod signal;
 mod text;
 mod training;
+mod trees;
 
 use std::sync::OnceLock;
 
@@ -73,6 +75,7 @@ static FAMILIES: &[&[Row]] = &[
     index::ROWS,
     loss::ROWS,
     matmul::ROWS,
+    ml::ROWS,
     movement::ROWS,
     norm::ROWS,
     object::ROWS,
@@ -85,6 +88,7 @@ static FAMILIES: &[&[Row]] = &[
     signal::ROWS,
     text::ROWS,
     training::ROWS,
+    trees::ROWS,
 ];
 
 /// The row of an operator. Contributed operators are also found in the default domain, where some exporters put them.

@@ -4,6 +4,7 @@ use kiln_ir::build::dynamic::BuildDynamic;
 use kiln_ir::op::{Cast, Dynamic, Host, Movement, PadMode};
 use kiln_ir::{Build, DType, Dim, Scalar, Tensor, Value};
 
+use super::generate::as_dims;
 use super::{How, Row, row};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 use crate::onnx::tensor;
@@ -339,21 +340,31 @@ fn even_pieces(cx: &Cx<'_, '_, '_>, x: Value, axis: i64, count: i64) -> Result<V
     Ok(pieces)
 }
 
+/// Whether dropout is on: never, always, or as a bool operand says when the program runs.
+enum Training {
+    Off,
+    On,
+    Operand(Value),
+}
+
+fn training(cx: &mut Cx<'_, '_, '_>) -> Result<Training, OpError> {
+    let on = match (cx.opset, cx.optional(2)) {
+        (12.., Some(flag)) => match cx.known_tensor(flag).and_then(Tensor::to_ints) {
+            Some(known) => known.first() != Some(&0),
+            None => return Ok(Training::Operand(cx.b.reshape(flag, &[])?)),
+        },
+        (7.., _) => false,
+        _ => !cx.attrs.flag("is_test", false)?,
+    };
+    Ok(if on { Training::On } else { Training::Off })
+}
+
 /// Without training, an identity whose mask is all true; with it, random by definition unless the ratio is 0.
 fn dropout(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let x = cx.input(0)?;
-    let training = match (cx.opset, cx.optional(2)) {
-        (12.., Some(flag)) => {
-            let known = cx.known_tensor(flag).and_then(Tensor::to_ints);
-            let known = known.ok_or_else(|| OpError::unsupported("training_mode must be constant"))?;
-            known.first() != Some(&0)
-        }
-        (12.., None) => false,
-        (7..12, _) => false,
-        _ => !cx.attrs.flag("is_test", false)?,
-    };
     let mask_dtype = if cx.opset >= 10 { DType::Bool } else { cx.dtype(x)? };
-    if !training {
+    let mode = training(cx)?;
+    if matches!(mode, Training::Off) {
         if !cx.wants(1) {
             return one(x);
         }
@@ -362,25 +373,29 @@ fn dropout(cx: &mut Cx<'_, '_, '_>) -> Outputs {
         return Ok(vec![x, cx.b.expand_to(truth, shape)?]);
     }
     let ratio = match cx.optional(1) {
-        Some(v) => cx.constant_floats(v, "the ratio")?.first().copied().unwrap_or(0.5),
-        None => cx.attrs.float_or("ratio", 0.5)?,
+        Some(v) => cx.b.cast(v, DType::F32)?,
+        None => {
+            let ratio = cx.attrs.float_or("ratio", 0.5)?;
+            cx.b.scalar(DType::F32, ratio)?
+        }
     };
-    let dims = cx.shape(x)?;
-    let dtype = cx.dtype(x)?;
     let seed = cx.attrs.int("seed")?.map(|v| kiln_ir::Float::new(v as f64));
-    let keep = if ratio == 0.0 {
-        let truth = cx.b.constant(Tensor::from_bools(&[], &[true])?)?;
-        cx.b.broadcast(truth, &dims)?
-    } else {
-        let random =
-            Host::RandomUniform { shape: dims, dtype: DType::F32, low: 0.0.into(), high: 1.0.into(), seed };
-        let draw = cx.b.add1(random, &[])?;
-        let bound = cx.b.scalar(DType::F32, ratio)?;
-        cx.b.ew("ge", &[draw, bound])?
-    };
-    let scale = cx.b.scalar(dtype, 1.0 / (1.0 - ratio))?;
+    let (low, high) = (0.0.into(), 1.0.into());
+    let random = Host::RandomUniform { shape: cx.shape(x)?, dtype: DType::F32, low, high, seed };
+    let draw = cx.b.add1(random, &[])?;
+    let mut keep = cx.b.ew("ge", &[draw, ratio])?;
+    let unit = cx.b.scalar(DType::F32, 1.0)?;
+    let rest = cx.b.ew("sub", &[unit, ratio])?;
+    let scale = cx.b.ew("div", &[unit, rest])?;
+    let dtype = cx.dtype(x)?;
+    let scale = cx.b.cast(scale, dtype)?;
+    let mut scaled = cx.b.ew("mul", &[x, scale])?;
+    if let Training::Operand(flag) = mode {
+        let off = cx.b.ew("not", &[flag])?;
+        keep = cx.b.ew("or", &[keep, off])?;
+        scaled = cx.b.ew("where", &[flag, scaled, x])?;
+    }
     let zero = cx.b.scalar(dtype, 0.0)?;
-    let scaled = cx.b.ew("mul", &[x, scale])?;
     let y = cx.b.ew("where", &[keep, scaled, zero])?;
     let mask = cx.b.cast(keep, mask_dtype)?;
     Ok(vec![y, mask])
@@ -434,7 +449,7 @@ fn center_crop_pad(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let dims = cx.shape(x)?;
     let axes = cx.attrs.ints("axes")?.unwrap_or_else(|| (0..dims.len() as i64).collect());
     let axes = cx.axes(&axes, dims.len())?;
-    let wanted = cx.known_dims(shape).ok_or_else(|| OpError::unsupported("the shape must be known"))?;
+    let wanted = as_dims(cx, shape)?;
     if wanted.len() != axes.len() {
         return Err(OpError::invalid(format!("{} sizes for {} axes", wanted.len(), axes.len())));
     }

@@ -127,7 +127,7 @@ fn max_unpool(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let scattered = cx.b.add1(op, &[zeros, flat_i, flat_x])?;
     let y = cx.b.reshape(scattered, &natural)?;
     let Some(shape) = cx.optional(2) else { return one(y) };
-    let wanted = cx.known_dims(shape).ok_or_else(|| OpError::unsupported("output_shape must be known"))?;
+    let wanted = super::generate::as_dims(cx, shape)?;
     if wanted.len() != natural.len() {
         return Err(OpError::invalid(format!("output_shape has {} elements", wanted.len())));
     }
