@@ -39,10 +39,11 @@ pub fn is_artifact(start: &[u8]) -> bool {
 pub(crate) fn open(path: &Path) -> Result<Parts, LoadError> {
     let origin = Origin::file(path);
     let io_error = |source| LoadError::Io { path: path.to_owned(), source };
-    let file = File::open(path).map_err(io_error)?;
-    if !file.metadata().map_err(io_error)?.is_file() {
+    // Before the file is opened: opening a pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(io_error)?.is_file() {
         return Err(LoadError::Foreign { origin });
     }
+    let file = File::open(path).map_err(io_error)?;
     let map: Arc<MappedFile> = Arc::new(MappedFile::open(&file).map_err(io_error)?);
     let bytes = (*map).as_ref();
     let header = Header::decode(bytes, &origin)?;
