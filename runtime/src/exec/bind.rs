@@ -30,6 +30,8 @@ pub(super) struct Segment {
     /// Pointers that change from run to run.
     patches: Vec<Patch>,
     pub work: Vec<Work>,
+    /// Values of the function's late symbols when the segment was bound; eager segments do not depend on them.
+    pub late: Vec<Option<i64>>,
 }
 
 /// A pointer into a slot that has other memory in every run.
@@ -72,6 +74,11 @@ impl Segment {
     }
 }
 
+/// Values of the function's late symbols now.
+pub(super) fn late_values(frame: &Frame, prepared: &Prepared) -> impl Iterator<Item = Option<i64>> {
+    prepared.late_symbols.iter().map(|&symbol| frame.bindings.get(symbol))
+}
+
 /// Binds the steps of an item.
 pub(super) fn bind(
     exe: &Executable,
@@ -108,10 +115,11 @@ pub(super) fn bind(
     }
     let Binder { steps, pointers, dims, patches, work, .. } = binder;
     // SAFETY: kernels come from the executable's code, with as many buffers and dims as validation found them to take.
-    // Every pointer leads to as many bytes as the step says it uses: into the frame's arena, constants or owned
-    // memory, which live as long as the frame; or it is set by `patch` before each run.
+    // Every pointer leads to as many bytes as the step says it uses: into the frame's arena or constants, which live
+    // as long as the frame; or it is set by `patch` before each run.
     let region = unsafe { Region::new(steps, pointers, dims) };
-    Ok(Segment { region: Arc::new(region), patches, work })
+    let late = late_values(frame, prepared).collect();
+    Ok(Segment { region: Arc::new(region), patches, work, late })
 }
 
 struct Binder<'a> {
@@ -189,7 +197,8 @@ impl Binder<'_> {
         let root = self.prepared.roots[slot.index()];
         let moves = match self.function.slots[root.index()].storage {
             Storage::Input(_) | Storage::Output(_) | Storage::Object => true,
-            Storage::Arena | Storage::Constant(_) | Storage::View { .. } => false,
+            Storage::Arena => !self.prepared.eager[root.index()],
+            Storage::Constant(_) | Storage::View { .. } => false,
         };
         if moves {
             self.patches.push(Patch { pointer: self.pointers.len(), root, offset: from_root, len });

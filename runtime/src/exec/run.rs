@@ -264,8 +264,8 @@ impl<'a> Executor<'a> {
         for (i, item) in prepared.items.iter().enumerate() {
             self.limits.check()?;
             match item.kind {
-                ItemKind::Eager => self.run_eager(frame, function, prepared, i, item)?,
-                ItemKind::Lazy => self.run_lazy(frame, function, prepared, item)?,
+                ItemKind::Eager => self.run_bound(frame, function, prepared, i, item)?,
+                ItemKind::Lazy => self.run_lazy(frame, function, prepared, i, item)?,
                 ItemKind::Single => {
                     let start = self.profile.as_ref().map(|_| Instant::now());
                     self.control(frame, function, prepared, item.first)?;
@@ -284,7 +284,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    fn run_eager(
+    fn run_bound(
         &mut self,
         frame: &mut Frame,
         function: &Function,
@@ -307,6 +307,7 @@ impl<'a> Executor<'a> {
         frame: &mut Frame,
         function: &Function,
         prepared: &Prepared,
+        position: usize,
         item: &Item,
     ) -> Result<(), RunError> {
         for step in &function.steps[item.first..item.end] {
@@ -316,8 +317,12 @@ impl<'a> Executor<'a> {
                 self.ensure_memory(frame, function, root)?;
             }
         }
-        let segment = bind::bind(self.exe, frame, function, prepared, item)?;
-        self.run_segment(frame, function, &segment)
+        // A loop or a later run often has the same sizes again.
+        let kept = frame.segments.get(position).and_then(Option::as_ref);
+        if !kept.is_some_and(|s| bind::late_values(frame, prepared).eq(s.late.iter().copied())) {
+            frame.segments[position] = None;
+        }
+        self.run_bound(frame, function, prepared, position, item)
     }
 
     fn run_segment(
