@@ -7,6 +7,7 @@
 //! axes ([`expr`]); [`loops`] and [`contract`] choose loops; [`emit`] writes kernel IR; [`function`] places values in
 //! slots and kernels in steps.
 
+mod compile;
 mod contract;
 mod emit;
 mod expr;
@@ -27,6 +28,7 @@ mod trace;
 use kiln_ir::{Module, Value};
 use kiln_runtime::image::Image;
 
+pub use compile::{Options, compile};
 pub use contract::Tuning;
 pub use tables::{LowerKernel, MachineCode};
 pub use trace::Refusal;

@@ -1,0 +1,99 @@
+//! The driver: a module and a target in, an image out.
+
+use kiln_ir::decompose::decompose;
+use kiln_ir::{GraphId, InferError, Module, NodeId, Op, Patch};
+use kiln_runtime::cpu::Tier;
+
+use super::contract::Tuning;
+use super::function::node_name;
+use super::tables::MachineCode;
+use super::trace::Refusal;
+use super::{CompileError, Compiled, compile_with};
+use crate::kir::Kernel;
+use crate::lower::clif::Compiler;
+
+/// What to compile for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The machine; `None`: the running one.
+    pub tier: Option<Tier>,
+}
+
+/// Compiles a module. Composite operators that are left in it are decomposed first.
+pub fn compile(module: &Module, options: &Options) -> Result<Compiled, CompileError> {
+    let tier = options.tier.or_else(Tier::native);
+    let tier = tier.ok_or_else(|| CompileError::Target("this machine is of no known kind".to_owned()))?;
+    let compiler = Compiler::new(tier).map_err(|e| CompileError::Target(e.to_string()))?;
+    let lower = |kernel: &Kernel| -> Result<MachineCode, Refusal> {
+        let compiled = compiler.compile(kernel).map_err(|e| Refusal::new(e.to_string()))?;
+        let scratch = compiled.scratch_bytes.as_const().and_then(|s| u64::try_from(s).ok());
+        Ok(MachineCode {
+            scratch_bytes: scratch.ok_or_else(|| Refusal::new("scratch of symbolic size"))?,
+            align: compiled.align as usize,
+            features: compiled.features.iter().map(|f| (*f).to_owned()).collect(),
+            code: compiled.code,
+        })
+    };
+    let tuning = Tuning { lanes: 4 };
+    let arch = tier.arch();
+    match decomposed(module)? {
+        Some(module) => compile_with(&module, arch, tuning, &lower),
+        None => compile_with(module, arch, tuning, &lower),
+    }
+}
+
+/// The module with its composites decomposed, if it has any.
+fn decomposed(module: &Module) -> Result<Option<Module>, CompileError> {
+    let mut current: Option<Module> = None;
+    let mut at = 0;
+    // Decompositions may add graphs; those hold composites in turn.
+    while at < current.as_ref().unwrap_or(module).graphs().len() {
+        let id = GraphId::new(at);
+        at += 1;
+        let found = |m: &Module| -> Vec<NodeId> {
+            let composite = |(n, node): (NodeId, &kiln_ir::Node)| matches!(node.op, Op::Composite(_)).then_some(n);
+            m.graph(id).scheduled().filter_map(composite).collect()
+        };
+        // A composite may decompose into composites.
+        const ROUNDS: usize = 8;
+        for _ in 0..ROUNDS {
+            let nodes = found(current.as_ref().unwrap_or(module));
+            if nodes.is_empty() {
+                break;
+            }
+            let own = current.get_or_insert_with(|| module.clone());
+            for node in nodes {
+                decompose_node(own, id, node)?;
+            }
+            own.remove_dead_nodes(id);
+        }
+    }
+    Ok(current)
+}
+
+fn decompose_node(module: &mut Module, id: GraphId, node: NodeId) -> Result<(), CompileError> {
+    let graph = module.graph(id);
+    let data = graph.node(node);
+    let Op::Composite(op) = &data.op else { return Ok(()) };
+    let name = node_name(graph, data);
+    let failed = |reason: String| CompileError::Node { node: name.clone(), reason };
+    let mut patch = Patch::before(module, graph, node);
+    let edit = decompose(op, &mut patch, &data.operands).and_then(|results| {
+        if results.len() != data.results.len() {
+            return Err(InferError::new("the decomposition has another number of results"));
+        }
+        for (&old, &new) in data.results.iter().zip(&results) {
+            patch.replace(old, new);
+        }
+        patch.remove(node);
+        Ok(patch.finish())
+    });
+    match edit {
+        Ok(edit) => module.apply(id, edit).map_err(|e| failed(e.to_string())),
+        // Without a decomposition the evaluator runs the node whole.
+        Err(e) => {
+            tracing::debug!(node = name, reason = %e, "composite is not decomposed");
+            Ok(())
+        }
+    }
+}
