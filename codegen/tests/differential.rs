@@ -53,7 +53,8 @@ fn check(name: &str, inputs: &[(Type, Tensor)], tolerance: f64, body: Body<'_>) 
     let id = b.finish();
     module.add_entry(id);
     let data: Vec<Datum> = inputs.iter().map(|(_, t)| Datum::Tensor(t.clone())).collect();
-    let expected = Evaluator::new(&module).run(id, &data).unwrap_or_else(|e| panic!("{name}: evaluator: {e}"));
+    let expected =
+        Evaluator::new(&module).run(id, &data).unwrap_or_else(|e| panic!("{name}: evaluator: {e}"));
     let compiled = compile(&module, &Options::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
     let summary = compiled.summary.clone();
     let exe = Executable::from_image(compiled.image).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -322,7 +323,10 @@ fn quantization() {
     all_kernels(&check("quantize", &[x], 1e-6, &|b, v| {
         let scale = b.scalar(DType::F32, 0.05)?;
         let zero = b.constant(Tensor::scalar(3u8))?;
-        let q = b.add1(Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true }, &[v[0], scale, zero])?;
+        let q = b.add1(
+            Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true },
+            &[v[0], scale, zero],
+        )?;
         let d = b.add1(Quant::Dequantize { to: DType::F32, axis: None, block: 0 }, &[q, scale, zero])?;
         Ok(vec![q, d])
     }));

@@ -13,17 +13,22 @@ use crate::kir::Kernel;
 use crate::lower::clif::Compiler;
 
 /// What to compile for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The machine; `None`: the running one.
-    pub tier: Option<Tier>,
+    /// The machine.
+    pub tier: Tier,
+}
+
+impl Default for Options {
+    /// For the running machine.
+    fn default() -> Self {
+        Options { tier: Tier::native().unwrap_or(Tier::X86V1) }
+    }
 }
 
 /// Compiles a module. Composite operators that are left in it are decomposed first.
 pub fn compile(module: &Module, options: &Options) -> Result<Compiled, CompileError> {
-    let tier = options.tier.or_else(Tier::native);
-    let tier = tier.ok_or_else(|| CompileError::Target("this machine is of no known kind".to_owned()))?;
-    let compiler = Compiler::new(tier).map_err(|e| CompileError::Target(e.to_string()))?;
+    let compiler = Compiler::new(options.tier).map_err(|e| CompileError::Target(e.to_string()))?;
     let lower = |kernel: &Kernel| -> Result<MachineCode, Refusal> {
         let compiled = compiler.compile(kernel).map_err(|e| Refusal::new(e.to_string()))?;
         let scratch = compiled.scratch_bytes.as_const().and_then(|s| u64::try_from(s).ok());
@@ -35,7 +40,7 @@ pub fn compile(module: &Module, options: &Options) -> Result<Compiled, CompileEr
         })
     };
     let tuning = Tuning { lanes: 4 };
-    let arch = tier.arch();
+    let arch = options.tier.arch();
     match decomposed(module)? {
         Some(module) => compile_with(&module, arch, tuning, &lower),
         None => compile_with(module, arch, tuning, &lower),
@@ -51,7 +56,8 @@ fn decomposed(module: &Module) -> Result<Option<Module>, CompileError> {
         let id = GraphId::new(at);
         at += 1;
         let found = |m: &Module| -> Vec<NodeId> {
-            let composite = |(n, node): (NodeId, &kiln_ir::Node)| matches!(node.op, Op::Composite(_)).then_some(n);
+            let composite =
+                |(n, node): (NodeId, &kiln_ir::Node)| matches!(node.op, Op::Composite(_)).then_some(n);
             m.graph(id).scheduled().filter_map(composite).collect()
         };
         // A composite may decompose into composites.

@@ -49,7 +49,6 @@ struct Pieces {
     /// Reduced axes, outermost first.
     reduced: Vec<AxisId>,
     acc: DType,
-    out_dtype: DType,
 }
 
 /// Lowers a region around the contraction or convolution `hero`.
@@ -169,7 +168,7 @@ fn pieces(
         let offset = flatten(index, trace.dims(v)?);
         roots.push(Root { output, dtype: trace.dtype(v)?, term, offset });
     }
-    Ok(Pieces { roots, a, b, order: domain.order(), reduced, acc, out_dtype })
+    Ok(Pieces { roots, a, b, order: domain.order(), reduced, acc })
 }
 
 fn unit_or_axis(trace: &Trace<'_, '_>, axis: AxisId) -> Expr {

@@ -182,14 +182,6 @@ impl<'a> Emitter<'a> {
         result
     }
 
-    /// Forgets what `f` computes.
-    pub fn scoped<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
-        self.scopes.push(FxHashMap::default());
-        let result = f(self);
-        self.scopes.pop();
-        result
-    }
-
     fn cached(&self, id: TermId) -> Option<Val> {
         self.scopes.iter().rev().find_map(|s| s.get(&id)).copied()
     }

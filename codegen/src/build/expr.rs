@@ -89,16 +89,6 @@ impl Expr {
         self.terms.is_empty().then_some(&self.constant)
     }
 
-    /// The axis, if the expression is exactly one.
-    pub fn as_axis(&self) -> Option<AxisId> {
-        match self.terms.as_slice() {
-            [(Atom::Axis(a), c)] if c.as_known() == Some(1) && self.constant.as_known() == Some(0) => {
-                Some(*a)
-            }
-            _ => None,
-        }
-    }
-
     /// What `axis` is multiplied with outside of opaque atoms.
     pub fn coefficient(&self, axis: AxisId) -> Dim {
         let found = self.terms.iter().find(|(atom, _)| *atom == Atom::Axis(axis));

@@ -404,8 +404,11 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
 /// Results that are outputs are written in place; so is what an output is a reshape of.
 fn wish_outputs(scope: &mut Scope<'_>) {
     let graph = scope.graph;
+    let roots: Vec<Value> = graph.outputs().iter().map(|&v| view_root(graph, v)).collect();
     for (i, &v) in (0u32..).zip(graph.outputs()) {
-        if graph.def_node(v).is_some() && dense_type(graph, v) {
+        // Outputs that share memory are copied out of the arena.
+        let shared = roots.iter().filter(|&&r| r == view_root(graph, v)).count() > 1;
+        if !shared && graph.def_node(v).is_some() && dense_type(graph, v) {
             scope.wishes.entry(v).or_insert(Wish::Output(i));
         }
     }
@@ -417,6 +420,17 @@ fn wish_outputs(scope: &mut Scope<'_>) {
             scope.wishes.insert(operand, Wish::Under(result));
         }
     }
+}
+
+/// The value whose bytes `v` may be a view of.
+fn view_root(graph: &Graph, v: Value) -> Value {
+    let mut at = v;
+    while let Some((_, node)) = graph.def_node(at)
+        && let Op::Movement(Movement::Reshape { .. } | Movement::Slice { .. }) = &node.op
+    {
+        at = node.operands[0];
+    }
+    at
 }
 
 fn dense_type(graph: &Graph, v: Value) -> bool {

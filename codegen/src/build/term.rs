@@ -312,8 +312,3 @@ fn weight(prim: Prim) -> i64 {
         | Asinh | Acosh | Atanh | Erf => 30,
     }
 }
-
-/// Whether recomputing the primitive costs more than storing and loading its result.
-pub fn is_expensive(prim: Prim) -> bool {
-    weight(prim) >= 16
-}
