@@ -268,7 +268,7 @@ impl<'m> Evaluator<'m> {
             Op::Index(i) => index::index(cx, i, &tensors(operands)?).map(one),
             Op::Order(o) => order::order(cx, o, &tensors(operands)?).map(wrap),
             Op::Quant(q) => quant::quant(cx, q, &tensors(operands)?).map(one),
-            Op::Dynamic(d) => dynamic::dynamic(self, module, d, operands),
+            Op::Dynamic(d) => dynamic::dynamic(self, d, operands),
             Op::Host(h) => host::host(cx, h, &tensors(operands)?).map(wrap),
             Op::Control(c) => control::control(self, module, c, operands),
             Op::Object(o) => object::object(self, module, o, operands),

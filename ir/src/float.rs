@@ -102,7 +102,7 @@ fn decode_mini(m: &Mini, bits: u64) -> f64 {
     if negative { -magnitude } else { magnitude }
 }
 
-/// The bits of `value` rounded to nearest even in `dtype`. What lies beyond the largest finite value becomes that
+/// The bits of `value` rounded to nearest even in `dtype` (`f8e8m0`: up, as ONNX Cast does by default). What lies beyond the largest finite value becomes that
 /// value if `saturate`, else infinity or, in formats without one, NaN.
 pub fn encode(dtype: DType, value: f64, saturate: bool) -> u64 {
     match dtype {
@@ -139,8 +139,10 @@ fn encode_e8m0(value: f64, saturate: bool) -> u64 {
     if value <= 0.0 {
         return 0;
     }
-    let exponent = libm::log2(value).round().clamp(-127.0, 128.0);
-    if exponent > 127.0 && !saturate { 0xff } else { (exponent.min(127.0) + 127.0) as u64 }
+    // The next power of two, for a scale must not make what it divides overflow.
+    let (fraction, exponent) = libm::frexp(value);
+    let exponent = if fraction == 0.5 { exponent - 1 } else { exponent }.clamp(-127, 128);
+    if exponent > 127 && !saturate { 0xff } else { (exponent.min(127) + 127) as u64 }
 }
 
 fn encode_mini(m: &Mini, value: f64, saturate: bool) -> u64 {
@@ -216,6 +218,15 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn powers_of_two_round_up() {
+        let round = |v: f64| decode(DType::F8E8M0, encode(DType::F8E8M0, v, true));
+        assert_eq!([round(1.0), round(1.1), round(0.124), round(2.0)], [1.0, 2.0, 0.125, 2.0]);
+        assert_eq!(round(0.0), libm::exp2(-127.0));
+        assert_eq!(round(1e300), libm::exp2(127.0));
+        assert!(decode(DType::F8E8M0, encode(DType::F8E8M0, 1e300, false)).is_nan());
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct Elementwise {
 }
 
 /// Conversion between dtypes. Float to integer truncates toward zero and saturates (NaN gives 0); integer to
-/// integer wraps; to bool is `!= 0`; to f8 and f4 rounds to nearest even.
+/// integer wraps; to bool is `!= 0`; to f8 and f4 rounds to nearest even, to f8e8m0 up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cast {
     /// Result dtype.

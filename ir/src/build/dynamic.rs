@@ -7,7 +7,9 @@ use super::{Build, first};
 use crate::graph::Known;
 use crate::infer::dynamic as rules;
 use crate::infer::{InferCx, InferError};
-use crate::op::{Composite, CoordinateMode, Dynamic, Index, Movement, PadMode, Reduce, ReduceKind, Source};
+use crate::op::{
+    Composite, CoordinateMode, Dynamic, Index, Movement, Order, PadMode, Reduce, ReduceKind, Source,
+};
 use crate::{Dim, Float, Graph, Module, Op, Shape, Tensor, Type, Value};
 
 /// Results of one operator.
@@ -57,6 +59,15 @@ pub trait BuildDynamic: Build {
                 Ok(rank) => one(self.transpose(x, &(0..rank).rev().collect::<Vec<_>>())),
                 Err(_) => Ok(None),
             },
+            (Dynamic::Cumulative { kind, exclusive, reverse }, &[x, axis]) => {
+                let (Ok(rank), Some(known)) = (self.rank(x), self.known(axis).and_then(Known::ints)) else {
+                    return Ok(None);
+                };
+                let [axis] = known.as_slice() else { return Ok(None) };
+                let axis = rules::normal_axis(*axis, rank)?;
+                let (kind, exclusive, reverse) = (*kind, *exclusive, *reverse);
+                self.add(Order::Cumulative { kind, axis, exclusive, reverse }.into(), &[x]).map(Some)
+            }
             (Dynamic::Compress { axis }, &[x, condition]) => compress(self, *axis, x, condition),
             _ => Ok(None),
         }

@@ -2,7 +2,7 @@
 
 use crate::build::dynamic::BuildDynamic;
 use crate::op::Dynamic;
-use crate::{Build, Module, Op, Tensor, wrap_int};
+use crate::{Build, Op, Tensor, wrap_int};
 
 use super::composite::run_built;
 use super::cx::Cx;
@@ -10,17 +10,13 @@ use super::fault::{Fault, invalid};
 use super::lanes::{Lanes, as_i128, ints, single};
 use super::movement::{broadcast, concat, pad, slice, transpose};
 use super::object::split_sizes;
+use super::order::cumulative;
 use super::reduce::reduce_axes;
 use super::walk::{axis_of, broadcast_dims, pick_from, split_at, strides};
 use super::{Datum, Evaluator, tensor, tensors};
 
 /// An operator that resolves its attributes from operands first.
-pub(super) fn dynamic(
-    ev: &mut Evaluator<'_>,
-    _module: &Module,
-    op: &Dynamic,
-    operands: &[Datum],
-) -> Result<Vec<Datum>, Fault> {
+pub(super) fn dynamic(ev: &mut Evaluator<'_>, op: &Dynamic, operands: &[Datum]) -> Result<Vec<Datum>, Fault> {
     let x = tensor(operands, 0)?;
     let numbers = |i: usize| ints(tensor(operands, i)?);
     let one = match op {
@@ -77,6 +73,10 @@ pub(super) fn dynamic(
             concat(&mut ev.cx, &tensors(operands)?, axis)?
         }
         Dynamic::ReverseAxes {} => transpose(&mut ev.cx, x, &(0..x.dims().len()).rev().collect::<Vec<_>>())?,
+        Dynamic::Cumulative { kind, exclusive, reverse } => {
+            let axis = axis_of(single(&numbers(1)?, "the axis")?, x.dims().len())?;
+            cumulative(&mut ev.cx, x, *kind, axis, *exclusive, *reverse)?
+        }
         Dynamic::Compress { axis } => compress(&mut ev.cx, x, tensor(operands, 1)?, *axis)?,
     };
     Ok(vec![one.into()])

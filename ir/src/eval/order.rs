@@ -198,7 +198,7 @@ fn unique(cx: &mut Cx<'_>, x: &Tensor, axis: Option<usize>, sorted: bool) -> Res
 }
 
 /// Running sum or product.
-fn cumulative(
+pub(super) fn cumulative(
     cx: &mut Cx<'_>,
     x: &Tensor,
     kind: CumKind,

@@ -56,6 +56,17 @@ pub(super) fn infer(op: &Dynamic, cx: &InferCx<'_>) -> Results {
                 None => Shape::unranked(),
             })
         }
+        Dynamic::Cumulative { kind: _, exclusive: _, reverse: _ } => {
+            cx.expect_count(2)?;
+            let (x, axis) = (cx.tensor(0)?, cx.tensor(1)?);
+            let number = matches!(x.dtype.class(), DClass::Signed | DClass::Unsigned | DClass::Float);
+            ensure!(number, "a running combination does not take {}", x.dtype);
+            ensure!(axis.dtype.is_int(), "the axis must be an integer, found {axis}");
+            if let (Some([axis]), Some(rank)) = (cx.known_ints(1).as_deref(), x.shape.rank()) {
+                normal_axis(*axis, rank)?;
+            }
+            one(x.shape.clone())
+        }
         Dynamic::Compress { axis } => one(compress(*axis, cx)?),
     }
 }

@@ -315,7 +315,11 @@ fn dynamic(d: &Dynamic, cx: &InferCx<'_>, ty: &TensorType) -> Option<Vec<Dim>> {
             let (dims, flags) = (cx.known_dims(0)?, cx.known_ints(1)?);
             Some(dims.iter().zip(flags).filter(|(_, f)| *f != 0).map(|(d, _)| d.clone()).collect())
         }
-        Dynamic::Pad { .. } | Dynamic::Split { .. } | Dynamic::Resize { .. } | Dynamic::OneHot { .. } => None,
+        Dynamic::Pad { .. }
+        | Dynamic::Split { .. }
+        | Dynamic::Resize { .. }
+        | Dynamic::OneHot { .. }
+        | Dynamic::Cumulative { .. } => None,
     }
 }
 

@@ -585,6 +585,8 @@ family! {
         Concat = "dyn_concat" { axis: i64, }
         /// Transposes an operand of unknown rank: reverses the axes.
         ReverseAxes = "dyn_reverse_axes" {}
+        /// Operands `x`, integer axis (one element): running combination along it.
+        Cumulative = "dyn_cumulative" { kind: CumKind, exclusive: bool, reverse: bool, }
         /// Operands `x`, condition: keeps the slices of `axis` (or flattened elements) whose condition holds.
         Compress = "compress" { axis: Option<usize>, }
     }

@@ -1,7 +1,7 @@
 //! Sorting, searching, scanning.
 
 use kiln_ir::Tensor;
-use kiln_ir::op::{CumKind, Order};
+use kiln_ir::op::{CumKind, Dynamic, Order};
 
 use super::{f32s, fails, i64s, run, run_all, same};
 
@@ -90,6 +90,10 @@ fn running_sums_and_products() {
     same(&r(CumKind::Sum, 1, true, false), &f32s(&[2, 3], &[0.0, 1.0, 3.0, 0.0, 4.0, 9.0]));
     same(&r(CumKind::Sum, 1, true, true), &f32s(&[2, 3], &[5.0, 3.0, 0.0, 11.0, 6.0, 0.0]));
     same(&r(CumKind::Prod, 0, false, false), &f32s(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 10.0, 18.0]));
+    let dynamic = Dynamic::Cumulative { kind: CumKind::Sum, exclusive: false, reverse: true };
+    let along = run(dynamic.clone(), &[x.clone(), Tensor::scalar(-1i32)]);
+    same(&along, &f32s(&[2, 3], &[6.0, 5.0, 3.0, 15.0, 11.0, 6.0]));
+    assert!(fails(dynamic, &[x.clone(), Tensor::scalar(2i64)]).contains("axis 2"));
     let bytes = Tensor::from_slice(&[3], &[100i8, 100, 1]).unwrap();
     let wrapped =
         run(Order::Cumulative { kind: CumKind::Sum, axis: 0, exclusive: false, reverse: false }, &[bytes]);
