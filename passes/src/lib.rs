@@ -8,25 +8,18 @@
 //! - a rule whose pattern fits but that does not apply says why ([`Report`]).
 #![forbid(unsafe_code)]
 
-mod affine;
 mod canonicalize;
 mod cleanup;
-mod decompose;
 mod error;
-mod fold;
 mod fuse;
 mod inline;
-mod layout;
 mod options;
 pub mod pattern;
 mod pipeline;
-mod recognize;
 mod report;
 pub mod rewrite;
-mod siblings;
-mod views;
 
 pub use error::PassError;
 pub use options::{ConvLayout, FoldBudget, FuseLimits, Options};
 pub use pipeline::{PASSES, Pass, check_order, optimize, run_pass};
-pub use report::{PassReport, Refusals, Refused, Report};
+pub use report::{PassReport, Refused, Report};

@@ -123,8 +123,12 @@ impl<'p> Attrs<'p> {
         list.iter().map(|b| text(name, b)).collect::<Result<_, _>>().map(Some)
     }
 
+    pub(crate) fn optional_graph(&self, name: &'static str) -> Result<Option<&'p GraphProto>, OpError> {
+        self.typed(name, ty::GRAPH, |a| a.g.as_ref())
+    }
+
     pub(crate) fn graph(&self, name: &'static str) -> Result<&'p GraphProto, OpError> {
-        self.typed(name, ty::GRAPH, |a| a.g.as_ref())?.ok_or_else(|| missing(name))
+        self.optional_graph(name)?.ok_or_else(|| missing(name))
     }
 
     pub(crate) fn type_proto(&self, name: &'static str) -> Result<Option<&'p TypeProto>, OpError> {

@@ -205,6 +205,31 @@ impl<'p> Cx<'_, '_, 'p> {
         Ok(nested.b.finish())
     }
 
+    /// Imports a nested graph in place, with these values as its inputs; gives its outputs.
+    pub(crate) fn inline_graph(
+        &mut self,
+        graph: &'p GraphProto,
+        inputs: &[Value],
+    ) -> Result<Vec<Value>, OpError> {
+        if graph.input.len() != inputs.len() {
+            return Err(OpError::invalid(format!(
+                "a graph of {} inputs gets {}",
+                graph.input.len(),
+                inputs.len()
+            )));
+        }
+        let depth = self.frame.depth + 1;
+        if depth > self.session.options.limits.depth {
+            return Err(OpError::invalid(format!("graphs are nested more than {} deep", depth - 1)));
+        }
+        let mut names = self.frame.names.clone();
+        names.extend(graph.input.iter().zip(inputs).map(|(i, &v)| (i.name.as_str(), Slot::Value(v))));
+        let (scope, path) = (self.frame.scope.clone(), self.frame.path.clone());
+        let mut frame = Frame { scope, path, depth, names };
+        let values = import_graph(self.session, &mut frame, self.b, graph)?;
+        values.into_iter().collect::<Option<Vec<_>>>().ok_or(OpError::Recorded)
+    }
+
     /// State to come back to if a nested graph must be built again.
     pub(crate) fn checkpoint(&mut self) -> Checkpoint {
         Checkpoint {

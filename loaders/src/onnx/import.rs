@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use kiln_ir::op::Object;
 use kiln_ir::{Build, Dim, GraphBuilder, Module, Origin, Shape, TensorType, Type, Value};
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -225,11 +226,7 @@ pub(crate) fn import_graph<'p>(
     let mut outputs = vec![];
     for info in &graph.output {
         outputs.push(match frame.names.get(info.name.as_str()) {
-            Some(Slot::Value(v)) => {
-                let v = *v;
-                apply_hint(b, v, info);
-                Some(v)
-            }
+            Some(Slot::Value(v)) => Some(apply_hint(b, *v, info)),
             Some(Slot::Poisoned) => None,
             Some(Slot::Absent) | None => {
                 session.report_value(frame, "output", &info.name, "nothing defines it".to_owned());
@@ -262,14 +259,25 @@ fn add_initializer<'p>(
 }
 
 /// Takes the rank from a declared type where inference left even that open. Dims are not taken: files declare wrong ones.
-fn apply_hint(b: &mut GraphBuilder<'_>, v: Value, info: &ValueInfoProto) {
-    let Some(hint) = info.r#type.as_ref().and_then(|t| value_type(t).ok()) else { return };
-    let (Type::Tensor(found), Type::Tensor(hint)) = (b.ty(v).clone(), hint) else { return };
-    if let (None, Some(rank), true) = (found.shape.rank(), hint.shape.rank(), found.dtype == hint.dtype) {
-        let ty = Type::tensor(found.dtype, vec![Dim::unknown(); rank]);
-        if b.refine(v, &ty).is_err() {
-            tracing::debug!(value = info.name, "declared type ignored");
+/// A value that is declared plain but carried as an optional is unwrapped.
+fn apply_hint(b: &mut GraphBuilder<'_>, v: Value, info: &ValueInfoProto) -> Value {
+    let Some(hint) = info.r#type.as_ref().and_then(|t| value_type(t).ok()) else { return v };
+    match (b.ty(v).clone(), hint) {
+        (Type::Tensor(found), Type::Tensor(hint)) => {
+            if let (None, Some(rank), true) =
+                (found.shape.rank(), hint.shape.rank(), found.dtype == hint.dtype)
+            {
+                let ty = Type::tensor(found.dtype, vec![Dim::unknown(); rank]);
+                if b.refine(v, &ty).is_err() {
+                    tracing::debug!(value = info.name, "declared type ignored");
+                }
+            }
+            v
         }
+        (Type::Optional(_), Type::Tensor(_) | Type::Sequence(_)) => {
+            b.add1(Object::OptionalGet {}, &[v]).unwrap_or(v)
+        }
+        _ => v,
     }
 }
 

@@ -19,12 +19,12 @@ fn last(dims: &[Dim]) -> Dim {
     dims.last().cloned().unwrap_or(Dim::known(1))
 }
 
-fn at(dims: &[Dim], axis: usize) -> Dim {
+pub(super) fn at(dims: &[Dim], axis: usize) -> Dim {
     dims.get(axis).cloned().unwrap_or(Dim::known(1))
 }
 
 /// `[B, L, H * D]` as `[B, H, L, D]`.
-fn split_heads(cx: &mut Cx<'_, '_, '_>, v: Value, heads: i64) -> Result<Value, OpError> {
+pub(super) fn split_heads(cx: &mut Cx<'_, '_, '_>, v: Value, heads: i64) -> Result<Value, OpError> {
     let dims = cx.shape(v)?;
     let h = Dim::known(heads);
     let size = last(&dims).floor_div(&h);

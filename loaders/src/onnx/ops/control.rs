@@ -1,6 +1,6 @@
 //! Control flow. Nested graphs of a file see the values around them; graphs of the IR do not, so these become operands.
 
-use kiln_ir::op::{Control, Index, Movement};
+use kiln_ir::op::{Control, Index, Movement, Object};
 use kiln_ir::{Build, DType, Dim, GraphId, Shape, Tensor, TensorType, Type, Value};
 
 use super::{How, Row, row};
@@ -162,7 +162,11 @@ fn loop_(cx: &mut Cx<'_, '_, '_>) -> Outputs {
             for (i, (mut v, info)) in outputs.into_iter().zip(&body.output).enumerate() {
                 if i == 0 {
                     v = n.b.reshape(v, &[])?;
-                } else if i <= carried {
+                } else if let Some(before) = types.get(i - 1) {
+                    // What is carried as an optional may be given plain.
+                    if matches!(before, Type::Optional(_)) && !matches!(n.b.ty(v), Type::Optional(_)) {
+                        v = n.b.add1(Object::OptionalSome {}, &[v])?;
+                    }
                     carried_types.push(n.b.ty(v).clone());
                 }
                 n.b.output(&info.name, v);

@@ -3,7 +3,7 @@
 use kiln_ir::op::{Conv, Layout, Quant};
 use kiln_ir::{Build, DType, Dim, Value};
 
-use super::{How, Row, row};
+use super::{How, MICROSOFT, Row, row, row_of};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
 use How::Fn;
@@ -13,6 +13,7 @@ pub(super) const ROWS: &[Row] = &[
     row("ConvInteger", &[10], Fn(conv_integer)),
     row("ConvTranspose", &[1, 11, 22], Fn(conv_transpose)),
     row("QLinearConv", &[10], Fn(qlinear_conv)),
+    row_of(MICROSOFT, "FusedConv", fused_conv),
 ];
 
 /// The attributes that windows over spatial axes share.
@@ -128,6 +129,32 @@ fn conv(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let y = forward(cx, x, w, out)?;
     let bias = cx.optional(2);
     one(add_bias(cx, y, bias, w)?)
+}
+
+/// A convolution, an addend, and an activation.
+fn fused_conv(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+    let [mut y] = conv(cx)?[..] else { return Err(OpError::invalid("one result was expected")) };
+    if let Some(addend) = cx.optional(3) {
+        y = cx.b.ew("add", &[y, addend])?;
+    }
+    let parameters = cx.attrs.floats("activation_params")?.unwrap_or_default();
+    let at = |i: usize, default: f64| parameters.get(i).copied().unwrap_or(default);
+    let y = match cx.attrs.string_or("activation", "")?.as_str() {
+        "" => y,
+        "Relu" => cx.b.ew("relu", &[y])?,
+        "Sigmoid" => cx.b.ew("sigmoid", &[y])?,
+        "Tanh" => cx.b.ew("tanh", &[y])?,
+        "LeakyRelu" => cx.b.ew_with("leaky_relu", &[at(0, 0.01)], &[y])?,
+        "HardSigmoid" => cx.b.ew_with("hard_sigmoid", &[at(0, 0.2), at(1, 0.5)], &[y])?,
+        "Clip" => {
+            let dtype = cx.dtype(y)?;
+            let (lo, hi) = (f64::from(f32::MIN), f64::from(f32::MAX));
+            let (lo, hi) = (cx.b.scalar(dtype, at(0, lo))?, cx.b.scalar(dtype, at(1, hi))?);
+            cx.b.ew("clamp", &[y, lo, hi])?
+        }
+        other => return Err(OpError::unsupported(format!("activation `{other}`"))),
+    };
+    one(y)
 }
 
 /// An integer operand as i32 with its zero point taken off; a rank-1 zero point belongs to the axis `axis`.

@@ -1,6 +1,6 @@
 //! Products of matrices and general contractions.
 
-use kiln_ir::op::{Contract, ContractSpec, ReduceKind};
+use kiln_ir::op::{Composite, Contract, ContractSpec, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Value};
 
 use super::conv::{centred, requantize};
@@ -13,7 +13,9 @@ pub(super) const ROWS: &[Row] = &[
     row("MatMul", &[1, 9, 13], How::Fn(mat_mul)),
     row("MatMulInteger", &[10], How::Fn(mat_mul_integer)),
     row("QLinearMatMul", &[10, 21], How::Fn(qlinear_mat_mul)),
+    row_of(MICROSOFT, "DynamicQuantizeMatMul", dynamic_quantize_mat_mul),
     row_of(MICROSOFT, "FusedMatMul", fused_mat_mul),
+    row_of(MICROSOFT, "MatMulIntegerToFloat", mat_mul_integer_to_float),
 ];
 
 /// Which axes of a matrix product are swapped first.
@@ -183,6 +185,53 @@ fn qlinear_mat_mul(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     }
     let scale = cx.b.ew("mul", &[a_scale, b_scale])?;
     one(requantize(cx, sums, scale, 6, 7)?)
+}
+
+/// An integer factor with its scale and zero point.
+struct Quantized {
+    value: Value,
+    scale: Value,
+    zero: Option<Value>,
+}
+
+/// The product of quantized factors in floats, plus a bias.
+fn real_product(
+    cx: &mut Cx<'_, '_, '_>,
+    a: &Quantized,
+    b: &Quantized,
+    bias: Option<Value>,
+) -> Result<Value, OpError> {
+    let dtype = cx.dtype(a.scale)?;
+    let (left, right) = centred_factors(cx, (a.value, a.zero), (b.value, b.zero))?;
+    let sums = product(cx, left, right, Swaps::default(), DType::I32)?;
+    let sums = cx.b.cast(sums, dtype)?;
+    let scale = cx.b.ew("mul", &[a.scale, b.scale])?;
+    let y = cx.b.ew("mul", &[sums, scale])?;
+    match bias {
+        Some(bias) => Ok(cx.b.ew("add", &[y, bias])?),
+        None => Ok(y),
+    }
+}
+
+/// Operands a, b, scale of a, scale of b, zero point of a, zero point of b, bias.
+fn mat_mul_integer_to_float(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+    let a = Quantized { value: cx.input(0)?, scale: cx.input(2)?, zero: cx.optional(4) };
+    let b = Quantized { value: cx.input(1)?, scale: cx.input(3)?, zero: cx.optional(5) };
+    let bias = cx.optional(6);
+    one(real_product(cx, &a, &b, bias)?)
+}
+
+/// Operands a (floats, quantized here), b, scale of b, zero point of b, bias.
+fn dynamic_quantize_mat_mul(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+    let x = cx.input(0)?;
+    let parts = cx.b.add(Composite::DynamicQuantize {}.into(), &[x])?;
+    let [value, scale, zero] = parts.as_slice() else {
+        return Err(OpError::invalid("three results were expected"));
+    };
+    let a = Quantized { value: *value, scale: *scale, zero: Some(*zero) };
+    let b = Quantized { value: cx.input(1)?, scale: cx.input(2)?, zero: cx.optional(3) };
+    let bias = cx.optional(4);
+    one(real_product(cx, &a, &b, bias)?)
 }
 
 /// An operand of an einsum with its labels.

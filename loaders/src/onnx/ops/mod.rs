@@ -8,6 +8,7 @@ mod elementwise;
 mod generate;
 mod image;
 mod index;
+mod linear;
 mod loss;
 mod matmul;
 mod ml;
@@ -73,6 +74,7 @@ static FAMILIES: &[&[Row]] = &[
     generate::ROWS,
     image::ROWS,
     index::ROWS,
+    linear::ROWS,
     loss::ROWS,
     matmul::ROWS,
     ml::ROWS,

@@ -1,7 +1,7 @@
 //! Constants, shapes, and moves of elements.
 
 use kiln_ir::build::dynamic::BuildDynamic;
-use kiln_ir::op::{Cast, Dynamic, Host, Movement, PadMode};
+use kiln_ir::op::{Cast, Dynamic, Host, Index, Movement, PadMode};
 use kiln_ir::{Build, DType, Dim, Scalar, Tensor, Value};
 
 use super::generate::as_dims;
@@ -139,6 +139,11 @@ fn convert(cx: &mut Cx<'_, '_, '_>, to: DType) -> Outputs {
     }
     // The flag exists from opset 19 on, for the narrow floats that came with it.
     let saturate = cx.attrs.flag("saturate", true)?;
+    if from.is_float() && to.is_int() && to.is_packed() {
+        // Integers of 2 and 4 bits keep the low bits of the truncated value.
+        let wide = cx.b.cast(x, DType::I32)?;
+        return one(cx.b.cast(wide, to)?);
+    }
     one(cx.b.add1(kiln_ir::Op::Cast(Cast { to, saturate }), &[x])?)
 }
 
@@ -316,28 +321,42 @@ fn split(cx: &mut Cx<'_, '_, '_>) -> Outputs {
         Some(sizes) => sizes,
         None => {
             let count = cx.attrs.int_or("num_outputs", cx.node.output.len() as i64)?;
-            let sizes = even_pieces(cx, x, axis, count)?;
-            cx.b.dims(&sizes)?
+            even_pieces(cx, x, axis, count)?
         }
     };
     Ok(cx.b.dynamic(Dynamic::Split { axis }, &[x, sizes])?.to_vec())
 }
 
-/// Pieces of equal size, the last one smaller if need be.
-fn even_pieces(cx: &Cx<'_, '_, '_>, x: Value, axis: i64, count: i64) -> Result<Vec<Dim>, OpError> {
-    let dims = cx.shape(x)?;
-    let axis = cx.axis(axis, dims.len())?;
-    let size = dims.get(axis).cloned().unwrap_or(Dim::known(1));
+/// Pieces of equal size, the last ones smaller if need be.
+fn even_pieces(cx: &mut Cx<'_, '_, '_>, x: Value, axis: i64, count: i64) -> Result<Value, OpError> {
     if !(1..=1 << 16).contains(&count) {
         return Err(OpError::invalid(format!("{count} pieces")));
     }
-    let piece = match size.exact_div(&Dim::known(count)) {
-        Some(piece) => piece,
-        None => size.ceil_div(&Dim::known(count)),
-    };
-    let mut pieces = vec![piece.clone(); count as usize - 1];
-    pieces.push(size - piece * Dim::known(count - 1));
-    Ok(pieces)
+    let Ok(dims) = cx.shape(x) else { return unranked_pieces(cx, x, axis, count) };
+    let axis = cx.axis(axis, dims.len())?;
+    let size = dims.get(axis).cloned().unwrap_or(Dim::known(1));
+    if let Some(piece) = size.exact_div(&Dim::known(count)) {
+        return Ok(cx.b.dims(&vec![piece; usize::try_from(count).unwrap_or(1)])?);
+    }
+    let piece = size.ceil_div(&Dim::known(count));
+    let zero = Dim::known(0);
+    let pieces = (0..count).map(|i| piece.lesser(&(&size - Dim::known(i) * &piece).greater(&zero)));
+    Ok(cx.b.dims(&pieces.collect::<Vec<_>>())?)
+}
+
+/// The same for an operand of unknown rank, computed when the program runs.
+fn unranked_pieces(cx: &mut Cx<'_, '_, '_>, x: Value, axis: i64, count: i64) -> Result<Value, OpError> {
+    let shape = cx.b.shape_of(x)?;
+    let at = cx.ints(&[axis])?;
+    let size = cx.b.add1(Index::Gather { axis: 0 }, &[shape, at])?;
+    let number = |cx: &mut Cx<'_, '_, '_>, v: i64| cx.b.constant(Tensor::scalar(v));
+    let (zero, divisor, rest) = (number(cx, 0)?, number(cx, count)?, number(cx, count - 1)?);
+    let rounded = cx.b.ew("add", &[size, rest])?;
+    let piece = cx.b.ew("div", &[rounded, divisor])?;
+    let order = cx.ints(&(0..count).collect::<Vec<_>>())?;
+    let used = cx.b.ew("mul", &[order, piece])?;
+    let left = cx.b.ew("sub", &[size, used])?;
+    Ok(cx.b.ew("clamp", &[left, zero, piece])?)
 }
 
 /// Whether dropout is on: never, always, or as a bool operand says when the program runs.

@@ -1,8 +1,9 @@
 //! Sorting, searching, scanning.
 
-use kiln_ir::op::{CumKind, Host, Order};
+use kiln_ir::op::{CumKind, Dynamic, Host, Order};
 use kiln_ir::{Build, DType, Tensor, Value};
 
+use super::movement::{dynamic, int_vector};
 use super::{How, Row, row};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
@@ -47,29 +48,12 @@ fn arg_min(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     one(cx.b.add1(Order::ArgMin { axis, keepdims, last }, &[x])?)
 }
 
-/// An axis that is known only when the program runs is chosen among the results along all axes.
 fn cumulative(cx: &mut Cx<'_, '_, '_>, kind: CumKind) -> Outputs {
     let (x, axis) = (cx.input(0)?, cx.input(1)?);
+    let axis = int_vector(cx, axis)?;
     let exclusive = cx.attrs.flag("exclusive", false)?;
     let reverse = cx.attrs.flag("reverse", false)?;
-    let rank = cx.rank(x)?;
-    if let Ok(known) = cx.constant_ints(axis, "the axis") {
-        let [axis] = known.as_slice() else { return Err(OpError::invalid("the axis must be one integer")) };
-        let axis = cx.axis(*axis, rank)?;
-        return one(cx.b.add1(Order::Cumulative { kind, axis, exclusive, reverse }, &[x])?);
-    }
-    let wanted = cx.b.cast(axis, DType::I64)?;
-    let wanted = cx.b.reshape(wanted, &[])?;
-    let ranks = cx.b.scalar(DType::I64, rank as f64)?;
-    let wanted = cx.b.ew("mod", &[wanted, ranks])?;
-    let mut chosen = x;
-    for axis in 0..rank {
-        let along = cx.b.add1(Order::Cumulative { kind, axis, exclusive, reverse }, &[x])?;
-        let this = cx.b.scalar(DType::I64, axis as f64)?;
-        let hit = cx.b.ew("eq", &[wanted, this])?;
-        chosen = cx.b.ew("where", &[hit, along, chosen])?;
-    }
-    one(chosen)
+    one(dynamic(cx, Dynamic::Cumulative { kind, exclusive, reverse }, &[x, axis])?)
 }
 
 fn det(cx: &mut Cx<'_, '_, '_>) -> Outputs {

@@ -3,7 +3,7 @@
 use kiln_ir::op::{Composite, Quant};
 use kiln_ir::{Build, DType, Value};
 
-use super::{How, Row, row};
+use super::{How, MICROSOFT, Row, row, row_of};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
 use How::Fn;
@@ -12,6 +12,8 @@ pub(super) const ROWS: &[Row] = &[
     row("DequantizeLinear", &[10, 13, 19, 21, 23, 24, 25], Fn(dequantize)),
     row("DynamicQuantizeLinear", &[11], Fn(dynamic_quantize)),
     row("QuantizeLinear", &[10, 13, 19, 21, 23, 24, 25], Fn(quantize)),
+    row_of(MICROSOFT, "DequantizeLinear", dequantize),
+    row_of(MICROSOFT, "QuantizeLinear", quantize),
 ];
 
 /// To what part of `x` a scale belongs.
