@@ -50,20 +50,25 @@ pub enum ArrayError {
 /// Reads a `.npy` or `.npz` file, told apart by content. The arrays come in the file's order; the one of a `.npy` has
 /// the file's stem as name.
 pub fn read(path: &Path) -> Result<Vec<(String, Tensor)>, ArrayError> {
+    let file = File::open(path).map_err(|source| ArrayError::Io { path: path.to_owned(), source })?;
+    read_from(path, BufReader::new(file))
+}
+
+/// As [`read`], from any source; `path` names it in errors.
+pub fn read_from(path: &Path, mut source: impl Read + Seek) -> Result<Vec<(String, Tensor)>, ArrayError> {
     let io = |source| ArrayError::Io { path: path.to_owned(), source };
-    let mut file = BufReader::new(File::open(path).map_err(io)?);
     let mut magic = vec![];
-    file.by_ref().take(6).read_to_end(&mut magic).map_err(io)?;
-    file.rewind().map_err(io)?;
+    source.by_ref().take(6).read_to_end(&mut magic).map_err(io)?;
+    source.rewind().map_err(io)?;
     let mut budget = MAX_BYTES;
     if magic == b"\x93NUMPY" {
         let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let fail = |reason| ArrayError::Array { path: path.to_owned(), name: name.clone(), reason };
-        let tensor = read_npy(&mut file, &mut budget).map_err(fail)?;
+        let tensor = read_npy(&mut source, &mut budget).map_err(fail)?;
         return Ok(vec![(name, tensor)]);
     }
     let archive = |source| ArrayError::Archive { path: path.to_owned(), source };
-    let mut zip = ZipArchive::new(file).map_err(archive)?;
+    let mut zip = ZipArchive::new(source).map_err(archive)?;
     let mut arrays = vec![];
     for i in 0..zip.len() {
         let mut entry = zip.by_index(i).map_err(archive)?;

@@ -1,0 +1,62 @@
+//! `kiln bench`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use kiln::runtime::{Datum, Session};
+use serde_json::json;
+
+use super::{entry, inputs_or_samples, open, peak_rss_mib};
+use crate::args::BenchArgs;
+use crate::stats::Summary;
+use crate::table::millis;
+
+/// Runs before measuring.
+const WARMUP: usize = 3;
+/// Runs that are measured however long they take.
+const MIN_RUNS: usize = 5;
+
+/// Measures latency.
+pub fn run(args: &BenchArgs) -> Result<()> {
+    let place = || args.model.display().to_string();
+    let start = Instant::now();
+    let session = open(&args.model, &args.options, args.threads)?;
+    let load_ms = start.elapsed().as_secs_f64() * 1e3;
+    let entry = entry(&session, args.entry.as_deref(), &args.model)?;
+    let inputs = inputs_or_samples(&args.inputs, entry)?;
+    let start = Instant::now();
+    session.run(&entry.name, &inputs).with_context(place)?;
+    let first_ms = start.elapsed().as_secs_f64() * 1e3;
+    let times = measure(&session, &entry.name, &inputs, Duration::from_secs_f64(args.seconds)).with_context(place)?;
+    let s = Summary::new(times).context("nothing was measured")?;
+    let (threads, rss) = (session.threads(), peak_rss_mib());
+    if args.json {
+        let round = |v: f64| (v * 1e4).round() / 1e4;
+        let line = json!({
+            "min_ms": round(s.min), "median_ms": round(s.median), "p90_ms": round(s.p90), "p99_ms": round(s.p99),
+            "mean_ms": round(s.mean), "runs": s.runs, "threads": threads, "load_ms": round(load_ms),
+            "first_ms": round(first_ms), "peak_rss_mib": round(rss),
+        });
+        println!("{line}");
+        return Ok(());
+    }
+    println!("{}: {} runs on {threads} thread(s)", place(), s.runs);
+    println!("  min {}  median {}  p90 {}  p99 {}", millis(s.min), millis(s.median), millis(s.p90), millis(s.p99));
+    println!("  mean {}  throughput {:.1} runs/s", millis(s.mean), 1e3 / s.mean);
+    println!("  load {}  first run {}  peak memory {rss:.1} MiB", millis(load_ms), millis(first_ms));
+    Ok(())
+}
+
+/// Latencies in milliseconds of repeated runs for about `length`, after a warm-up.
+pub fn measure(session: &Session, entry: &str, inputs: &[Datum], length: Duration) -> Result<Vec<f64>> {
+    for _ in 0..WARMUP {
+        session.run(entry, inputs)?;
+    }
+    let (mut times, begin) = (vec![], Instant::now());
+    while begin.elapsed() < length || times.len() < MIN_RUNS {
+        let start = Instant::now();
+        session.run(entry, inputs)?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(times)
+}

@@ -1,0 +1,104 @@
+//! `kiln compile`.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use kiln::Compiled;
+use kiln::passes::{PASSES, Refusals, Report};
+use kiln::runtime::artifact::ArtifactSize;
+
+use super::{options, spinner};
+use crate::args::CompileArgs;
+use crate::table::{bytes, millis};
+
+/// Compiles a model into an artifact.
+pub fn run(args: &CompileArgs) -> Result<()> {
+    if args.help_passes {
+        for pass in PASSES {
+            println!("{}", pass.name);
+            for (needs, why) in pass.after {
+                println!("    after {needs}: {why}");
+            }
+        }
+        return Ok(());
+    }
+    let (model, output) = (args.model.as_ref(), args.output.as_ref());
+    // clap requires both unless --help-passes is given.
+    let (model, output) = model.zip(output).context("MODEL and -o OUT.kiln are needed")?;
+    let mut options = options(&args.options);
+    options.passes.dump_after.clone_from(&args.dump_after);
+    options.dump_kir = args.dump_kir;
+    if let Some(threads) = args.threads {
+        kiln::set_compile_threads(usize::try_from(threads)?)?;
+    }
+
+    let start = Instant::now();
+    let bar = spinner(&format!("loading {}", model.display()));
+    let module = kiln::load(model, &args.options.shapes)?;
+    let loaded = start.elapsed().as_secs_f64() * 1e3;
+    bar.set_message(format!("compiling {}", model.display()));
+    let compiled = kiln::compile(module, &options)?;
+    bar.set_message(format!("writing {}", output.display()));
+    let size = compiled.save(output)?;
+    bar.finish_and_clear();
+    let total = start.elapsed().as_secs_f64() * 1e3;
+
+    for pass in &compiled.passes.passes {
+        if let Some(dump) = &pass.dump {
+            println!("// after {}\n{dump}", pass.name);
+        }
+    }
+    for text in compiled.summary.kernels.iter().filter_map(|k| k.kir.as_deref()) {
+        println!("{text}");
+    }
+    println!("{} -> {}", model.display(), output.display());
+    println!("  loaded in {}, compiled and written in {}", millis(loaded), millis(total - loaded));
+    print!("{}", summary(&compiled, &size, args.verbose));
+    Ok(())
+}
+
+/// What the compilation did, as text.
+pub fn summary(compiled: &Compiled, size: &ArtifactSize, verbose: bool) -> String {
+    let Compiled { passes, summary, .. } = compiled;
+    let (before, after) = node_counts(passes);
+    let calls: usize = summary.kernels.iter().map(|k| k.uses).sum();
+    let mut out = format!(
+        "  operators: {before} before, {after} after the passes\n  kernels: {} distinct, {calls} calls; {} steps\n",
+        summary.kernels.len(),
+        summary.steps
+    );
+    let arena = summary.arena_bytes.map_or("depends on the shapes".to_owned(), bytes);
+    out += &format!(
+        "  memory: {arena} of intermediate values\n  artifact: {} (code {}, weights {}, plan {})\n",
+        bytes(size.file),
+        bytes(size.code),
+        bytes(size.weights),
+        bytes(size.plan)
+    );
+    match summary.host_nodes.as_slice() {
+        [] => out += "  every operator has a kernel\n",
+        nodes => {
+            out += &format!("  {} nodes run on the slow path (reference evaluator):\n", nodes.len());
+            let shown = if verbose { nodes.len() } else { nodes.len().min(8) };
+            nodes[..shown].iter().for_each(|n| out += &format!("    {n}\n"));
+            if shown < nodes.len() {
+                out += &format!("    and {} more (-v lists them)\n", nodes.len() - shown);
+            }
+        }
+    }
+    if verbose {
+        out += "passes\n";
+        out += &passes.summary(Refusals::Listed);
+        out += "kernels\n";
+        for k in &summary.kernels {
+            out += &format!("  {} x{} ({} of code): {}\n", k.name, k.uses, bytes(k.code_bytes as u64), k.nodes.join(", "));
+        }
+    }
+    out
+}
+
+/// Nodes before the first and after the last pass.
+pub fn node_counts(passes: &Report) -> (usize, usize) {
+    let first = passes.passes.first().map_or(0, |p| p.nodes_before);
+    (first, passes.passes.last().map_or(0, |p| p.nodes_after))
+}

@@ -1,0 +1,159 @@
+//! The commands, one file each, and what they share.
+
+pub mod bench;
+pub mod check;
+pub mod compile;
+pub mod demo;
+pub mod inspect;
+pub mod profile;
+pub mod run;
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use kiln::Options;
+use kiln::codegen::Target;
+use kiln::ir::{Tensor, Type};
+use kiln::loaders::npz;
+use kiln::loaders::onnx::read_tensor_pb;
+use kiln::runtime::program::Entry;
+use kiln::runtime::{Datum, Session, SessionOptions};
+
+use crate::args::{ModelArgs, TargetArg};
+
+/// Seed of inputs that a command makes up.
+pub const SEED: u64 = 1;
+
+/// Whether the error is the reader of our output going away.
+pub fn is_broken_pipe(e: &anyhow::Error) -> bool {
+    e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+}
+
+/// The facade's options for the command line's.
+pub fn options(args: &ModelArgs) -> Options {
+    let target = match args.target {
+        TargetArg::Native => Target::Native,
+        TargetArg::V2 => Target::X86_64V2,
+        TargetArg::V3 => Target::X86_64V3,
+        TargetArg::V4 => Target::X86_64V4,
+        TargetArg::Aarch64 => Target::Aarch64,
+    };
+    let passes = kiln::passes::Options { disabled: args.disable_pass.clone(), ..Default::default() };
+    Options { shapes: args.shapes.clone(), target, passes, dump_kir: false }
+}
+
+/// A session on a model or artifact, with a spinner while a model compiles.
+pub fn open(path: &Path, args: &ModelArgs, threads: u32) -> Result<Session> {
+    let is_artifact = kiln::is_artifact(path)?;
+    let compiled_already = !args.shapes.is_empty() || !args.disable_pass.is_empty();
+    if is_artifact && (compiled_already || args.target != TargetArg::Native) {
+        bail!(
+            "{}: this is a compiled artifact; --shape, --target and --disable-pass apply when a model is compiled",
+            path.display()
+        );
+    }
+    let bar = if is_artifact { None } else { Some(spinner(&format!("compiling {}", path.display()))) };
+    let session = SessionOptions { threads: usize::try_from(threads).ok(), ..Default::default() };
+    let opened = kiln::open_session(path, &options(args), session);
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    Ok(opened?)
+}
+
+/// A spinner on standard error; nothing where that is no terminal.
+pub fn spinner(message: &str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.set_message(message.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// The entry of that name, or the first.
+pub fn entry<'s>(session: &'s Session, name: Option<&str>, path: &Path) -> Result<&'s Entry> {
+    match name {
+        Some(name) => session.entry(name).with_context(|| path.display().to_string()),
+        None => {
+            session.entries().first().with_context(|| format!("{}: there is no entry point", path.display()))
+        }
+    }
+}
+
+/// Reads the inputs of an entry from files: by name from `.npz`, by position from `.npy` and `.pb`.
+pub fn read_inputs<'p>(
+    files: &[PathBuf],
+    ports: impl Iterator<Item = (&'p str, &'p Type)>,
+) -> Result<Vec<Datum>> {
+    let ports: Vec<(&str, &Type)> = ports.collect();
+    let names = || ports.iter().map(|(n, _)| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let mut values: Vec<Option<Tensor>> = vec![None; ports.len()];
+    let mut position = 0;
+    for file in files {
+        let named = file.extension().is_some_and(|e| e == "npz");
+        for (name, tensor) in read_arrays(file)? {
+            let at = match ports.iter().position(|(n, _)| *n == name) {
+                Some(at) if named => at,
+                None if named => bail!("{}: no input is named `{name}`; the inputs are {}", file.display(), names()),
+                _ => position,
+            };
+            position = at + 1;
+            let Some(slot) = values.get_mut(at) else {
+                bail!("{}: the model has {} inputs: {}", file.display(), ports.len(), names());
+            };
+            if slot.replace(tensor).is_some() {
+                bail!("{}: input `{}` is given twice", file.display(), ports[at].0);
+            }
+        }
+    }
+    let missing: Vec<String> =
+        ports.iter().zip(&values).filter(|(_, v)| v.is_none()).map(|((n, t), _)| format!("`{n}`: {t}")).collect();
+    if !missing.is_empty() {
+        bail!("no value is given for {}", missing.join(", "));
+    }
+    Ok(values.into_iter().flatten().map(Datum::Tensor).collect())
+}
+
+fn read_arrays(file: &Path) -> Result<Vec<(String, Tensor)>> {
+    if file.extension().is_some_and(|e| e == "pb") {
+        let tensor = read_tensor_pb(file)?;
+        return Ok(vec![(String::new(), tensor)]);
+    }
+    Ok(npz::read(file)?)
+}
+
+/// Inputs from files, or made up if there are none.
+pub fn inputs_or_samples(files: &[PathBuf], entry: &Entry) -> Result<Vec<Datum>> {
+    let ports = || entry.inputs.iter().map(|p| (p.name.as_str(), &p.ty));
+    if files.is_empty() {
+        let tensors = kiln::sample_inputs(ports(), SEED)?;
+        return Ok(tensors.into_iter().map(Datum::Tensor).collect());
+    }
+    read_inputs(files, ports())
+}
+
+/// Writes outputs as `.npz` or `.npy`.
+pub fn write_outputs(path: &Path, outputs: Vec<(String, Datum)>) -> Result<()> {
+    let mut arrays = vec![];
+    for (name, value) in outputs {
+        let ty = value.ty();
+        let Some(tensor) = value.into_tensor() else {
+            bail!("{}: output `{name}` is a {ty}, which NumPy files cannot hold", path.display());
+        };
+        arrays.push((name, tensor));
+    }
+    Ok(npz::write(path, &arrays)?)
+}
+
+/// Largest resident set of this process so far, in MiB; 0 where the system does not tell.
+pub fn peak_rss_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}

@@ -1,0 +1,16 @@
+//! `kiln run`.
+
+use anyhow::{Context, Result};
+
+use super::{entry, open, read_inputs, write_outputs};
+use crate::args::RunArgs;
+
+/// Runs one inference.
+pub fn run(args: &RunArgs) -> Result<()> {
+    let session = open(&args.model, &args.options, args.threads)?;
+    let entry = entry(&session, args.entry.as_deref(), &args.model)?;
+    let inputs = read_inputs(&args.inputs, entry.inputs.iter().map(|p| (p.name.as_str(), &p.ty)))?;
+    let outputs = session.run(&entry.name, &inputs).with_context(|| args.model.display().to_string())?;
+    let named = entry.outputs.iter().map(|p| p.name.clone()).zip(outputs).collect();
+    write_outputs(&args.outputs, named)
+}

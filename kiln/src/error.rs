@@ -1,0 +1,39 @@
+//! One error for everything between a file and a result.
+
+use std::path::PathBuf;
+
+/// Why a model does not load, compile or run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model file is at fault.
+    #[error(transparent)]
+    Load(#[from] kiln_loaders::LoadError),
+    /// A pass failed.
+    #[error(transparent)]
+    Pass(#[from] kiln_passes::PassError),
+    /// Code generation failed.
+    #[error(transparent)]
+    Compile(#[from] kiln_codegen::CompileError),
+    /// The artifact, or the machine it runs on, is at fault.
+    #[error(transparent)]
+    Artifact(#[from] kiln_runtime::LoadError),
+    /// The run failed.
+    #[error(transparent)]
+    Run(#[from] kiln_runtime::RunError),
+    /// A file could not be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// An artifact was given where only a model makes sense.
+    #[error("{}: this is a compiled artifact; {what} needs the model", path.display())]
+    NeedsModel {
+        /// The file.
+        path: PathBuf,
+        /// What was asked for.
+        what: &'static str,
+    },
+}
