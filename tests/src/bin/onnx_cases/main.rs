@@ -4,7 +4,6 @@
 //! A panic is caught and reported as the case's verdict. What ends the process, or never ends, is the caller's to see.
 
 mod execute;
-#[cfg_attr(not(test), expect(dead_code, reason = "the compiled path is not there yet"))]
 mod value;
 
 use std::io::{self, BufRead, Write};
