@@ -13,7 +13,7 @@ pub enum Error {
     Pass(#[from] kiln_passes::PassError),
     /// Code generation failed.
     #[error(transparent)]
-    Compile(#[from] kiln_codegen::CompileError),
+    Compile(#[from] kiln_codegen::build::CompileError),
     /// The artifact, or the machine it runs on, is at fault.
     #[error(transparent)]
     Artifact(#[from] kiln_runtime::LoadError),

@@ -24,9 +24,11 @@ pub use error::Error;
 pub use sample::{SampleError, sample_inputs};
 pub use shape::{ShapeOverride, ShapeParseError};
 
-use kiln_codegen::{Summary, Target};
+use kiln_codegen::build::Summary;
 use kiln_ir::Module;
 use kiln_runtime::artifact::{self, ArtifactSize};
+use kiln_runtime::cpu::Tier;
+use kiln_runtime::program::{Action, KernelInfo, Program};
 use kiln_runtime::{Executable, Image, Session, SessionOptions};
 
 /// How to read and compile a model.
@@ -34,12 +36,10 @@ use kiln_runtime::{Executable, Image, Session, SessionOptions};
 pub struct Options {
     /// Shapes in place of declared ones.
     pub shapes: Vec<ShapeOverride>,
-    /// What to compile for.
-    pub target: Target,
+    /// Instruction set to compile for; this machine's if not given.
+    pub tier: Option<Tier>,
     /// Options of the passes.
     pub passes: kiln_passes::Options,
-    /// Whether the summary holds the text of every kernel's IR.
-    pub dump_kir: bool,
 }
 
 /// A compiled model with the story of its compilation.
@@ -49,8 +49,10 @@ pub struct Compiled {
     pub image: Image,
     /// What the passes did.
     pub passes: kiln_passes::Report,
-    /// What code generation did.
+    /// What became of the nodes.
     pub summary: Summary,
+    /// Kernel IR of the kernels, in the program's order.
+    pub kernel_texts: Vec<String>,
 }
 
 impl Compiled {
@@ -85,20 +87,44 @@ pub fn load(path: &Path, shapes: &[ShapeOverride]) -> Result<Module, Error> {
 
 /// Loads a model from memory; `name` stands for its file in errors. External data cannot be reached.
 pub fn load_bytes(name: &str, bytes: &'static [u8]) -> Result<Module, Error> {
-    Ok(kiln_loaders::load_bytes(name, bytes.into(), &kiln_loaders::LoadOptions::default())?)
-}
-
-/// Sets how many threads compile, for the whole process; only before the first compilation.
-pub fn set_compile_threads(threads: usize) -> Result<(), Error> {
-    kiln_codegen::set_threads(threads).map_err(Error::from)
+    Ok(kiln_loaders::load_bytes(name, bytes::Bytes::from_static(bytes), &kiln_loaders::LoadOptions::default())?)
 }
 
 /// Optimizes a module and generates code for it.
 pub fn compile(mut module: Module, options: &Options) -> Result<Compiled, Error> {
     let passes = kiln_passes::optimize(&mut module, &options.passes)?;
-    let codegen = kiln_codegen::Options { target: options.target, dump_kir: options.dump_kir };
-    let (image, summary) = kiln_codegen::compile(&module, &codegen)?;
-    Ok(Compiled { image, passes, summary })
+    let codegen = kiln_codegen::build::Options { tier: options.tier.or_else(Tier::native).unwrap_or(Tier::X86V1) };
+    let kiln_codegen::build::Compiled { image, summary, kernel_texts } =
+        kiln_codegen::build::compile(&module, &codegen)?;
+    Ok(Compiled { image, passes, summary, kernel_texts })
+}
+
+/// A kernel of a program with the places that run it.
+#[derive(Debug)]
+pub struct KernelUse<'p> {
+    /// The kernel.
+    pub kernel: &'p KernelInfo,
+    /// Steps that run it.
+    pub steps: usize,
+    /// Names of the source nodes of those steps, each once, in order.
+    pub nodes: Vec<&'p str>,
+}
+
+/// The program's kernels and what runs them, in the program's order.
+pub fn kernel_uses(program: &Program) -> Vec<KernelUse<'_>> {
+    let mut uses: Vec<KernelUse<'_>> =
+        program.kernels.iter().map(|kernel| KernelUse { kernel, steps: 0, nodes: vec![] }).collect();
+    for step in program.functions.iter().flat_map(|f| &f.steps) {
+        let Action::Kernel(call) = &step.action else { continue };
+        let Some(entry) = uses.get_mut(call.kernel.index()) else { continue };
+        entry.steps += 1;
+        for node in &step.provenance {
+            if !entry.nodes.contains(&node.as_str()) {
+                entry.nodes.push(node);
+            }
+        }
+    }
+    uses
 }
 
 /// Loads and compiles a model file.

@@ -27,10 +27,6 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     let (model, output) = model.zip(output).context("MODEL and -o OUT.kiln are needed")?;
     let mut options = options(&args.options);
     options.passes.dump_after.clone_from(&args.dump_after);
-    options.dump_kir = args.dump_kir;
-    if let Some(threads) = args.threads {
-        kiln::set_compile_threads(usize::try_from(threads)?)?;
-    }
 
     let start = Instant::now();
     let bar = spinner(&format!("loading {}", model.display()));
@@ -48,8 +44,8 @@ pub fn run(args: &CompileArgs) -> Result<()> {
             println!("// after {}\n{dump}", pass.name);
         }
     }
-    for text in compiled.summary.kernels.iter().filter_map(|k| k.kir.as_deref()) {
-        println!("{text}");
+    if args.dump_kir {
+        compiled.kernel_texts.iter().for_each(|text| println!("{text}"));
     }
     println!("{} -> {}", model.display(), output.display());
     println!("  loaded in {}, compiled and written in {}", millis(loaded), millis(total - loaded));
@@ -61,13 +57,12 @@ pub fn run(args: &CompileArgs) -> Result<()> {
 pub fn summary(compiled: &Compiled, size: &ArtifactSize, verbose: bool) -> String {
     let Compiled { passes, summary, .. } = compiled;
     let (before, after) = node_counts(passes);
-    let calls: usize = summary.kernels.iter().map(|k| k.uses).sum();
     let mut out = format!(
-        "  operators: {before} before, {after} after the passes\n  kernels: {} distinct, {calls} calls; {} steps\n",
-        summary.kernels.len(),
-        summary.steps
+        "  operators: {before} before, {after} after the passes\n  kernels: {} distinct, {} steps that run {} nodes\n",
+        summary.kernels, summary.kernel_steps, summary.kernel_nodes
     );
-    let arena = summary.arena_bytes.map_or("depends on the shapes".to_owned(), bytes);
+    let fixed = compiled.image.program.functions.iter().all(|f| f.arena.is_some());
+    let arena = if fixed { bytes(summary.arena_bytes) } else { "as much as the shapes need".to_owned() };
     out += &format!(
         "  memory: {arena} of intermediate values\n  artifact: {} (code {}, weights {}, plan {})\n",
         bytes(size.file),
@@ -75,12 +70,12 @@ pub fn summary(compiled: &Compiled, size: &ArtifactSize, verbose: bool) -> Strin
         bytes(size.weights),
         bytes(size.plan)
     );
-    match summary.host_nodes.as_slice() {
+    match summary.slow.as_slice() {
         [] => out += "  every operator has a kernel\n",
         nodes => {
             out += &format!("  {} nodes run on the slow path (reference evaluator):\n", nodes.len());
             let shown = if verbose { nodes.len() } else { nodes.len().min(8) };
-            nodes[..shown].iter().for_each(|n| out += &format!("    {n}\n"));
+            nodes[..shown].iter().for_each(|n| out += &format!("    {} ({}): {}\n", n.node, n.op, n.reason));
             if shown < nodes.len() {
                 out += &format!("    and {} more (-v lists them)\n", nodes.len() - shown);
             }
@@ -90,8 +85,12 @@ pub fn summary(compiled: &Compiled, size: &ArtifactSize, verbose: bool) -> Strin
         out += "passes\n";
         out += &passes.summary(Refusals::Listed);
         out += "kernels\n";
-        for k in &summary.kernels {
-            out += &format!("  {} x{} ({} of code): {}\n", k.name, k.uses, bytes(k.code_bytes as u64), k.nodes.join(", "));
+        for k in kiln::kernel_uses(&compiled.image.program) {
+            let code = bytes(k.kernel.code_len);
+            out += &format!("  {} x{} ({code} of code): {}\n", k.kernel.name, k.steps, k.nodes.join(", "));
+        }
+        for split in &summary.splits {
+            out += &format!("  `{}` is not one kernel: {}\n", split.graph, split.reason);
         }
     }
     out

@@ -49,8 +49,8 @@ fn show(compiled: &Compiled, folder: &Path, images: &Tensor, labels: &[i64], arg
     println!("\n   What each pass did:");
     print!("{}", passes(compiled));
     println!("\n   Fused kernels:");
-    for k in &compiled.summary.kernels {
-        println!("     {} <- {}", k.name, k.nodes.join(", "));
+    for k in kiln::kernel_uses(&compiled.image.program) {
+        println!("     {} <- {}", k.kernel.name, k.nodes.join(", "));
     }
 
     let start = Instant::now();

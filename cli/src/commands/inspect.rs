@@ -77,11 +77,11 @@ fn describe_module(module: &Module) -> Result<String> {
     ops.iter().for_each(|(name, n)| table.row(vec![(*name).to_owned(), n.to_string()]));
     out += &table.render();
     let compiled = kiln::compile(module.clone(), &kiln::Options::default())?;
-    match compiled.summary.host_nodes.as_slice() {
+    match compiled.summary.slow.as_slice() {
         [] => out += "every operator has a kernel\n",
         nodes => {
             let _ = writeln!(out, "{} nodes run on the slow path (reference evaluator):", nodes.len());
-            nodes.iter().for_each(|n| out += &format!("  {n}\n"));
+            nodes.iter().for_each(|n| out += &format!("  {} ({}): {}\n", n.node, n.op, n.reason));
         }
     }
     Ok(out)

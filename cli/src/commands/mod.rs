@@ -15,10 +15,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln::Options;
-use kiln::codegen::Target;
 use kiln::ir::{Tensor, Type};
 use kiln::loaders::npz;
 use kiln::loaders::onnx::read_tensor_pb;
+use kiln::runtime::cpu::Tier;
 use kiln::runtime::program::Entry;
 use kiln::runtime::{Datum, Session, SessionOptions};
 
@@ -34,15 +34,15 @@ pub fn is_broken_pipe(e: &anyhow::Error) -> bool {
 
 /// The facade's options for the command line's.
 pub fn options(args: &ModelArgs) -> Options {
-    let target = match args.target {
-        TargetArg::Native => Target::Native,
-        TargetArg::V2 => Target::X86_64V2,
-        TargetArg::V3 => Target::X86_64V3,
-        TargetArg::V4 => Target::X86_64V4,
-        TargetArg::Aarch64 => Target::Aarch64,
+    let tier = match args.target {
+        TargetArg::Native => None,
+        TargetArg::V2 => Some(Tier::X86V2),
+        TargetArg::V3 => Some(Tier::X86V3),
+        TargetArg::V4 => Some(Tier::X86V4),
+        TargetArg::Aarch64 => Some(Tier::Aarch64),
     };
     let passes = kiln::passes::Options { disabled: args.disable_pass.clone(), ..Default::default() };
-    Options { shapes: args.shapes.clone(), target, passes, dump_kir: false }
+    Options { shapes: args.shapes.clone(), tier, passes }
 }
 
 /// A session on a model or artifact, with a spinner while a model compiles.
@@ -121,8 +121,7 @@ pub fn read_inputs<'p>(
 
 fn read_arrays(file: &Path) -> Result<Vec<(String, Tensor)>> {
     if file.extension().is_some_and(|e| e == "pb") {
-        let tensor = read_tensor_pb(file)?;
-        return Ok(vec![(String::new(), tensor)]);
+        return Ok(vec![read_tensor_pb(file)?]);
     }
     Ok(npz::read(file)?)
 }
