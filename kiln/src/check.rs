@@ -70,7 +70,10 @@ fn compare_tensors(actual: &Tensor, expected: &Tensor) -> Difference {
 
 /// The module with one more entry: `graph` with every tensor that a node of it computes as an output. Gives the new
 /// entry's id and, for each of its outputs, the node's name.
-pub fn with_all_outputs(module: &Module, graph: GraphId) -> Result<(Module, GraphId, Vec<String>), InferError> {
+pub fn with_all_outputs(
+    module: &Module,
+    graph: GraphId,
+) -> Result<(Module, GraphId, Vec<String>), InferError> {
     let (mut all, source) = (module.clone(), module.graph(graph));
     let mut builder = GraphBuilder::new(&mut all, &format!("{} (all values)", source.name()));
     let mut values: BTreeMap<Value, Value> = BTreeMap::new();

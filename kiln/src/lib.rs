@@ -87,13 +87,18 @@ pub fn load(path: &Path, shapes: &[ShapeOverride]) -> Result<Module, Error> {
 
 /// Loads a model from memory; `name` stands for its file in errors. External data cannot be reached.
 pub fn load_bytes(name: &str, bytes: &'static [u8]) -> Result<Module, Error> {
-    Ok(kiln_loaders::load_bytes(name, bytes::Bytes::from_static(bytes), &kiln_loaders::LoadOptions::default())?)
+    Ok(kiln_loaders::load_bytes(
+        name,
+        bytes::Bytes::from_static(bytes),
+        &kiln_loaders::LoadOptions::default(),
+    )?)
 }
 
 /// Optimizes a module and generates code for it.
 pub fn compile(mut module: Module, options: &Options) -> Result<Compiled, Error> {
     let passes = kiln_passes::optimize(&mut module, &options.passes)?;
-    let codegen = kiln_codegen::build::Options { tier: options.tier.or_else(Tier::native).unwrap_or(Tier::X86V1) };
+    let codegen =
+        kiln_codegen::build::Options { tier: options.tier.or_else(Tier::native).unwrap_or(Tier::X86V1) };
     let kiln_codegen::build::Compiled { image, summary, kernel_texts } =
         kiln_codegen::build::compile(&module, &codegen)?;
     Ok(Compiled { image, passes, summary, kernel_texts })

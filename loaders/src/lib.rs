@@ -54,6 +54,17 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Module, LoadError> {
         return Err(LoadError::NotAModel { path: name(), reason: "it is a folder".to_owned() });
     }
     let bytes = map::map(&file).map_err(io)?;
+    recognize(path, bytes, options)
+}
+
+/// As [`load`], from bytes in memory. `name` stands for the file in messages; external data cannot be reached.
+pub fn load_bytes(name: &str, bytes: bytes::Bytes, options: &LoadOptions) -> Result<Module, LoadError> {
+    recognize(Path::new(name), bytes, options)
+}
+
+/// Loads with the loader of the format that the content is in.
+fn recognize(path: &Path, bytes: bytes::Bytes, options: &LoadOptions) -> Result<Module, LoadError> {
+    let name = || path.display().to_string();
     match Format::of(&bytes) {
         Some(Format::Onnx) => onnx::load(path, bytes, options),
         Some(other) => Err(LoadError::UnsupportedFormat { path: name(), format: other.name() }),

@@ -22,4 +22,4 @@ pub mod rewrite;
 pub use error::PassError;
 pub use options::{ConvLayout, FoldBudget, FuseLimits, Options};
 pub use pipeline::{PASSES, Pass, check_order, optimize, run_pass};
-pub use report::{PassReport, Refused, Report};
+pub use report::{PassReport, Refusals, Refused, Report};

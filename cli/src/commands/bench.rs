@@ -27,7 +27,8 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let start = Instant::now();
     session.run(&entry.name, &inputs).with_context(place)?;
     let first_ms = start.elapsed().as_secs_f64() * 1e3;
-    let times = measure(&session, &entry.name, &inputs, Duration::from_secs_f64(args.seconds)).with_context(place)?;
+    let times =
+        measure(&session, &entry.name, &inputs, Duration::from_secs_f64(args.seconds)).with_context(place)?;
     let s = Summary::new(times).context("nothing was measured")?;
     let (threads, rss) = (session.threads(), peak_rss_mib());
     if args.json {
@@ -41,7 +42,13 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         return Ok(());
     }
     println!("{}: {} runs on {threads} thread(s)", place(), s.runs);
-    println!("  min {}  median {}  p90 {}  p99 {}", millis(s.min), millis(s.median), millis(s.p90), millis(s.p99));
+    println!(
+        "  min {}  median {}  p90 {}  p99 {}",
+        millis(s.min),
+        millis(s.median),
+        millis(s.p90),
+        millis(s.p99)
+    );
     println!("  mean {}  throughput {:.1} runs/s", millis(s.mean), 1e3 / s.mean);
     println!("  load {}  first run {}  peak memory {rss:.1} MiB", millis(load_ms), millis(first_ms));
     Ok(())

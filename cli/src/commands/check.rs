@@ -22,7 +22,8 @@ pub fn run(args: &CheckArgs) -> Result<()> {
     };
     let id = id.with_context(|| format!("{}: there is no such entry point", place()))?;
     let graph = module.graph(id);
-    let ports = || graph.input_names().iter().map(String::as_str).zip(graph.inputs().iter().map(|&v| graph.ty(v)));
+    let ports =
+        || graph.input_names().iter().map(String::as_str).zip(graph.inputs().iter().map(|&v| graph.ty(v)));
     let inputs = if args.inputs.is_empty() {
         kiln::sample_inputs(ports(), SEED)?.into_iter().map(Datum::Tensor).collect()
     } else {
@@ -34,7 +35,8 @@ pub fn run(args: &CheckArgs) -> Result<()> {
     let actual = compiled(module.clone(), id, args, &inputs)?;
     bar.finish_and_clear();
 
-    let (mut worst, mut table) = (0.0f64, Table::new(&["output", "max difference", "max reference", "relative"]));
+    let (mut worst, mut table) =
+        (0.0f64, Table::new(&["output", "max difference", "max reference", "relative"]));
     for ((name, a), e) in graph.output_names().iter().zip(&actual).zip(&expected) {
         let d = compare(a, e);
         worst = worst.max(d.relative());

@@ -21,7 +21,10 @@ pub fn run(args: &InspectArgs) -> Result<()> {
             print!("{}", plan(exe.program()));
         }
         if args.dot.is_some() {
-            anyhow::bail!("{}: --dot draws a model's graph; this is a compiled artifact", args.model.display());
+            anyhow::bail!(
+                "{}: --dot draws a model's graph; this is a compiled artifact",
+                args.model.display()
+            );
         }
         return Ok(());
     }
@@ -145,7 +148,8 @@ fn draw(module: &Module, id: GraphId, out: &mut String) {
     let graph = module.graph(id);
     let _ = writeln!(out, "  subgraph \"cluster_{id}\" {{ label={:?};", graph.name());
     for (name, &v) in graph.input_names().iter().zip(graph.inputs()) {
-        let _ = writeln!(out, "    \"{id}{v}\" [label={:?}, shape=ellipse];", format!("{name}\n{}", graph.ty(v)));
+        let _ =
+            writeln!(out, "    \"{id}{v}\" [label={:?}, shape=ellipse];", format!("{name}\n{}", graph.ty(v)));
     }
     for (n, node) in graph.scheduled() {
         if matches!(node.op, Op::Source(_)) {
@@ -156,7 +160,11 @@ fn draw(module: &Module, id: GraphId, out: &mut String) {
             match graph.def_node(v) {
                 Some((_, def)) if matches!(def.op, Op::Source(_)) => {}
                 Some((from, _)) => {
-                    let _ = writeln!(out, "    \"{id}{from}\" -> \"{id}{n}\" [label={:?}];", graph.ty(v).to_string());
+                    let _ = writeln!(
+                        out,
+                        "    \"{id}{from}\" -> \"{id}{n}\" [label={:?}];",
+                        graph.ty(v).to_string()
+                    );
                 }
                 None => {
                     let _ = writeln!(out, "    \"{id}{v}\" -> \"{id}{n}\";");

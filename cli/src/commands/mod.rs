@@ -99,7 +99,9 @@ pub fn read_inputs<'p>(
         for (name, tensor) in read_arrays(file)? {
             let at = match ports.iter().position(|(n, _)| *n == name) {
                 Some(at) if named => at,
-                None if named => bail!("{}: no input is named `{name}`; the inputs are {}", file.display(), names()),
+                None if named => {
+                    bail!("{}: no input is named `{name}`; the inputs are {}", file.display(), names())
+                }
                 _ => position,
             };
             position = at + 1;
@@ -111,8 +113,12 @@ pub fn read_inputs<'p>(
             }
         }
     }
-    let missing: Vec<String> =
-        ports.iter().zip(&values).filter(|(_, v)| v.is_none()).map(|((n, t), _)| format!("`{n}`: {t}")).collect();
+    let missing: Vec<String> = ports
+        .iter()
+        .zip(&values)
+        .filter(|(_, v)| v.is_none())
+        .map(|((n, t), _)| format!("`{n}`: {t}"))
+        .collect();
     if !missing.is_empty() {
         bail!("no value is given for {}", missing.join(", "));
     }

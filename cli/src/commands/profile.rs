@@ -28,7 +28,8 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
     let inputs = inputs_or_samples(&args.inputs, entry)?;
     let length = Duration::from_secs_f64(args.seconds / 2.0);
     let bar = spinner("measuring");
-    let latency = Summary::new(measure(&session, &entry.name, &inputs, length)?).context("nothing was measured")?;
+    let latency =
+        Summary::new(measure(&session, &entry.name, &inputs, length)?).context("nothing was measured")?;
     let collected = collect(&session, &entry.name, &inputs, length)?;
     let roofline = roofline(session.threads());
     bar.finish_and_clear();

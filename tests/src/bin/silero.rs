@@ -59,7 +59,10 @@ fn samples(path: &Path) -> Result<Vec<f32>, Failure> {
         let len = usize::try_from(u32::from_le_bytes(header[4..8].try_into()?))?;
         if &header[..4] == b"data" {
             let data = bytes.get(at + 8..at + 8 + len).ok_or("the recording is truncated")?;
-            return Ok(data.chunks_exact(2).map(|s| f32::from(i16::from_le_bytes([s[0], s[1]])) / 32768.0).collect());
+            return Ok(data
+                .chunks_exact(2)
+                .map(|s| f32::from(i16::from_le_bytes([s[0], s[1]])) / 32768.0)
+                .collect());
         }
         at += 8 + len + len % 2;
     }

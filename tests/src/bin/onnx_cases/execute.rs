@@ -90,15 +90,16 @@ fn failure(error: Error) -> Failure {
 
 fn read(files: &[PathBuf], ports: &[Port]) -> Result<Vec<Datum>, Failure> {
     let pairs = files.iter().zip(ports);
-    pairs.map(|(file, port)| read_value_pb(file, &port.ty).map_err(|e| Failure::error("test data", e))).collect()
+    pairs
+        .map(|(file, port)| read_value_pb(file, &port.ty).map_err(|e| Failure::error("test data", e)))
+        .collect()
 }
 
 fn ramp(port: &Port) -> Result<Datum, Failure> {
     let dims: Option<Vec<usize>> = match &port.ty {
-        Type::Tensor(t) if t.dtype == DType::F32 => t
-            .shape
-            .as_fixed()
-            .and_then(|dims| dims.into_iter().map(|d| usize::try_from(d).ok()).collect()),
+        Type::Tensor(t) if t.dtype == DType::F32 => {
+            t.shape.as_fixed().and_then(|dims| dims.into_iter().map(|d| usize::try_from(d).ok()).collect())
+        }
         _ => None,
     };
     let dims = dims.ok_or_else(|| Failure::error("ramp", format!("input `{}`: {}", port.name, port.ty)))?;
