@@ -461,7 +461,7 @@ fn blocks(m: &Dim, n: &Dim, depth: &Dim, width: i64) -> (i64, i64) {
     let depth = depth.as_known().unwrap_or(512).max(1);
     // Blocks begin at whole panels.
     let step = (16 + width - 1) / width * width;
-    let most = (PANEL_ELEMENTS / depth / step * step).clamp(step, 512.max(step));
+    let most = (PANEL_ELEMENTS / depth / step * step).clamp(step, (512 / step * step).max(step));
     let columns = n.as_known().map_or(most, |n| most.min((n + step - 1) / step * step)).max(step);
     let rows = POINT_WORK / depth / columns;
     let rows = if rows >= ROW_STEP { rows / ROW_STEP * ROW_STEP } else { rows.max(8) };

@@ -257,6 +257,18 @@ impl<'m> GraphBuilder<'m> {
         Ok(())
     }
 
+    /// Gives a tensor of unknown rank the rank that its use demands; its dims become fresh symbols. A run where the
+    /// value has another rank fails.
+    pub fn assume_rank(&mut self, v: Value, rank: usize) -> Result<(), InferError> {
+        match self.graph.ty(v).as_tensor() {
+            Some(t) if t.shape.rank().is_none() => {
+                let ty = Type::tensor(t.dtype, vec![Dim::unknown(); rank]);
+                self.refine(v, &ty)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The graph built so far.
     pub fn graph(&self) -> &Graph {
         &self.graph

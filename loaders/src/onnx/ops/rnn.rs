@@ -93,6 +93,10 @@ fn layer(cx: &mut Cx<'_, '_, '_>, defaults: &[&str], biases: i64, states: usize)
         }
     };
     let batch_first = cx.attrs.flag("layout", false)?;
+    // The operator is defined for these ranks only, also where branches leave them open.
+    for (v, rank) in [(Some(x), 3), (cx.optional(5), 3), (cx.optional(6), 3)].into_iter().take(1 + states) {
+        v.map_or(Ok(()), |v| cx.b.assume_rank(v, rank))?;
+    }
     if batch_first {
         x = cx.b.transpose(x, &[1, 0, 2])?;
     }
