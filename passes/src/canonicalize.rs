@@ -9,7 +9,9 @@ mod reshape;
 
 use kiln_ir::Module;
 
-pub(crate) use reshape::differ_by_units;
+pub(crate) use algebra::SCALAR_CHAIN;
+pub(crate) use movement::TRANSPOSE;
+pub(crate) use reshape::{RESHAPE, RESHAPE_OF_REDUCE, TRANSPOSE_OF_UNITS, differ_by_units, is_unit};
 
 use crate::rewrite::{Rule, run_rules};
 use crate::{Options, PassError, Report};

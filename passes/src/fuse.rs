@@ -2,14 +2,14 @@
 //!
 //! What code generation may rely on, for every graph called by `fusion`:
 //! - it holds only elementwise operators, casts, index maps (broadcast, transpose, reshape that adds or drops axes of
-//!   size 1, slice, constant pad, gather, iota), constants of one element, reductions, and at most one hero
+//!   size 1, slice, pad, gather, iota), quantization, constants of one element, reductions, and at most one hero
 //!   (contraction, convolution, pooling, concatenation);
 //! - *loop*: without reduction and hero, all outputs have one shape;
 //! - *row*: all reductions reduce the same axes of one shape, which are the last ones; every output has that shape
 //!   or the reduced one;
 //! - *reduce*: the one reduction is over other axes; every other node computes its operand or works on its result;
 //! - *hero*: the hero's operands are inputs; the other nodes are elementwise on its result's shape (other operands
-//!   broadcast to it); there is one output;
+//!   broadcast to it), or add or drop axes of size 1 of it; there is one output;
 //! - slices, pads and gathers read inputs, or other index maps of inputs;
 //! - types have known rank and no strings, complex or packed dtypes.
 //!

@@ -8,16 +8,23 @@
 //! - a rule whose pattern fits but that does not apply says why ([`Report`]).
 #![forbid(unsafe_code)]
 
+mod affine;
 mod canonicalize;
 mod cleanup;
+mod decompose;
 mod error;
+mod fold;
 mod fuse;
 mod inline;
+mod layout;
 mod options;
 pub mod pattern;
 mod pipeline;
+mod recognize;
 mod report;
 pub mod rewrite;
+mod siblings;
+mod views;
 
 pub use error::PassError;
 pub use options::{ConvLayout, FoldBudget, FuseLimits, Options};

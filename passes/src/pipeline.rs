@@ -5,7 +5,10 @@ use std::time::Instant;
 use kiln_ir::Module;
 
 use crate::rewrite::count_nodes;
-use crate::{Options, PassError, Report, canonicalize, cleanup, fuse, inline};
+use crate::{
+    Options, PassError, Report, affine, canonicalize, cleanup, decompose, fold, fuse, inline, layout,
+    recognize, siblings, views,
+};
 
 /// One row of the table.
 pub struct Pass {
@@ -26,15 +29,71 @@ pub const PASSES: &[Pass] = &[
         after: &[("inline", "constants that calls pass to bodies decide what is static")],
     },
     Pass {
-        name: "cse",
+        name: "share",
         run: cleanup::cse,
         after: &[("canonicalize", "equal nodes must be spelled equally")],
     },
+    Pass {
+        name: "recognize",
+        run: recognize::run,
+        after: &[
+            ("canonicalize", "patterns are written over canonical spellings"),
+            ("share", "exporters compute a difference twice that a pattern has once"),
+        ],
+    },
+    Pass {
+        name: "affine",
+        run: affine::run,
+        after: &[("recognize", "scales that belong to a recognized composite must not move into weights")],
+    },
+    Pass {
+        name: "views",
+        run: views::run,
+        after: &[("affine", "a scale between a transpose and a contraction would keep them apart")],
+    },
+    Pass {
+        name: "fold",
+        run: fold::run,
+        after: &[
+            ("affine", "folded scales leave arithmetic on constants"),
+            ("views", "a transposed weight that a contraction reads in place needs no copy"),
+        ],
+    },
+    Pass {
+        name: "layout",
+        run: layout::run,
+        after: &[("affine", "batch normalization is written channels first")],
+    },
+    Pass {
+        name: "siblings",
+        run: siblings::run,
+        after: &[
+            ("fold", "only constant weights are joined"),
+            ("views", "operands must be equal to be shared"),
+        ],
+    },
+    Pass {
+        name: "decompose",
+        run: decompose::run,
+        after: &[("recognize", "composites come from there"), ("affine", "takes batch normalization whole")],
+    },
+    Pass {
+        name: "cleanup",
+        run: canonicalize::run,
+        after: &[("decompose", "bodies come in their general form"), ("layout", "transposes meet there")],
+    },
+    Pass {
+        name: "refold",
+        run: fold::run,
+        after: &[("decompose", "bodies of composites over constants"), ("layout", "transposed constants")],
+    },
+    Pass { name: "cse", run: cleanup::cse, after: &[("cleanup", "equal nodes must be spelled equally")] },
     Pass { name: "dce", run: cleanup::dce, after: &[] },
     Pass {
         name: "fuse",
         run: fuse::run,
         after: &[
+            ("decompose", "only primitives are fused"),
             ("cse", "two copies of a node would go to two kernels"),
             ("dce", "an unused node would be a kernel's result"),
         ],
@@ -80,10 +139,11 @@ pub fn run_pass(
     let start = Instant::now();
     (pass.run)(module, options, report)?;
     let time = start.elapsed();
-    #[cfg(any())]
     if options.verify {
-        kiln_ir::verify::verify(module)
-            .map_err(|e| PassError::Invalid { pass: pass.name, reason: e.to_string() })?;
+        kiln_ir::verify::verify(module).map_err(|errors| {
+            let reason = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            PassError::Invalid { pass: pass.name, reason }
+        })?;
     }
     let dump =
         options.dump_after.iter().any(|d| d == pass.name).then(|| kiln_ir::text::print_module(module).0);

@@ -53,18 +53,22 @@ impl Case {
         self.section("input").unwrap_or_else(|| panic!("{}: no section `input`", self.path.display()))
     }
 
-    fn inputs(&self) -> impl Iterator<Item = &(String, String)> {
+    /// The sections that are inputs: name and text.
+    pub fn inputs(&self) -> impl Iterator<Item = &(String, String)> {
         self.sections.iter().filter(|(n, _)| !n.starts_with("expect"))
     }
 
     fn bless(&self, produced: &[(String, String)]) {
         let mut out = self.head.clone();
+        let expectation =
+            |(name, body): &(String, String)| format!("=== expect {name}\n{}\n", body.trim_end());
         for (name, body) in self.inputs() {
             out.push_str(&format!("=== {name}\n{body}"));
+            // An expectation named as an input follows it.
+            out.extend(produced.iter().filter(|(n, _)| n == name).map(expectation));
         }
-        for (name, body) in produced {
-            out.push_str(&format!("=== expect {name}\n{}\n", body.trim_end()));
-        }
+        let named = |n: &String| self.inputs().any(|(name, _)| name == n);
+        out.extend(produced.iter().filter(|(n, _)| !named(n)).map(expectation));
         fs::write(&self.path, out).unwrap_or_else(|e| panic!("{}: {e}", self.path.display()));
     }
 

@@ -95,7 +95,7 @@ fn build(p: &mut dyn Build, to: To, x: Value, y: Option<Value>) -> Result<Value,
 }
 
 /// `(x * c) * d` becomes `x * (c * d)` for float constants of one element. Sums stay: `(x + c) - c` rounds on purpose.
-pub(super) const SCALAR_CHAIN: Rule = Rule { name: "scalar-chain", apply: scalar_chain };
+pub(crate) const SCALAR_CHAIN: Rule = Rule { name: "scalar-chain", apply: scalar_chain };
 
 fn scalar_chain(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     static PATTERN: OnceLock<Pattern> = OnceLock::new();

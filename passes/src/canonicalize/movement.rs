@@ -21,7 +21,7 @@ fn moves_only_units(perm: &[usize], dims: &[Dim]) -> bool {
 }
 
 /// A transpose that moves nothing is a reshape; a transpose of a transpose is one.
-pub(super) const TRANSPOSE: Rule = Rule { name: "transpose", apply: transpose };
+pub(crate) const TRANSPOSE: Rule = Rule { name: "transpose", apply: transpose };
 
 fn transpose(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let (Movement::Transpose { perm }, x) = movement(cx, id)? else { return Err(Refusal::NoMatch) };

@@ -17,7 +17,7 @@ pub(crate) fn differ_by_units(a: &[Dim], b: &[Dim]) -> bool {
 }
 
 /// A reshape to the same shape is its operand; a reshape of a reshape is one.
-pub(super) const RESHAPE: Rule = Rule { name: "reshape", apply: reshape };
+pub(crate) const RESHAPE: Rule = Rule { name: "reshape", apply: reshape };
 
 fn reshape(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let (Movement::Reshape { shape }, x) = movement(cx, id)? else { return Err(Refusal::NoMatch) };
@@ -29,7 +29,7 @@ fn reshape(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
 }
 
 /// A reshape that only drops or adds the reduced axes is the reduction's choice of `keepdims`.
-pub(super) const RESHAPE_OF_REDUCE: Rule = Rule { name: "reshape-of-reduce", apply: reshape_of_reduce };
+pub(crate) const RESHAPE_OF_REDUCE: Rule = Rule { name: "reshape-of-reduce", apply: reshape_of_reduce };
 
 fn reshape_of_reduce(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let (Movement::Reshape { shape }, x) = movement(cx, id)? else { return Err(Refusal::NoMatch) };
@@ -53,7 +53,7 @@ fn reshape_of_reduce(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
 
 /// A transpose of a reshape that only adds or drops axes of size 1 becomes such a reshape of a transpose, so that
 /// transposes meet each other.
-pub(super) const TRANSPOSE_OF_UNITS: Rule = Rule { name: "transpose-of-units", apply: transpose_of_units };
+pub(crate) const TRANSPOSE_OF_UNITS: Rule = Rule { name: "transpose-of-units", apply: transpose_of_units };
 
 fn transpose_of_units(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let (Movement::Transpose { perm }, x) = movement(cx, id)? else { return Err(Refusal::NoMatch) };

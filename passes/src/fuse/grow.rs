@@ -66,7 +66,7 @@ impl Grow<'_, '_> {
             if members.len() > best.len() + LOOKAHEAD {
                 break;
             }
-            if !self.fits_epilogue(u, &domain, &members) {
+            if !self.fits_epilogue(u, &members) {
                 continue;
             }
             let place = members.binary_search(&u).unwrap_or_else(|p| p);
@@ -79,14 +79,24 @@ impl Grow<'_, '_> {
         self.add(Kind::Hero, domain, best);
     }
 
-    fn fits_epilogue(&self, u: usize, domain: &[Dim], members: &[usize]) -> bool {
+    /// Whether a node is elementwise on the shape of what it takes from `members`, or drops or adds axes of size 1,
+    /// and needs nothing else that depends on them.
+    fn fits_epilogue(&self, u: usize, members: &[usize]) -> bool {
         let web = self.web;
-        let free = self.of[u].is_none() && web.roles[u] == Role::Pointwise && web.shape(u) == domain;
-        if !free {
+        let inside = |p: &usize| members.binary_search(p).is_ok();
+        let kind = match web.roles[u] {
+            Role::Pointwise => {
+                let own = web.reads[u].iter().filter(|&&v| web.producer(v).is_some_and(|p| inside(&p)));
+                own.clone().all(|&v| web.dims(v) == web.shape(u))
+            }
+            Role::Relabel => matches!(web.node(u).op, Op::Movement(Movement::Reshape { .. })),
+            Role::Outside | Role::Free | Role::Load | Role::Reduce | Role::Hero | Role::Alone => false,
+        };
+        if !kind || self.of[u].is_some() {
             return false;
         }
         let seen = self.downstream(members, &[u]);
-        web.from[u].iter().all(|&p| members.binary_search(&p).is_ok() || !seen[p])
+        web.from[u].iter().all(|p| inside(p) || !seen[*p])
     }
 
     fn within_limits(&self, members: &[usize]) -> bool {

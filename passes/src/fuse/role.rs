@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use kiln_ir::op::{Contract, Conv, Index, Movement, PadMode, Source, Window};
+use kiln_ir::op::{Contract, Conv, Index, Movement, Source, Window};
 use kiln_ir::{DClass, Dim, Graph, Node, NodeId, Op, Value};
 use rustc_hash::FxBuildHasher;
 
@@ -21,7 +21,7 @@ pub(crate) enum Role {
     Pointwise,
     /// Transpose, or reshape that adds or drops axes of size 1: a one-to-one index map.
     Relabel,
-    /// Slice, constant pad, gather: an index map of an input.
+    /// Slice, pad, gather: an index map of an input.
     Load,
     /// A reduction.
     Reduce,
@@ -62,7 +62,7 @@ fn role(graph: &Graph, uses: &Uses, node: &Node) -> Role {
         };
     }
     match &node.op {
-        Op::Elementwise(_) | Op::Cast(_) => Role::Pointwise,
+        Op::Elementwise(_) | Op::Cast(_) | Op::Quant(_) => Role::Pointwise,
         Op::Source(Source::Constant { value }) if value.numel() == 1 => Role::Free,
         Op::Source(Source::Constant { .. } | Source::Dims { .. }) => Role::Outside,
         Op::Source(Source::Iota { .. }) => Role::Free,
@@ -71,16 +71,10 @@ fn role(graph: &Graph, uses: &Uses, node: &Node) -> Role {
         Op::Contract(Contract::Einsum { .. })
         | Op::Conv(Conv::Forward { .. } | Conv::Transposed { .. })
         | Op::Window(Window::Pool { .. }) => Role::Hero,
-        Op::Index(Index::Gather { .. }) => Role::Load,
+        Op::Index(Index::Gather { .. } | Index::GatherElements { .. } | Index::GatherNd { .. }) => Role::Load,
         Op::Window(Window::MaxWithIndices { .. })
-        | Op::Index(
-            Index::GatherElements { .. }
-            | Index::GatherNd { .. }
-            | Index::ScatterElements { .. }
-            | Index::ScatterNd { .. },
-        )
+        | Op::Index(Index::ScatterElements { .. } | Index::ScatterNd { .. })
         | Op::Order(_)
-        | Op::Quant(_)
         | Op::Control(_)
         | Op::Composite(_)
         | Op::Object(_)
@@ -100,8 +94,7 @@ fn movement_role(graph: &Graph, uses: &Uses, node: &Node, m: &Movement) -> Role 
             Some(from) if differ_by_units(from, shape) && single => Role::Relabel,
             _ => Role::Outside,
         },
-        Movement::Slice { .. } | Movement::Pad { mode: PadMode::Constant, .. } => Role::Load,
-        Movement::Pad { mode: PadMode::Reflect | PadMode::Edge | PadMode::Wrap, .. } => Role::Outside,
+        Movement::Slice { .. } | Movement::Pad { .. } => Role::Load,
         Movement::Concat { .. } => Role::Alone,
     }
 }
@@ -164,7 +157,20 @@ impl<'g> Web<'g> {
             }
             web.reads[i] = reads;
         }
+        web.order_effects();
         web
+    }
+
+    /// Nodes with effects keep their order: each counts as feeding the next.
+    fn order_effects(&mut self) {
+        let with_effect: Vec<usize> = (0..self.ids.len()).filter(|&i| self.node(i).op.has_effect()).collect();
+        for pair in with_effect.windows(2) {
+            let &[a, b] = pair else { continue };
+            if !self.from[b].contains(&a) {
+                self.from[b].push(a);
+                self.to[a].push(b);
+            }
+        }
     }
 
     fn look_through(&self, v: Value, out: &mut Vec<Value>) {

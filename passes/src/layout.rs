@@ -1,0 +1,43 @@
+//! Convolution networks in channels-last order: convolutions and pooling are rewritten between transposes, which then
+//! sink through what follows until they meet the next ones.
+
+mod convert;
+mod sink;
+
+use kiln_ir::Module;
+
+use crate::rewrite::{Rule, run_rules};
+use crate::{ConvLayout, Options, PassError, Report, canonicalize};
+
+/// The rules, grouped by file; those of canonicalization that make views meet run along.
+pub(crate) const RULES: &[Rule] = &[
+    canonicalize::TRANSPOSE,
+    canonicalize::RESHAPE,
+    canonicalize::TRANSPOSE_OF_UNITS,
+    canonicalize::RESHAPE_OF_REDUCE,
+    convert::CONV,
+    convert::POOL,
+    sink::SINK_ELEMENTWISE,
+    sink::SINK_REDUCE,
+    sink::SINK_CONCAT,
+    sink::SINK_MOVEMENT,
+    sink::SINK_COMPOSITE,
+];
+
+/// Runs the rules, unless the options keep convolutions as loaded.
+pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
+    match options.layout {
+        ConvLayout::AsLoaded => Ok(()),
+        ConvLayout::ChannelsLast => run_rules("layout", RULES, module, options, report),
+    }
+}
+
+/// `[N, C, spatial..]` seen as `[N, spatial.., C]`.
+pub(crate) fn to_last(rank: usize) -> Vec<usize> {
+    std::iter::once(0).chain(2..rank).chain(std::iter::once(1)).collect()
+}
+
+/// `[N, spatial.., C]` seen as `[N, C, spatial..]`.
+pub(crate) fn to_first(rank: usize) -> Vec<usize> {
+    [0, rank - 1].into_iter().chain(1..rank - 1).collect()
+}
