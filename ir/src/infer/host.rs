@@ -45,6 +45,43 @@ pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
             };
             Inferred::tensor(x.dtype, shape)
         }
+        Host::Fail { message: _ } => return Ok(vec![]),
+        Host::BitCast { to } => {
+            cx.expect_count(1)?;
+            let x = cx.tensor(0)?;
+            ensure!(x.dtype.bits() == to.bits() && to.bits() > 0, "{} and {to} differ in width", x.dtype);
+            Inferred::tensor(*to, x.shape.clone())
+        }
+        Host::StringSplit { .. } => return split(cx),
+        Host::StringConcat {}
+        | Host::StringEqual {}
+        | Host::StringCast { .. }
+        | Host::RegexFullMatch { .. }
+        | Host::StringNormalize { .. }
+        | Host::NgramCounts { .. } => infer_text(op, cx)?,
+        Host::Lookup { keys, values, default } => {
+            cx.expect_count(1)?;
+            cx.expect_dtype(0, keys.dtype())?;
+            let fits = keys.numel() == values.numel() && default.numel() == 1;
+            ensure!(fits && values.dtype() == default.dtype(), "keys, values and default do not fit");
+            Inferred::tensor(values.dtype(), cx.tensor(0)?.shape.clone())
+        }
+        Host::TreeEnsemble { .. } | Host::TreeClassifier { .. } => return super::trees::infer(op, cx),
+        Host::GridSample { .. }
+        | Host::RoiAlign { .. }
+        | Host::MaxUnpool { .. }
+        | Host::Col2Im { .. }
+        | Host::DeformConv { .. } => infer_image(op, cx)?,
+        Host::Dft { inverse, onesided } => dft(*inverse, *onesided, cx)?,
+        Host::Stft { onesided } => stft(*onesided, cx)?,
+        Host::MelWeightMatrix { dtype } => mel_weights(*dtype, cx)?,
+    };
+    Ok(vec![result])
+}
+
+/// Operators on text with one result.
+fn infer_text(op: &Host, cx: &InferCx<'_>) -> Result<Inferred, InferError> {
+    let result = match op {
         Host::StringConcat {} => {
             cx.expect_count(2)?;
             Inferred::tensor(DType::String, broadcast_strings(cx)?)
@@ -63,14 +100,6 @@ pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
             );
             Inferred::tensor(*to, x.shape.clone())
         }
-        Host::Fail { message: _ } => return Ok(vec![]),
-        Host::BitCast { to } => {
-            cx.expect_count(1)?;
-            let x = cx.tensor(0)?;
-            ensure!(x.dtype.bits() == to.bits() && to.bits() > 0, "{} and {to} differ in width", x.dtype);
-            Inferred::tensor(*to, x.shape.clone())
-        }
-        Host::StringSplit { .. } => return split(cx),
         Host::RegexFullMatch { pattern: _ } => {
             cx.expect_count(1)?;
             cx.expect_dtype(0, DType::String)?;
@@ -101,36 +130,22 @@ pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
             };
             Inferred::tensor(DType::F32, shape)
         }
-        Host::Lookup { keys, values, default } => {
-            cx.expect_count(1)?;
-            cx.expect_dtype(0, keys.dtype())?;
-            let fits = keys.numel() == values.numel() && default.numel() == 1;
-            ensure!(fits && values.dtype() == default.dtype(), "keys, values and default do not fit");
-            Inferred::tensor(values.dtype(), cx.tensor(0)?.shape.clone())
-        }
-        Host::TreeEnsemble { .. } | Host::TreeClassifier { .. } => return super::trees::infer(op, cx),
-        Host::GridSample { .. }
-        | Host::RoiAlign { .. }
-        | Host::MaxUnpool { .. }
-        | Host::Col2Im { .. }
-        | Host::DeformConv { .. } => infer_image(op, cx)?,
-        Host::Dft { inverse, onesided } => dft(*inverse, *onesided, cx)?,
-        Host::Stft { onesided } => stft(*onesided, cx)?,
-        Host::MelWeightMatrix { dtype } => {
-            cx.expect_count(5)?;
-            for i in 0..3 {
-                let ty = cx.tensor(i)?;
-                ensure!(ty.dtype.is_int(), "operand {i} must be an integer, found {ty}");
-            }
-            (3..5).try_for_each(|i| cx.expect_float(i))?;
-            ensure!(dtype.is_float(), "weights of {dtype}");
-            let dim =
-                |i: usize| cx.known_dims(i).and_then(|d| d.into_iter().next()).unwrap_or(Dim::unknown());
-            let bins = dim(1).floor_div(&Dim::known(2)) + Dim::known(1);
-            Inferred::tensor(*dtype, Shape::new(vec![bins, size(dim(0), "the number of bins")?]))
-        }
+        other => return Err(InferError::new(format!("{} is no operator on text", other.mnemonic()))),
     };
-    Ok(vec![result])
+    Ok(result)
+}
+
+fn mel_weights(dtype: DType, cx: &InferCx<'_>) -> Result<Inferred, InferError> {
+    cx.expect_count(5)?;
+    for i in 0..3 {
+        let ty = cx.tensor(i)?;
+        ensure!(ty.dtype.is_int(), "operand {i} must be an integer, found {ty}");
+    }
+    (3..5).try_for_each(|i| cx.expect_float(i))?;
+    ensure!(dtype.is_float(), "weights of {dtype}");
+    let dim = |i: usize| cx.known_dims(i).and_then(|d| d.into_iter().next()).unwrap_or(Dim::unknown());
+    let bins = dim(1).floor_div(&Dim::known(2)) + Dim::known(1);
+    Ok(Inferred::tensor(dtype, Shape::new(vec![bins, size(dim(0), "the number of bins")?])))
 }
 
 fn broadcast_strings(cx: &InferCx<'_>) -> Result<Shape, InferError> {
