@@ -224,10 +224,6 @@ impl<'m> Evaluator<'m> {
                 let slot = &mut values[v.index()];
                 // The last use takes the value, so that large intermediates go as early as they can.
                 let datum = if *left == 0 { slot.take() } else { slot.clone() };
-                let datum = datum.or_else(|| {
-                    let same = node.operands.iter().position(|o| o == v)?;
-                    operands.get(same).cloned()
-                });
                 let missing = || EvalError::in_graph(place(), Fault::Operands(format!("{v} has no value")));
                 operands.push(datum.ok_or_else(missing)?);
             }
@@ -253,7 +249,7 @@ impl<'m> Evaluator<'m> {
     }
 
     fn exec(&mut self, module: &Module, op: &Op, operands: &[Datum]) -> Result<Vec<Datum>, Fault> {
-        self.cx.tick(1)?;
+        self.cx.tick(cx::NODE_WORK)?;
         let cx = &mut self.cx;
         let one = |t: Tensor| vec![Datum::Tensor(t)];
         match op {

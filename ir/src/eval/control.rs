@@ -6,6 +6,7 @@ use crate::{GraphId, Module, Tensor, Type};
 use super::fault::{Fault, invalid};
 use super::lanes::{Lanes, ints, single};
 use super::movement::concat;
+use super::object::ITEM_BYTES;
 use super::{Datum, Evaluator, tensor};
 
 /// An operator that runs graphs of `module`.
@@ -65,7 +66,7 @@ fn run_loop(
         values = results.by_ref().take(carried).collect();
         for (slice, list) in results.zip(&mut slices) {
             let Datum::Tensor(t) = slice else { return invalid("a scan result is not a tensor") };
-            let held = list.len().saturating_mul(t.bytes().len());
+            let held = list.len().saturating_mul(t.bytes().len() + ITEM_BYTES);
             if held as u64 > ev.cx.limits.max_bytes {
                 let limit = ev.cx.limits.max_bytes;
                 return Err(Fault::TooLarge { dtype: t.dtype(), dims: t.dims().to_vec(), limit });

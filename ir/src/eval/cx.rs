@@ -13,7 +13,7 @@ use super::random::Rng;
 pub struct Limits {
     /// Largest result, in bytes. Temporary data of an operator is at most 16 times the largest operand or result.
     pub max_bytes: u64,
-    /// Elementary steps (elements produced, multiply-adds, nodes) of all runs together.
+    /// Elementary steps (elements produced, multiply-adds; 256 a node) of all runs together.
     pub max_work: u64,
     /// Depth of graphs that call each other.
     pub max_depth: usize,
@@ -26,7 +26,10 @@ impl Default for Limits {
     }
 }
 
-/// Steps between two calls of the interrupt function.
+/// Steps that a node counts as, whatever it does.
+pub(super) const NODE_WORK: usize = 256;
+
+/// Steps between two calls of the interrupt function: some milliseconds.
 const INTERRUPT_PERIOD: u64 = 1 << 22;
 
 pub(super) struct Cx<'m> {

@@ -171,7 +171,8 @@ fn non_max_suppression(
         })
         .collect();
     let mut out: Vec<i64> = vec![];
-    for batch in 0..*batches {
+    // Without boxes there may be any number of batches and classes.
+    for batch in 0..if *n == 0 { 0 } else { *batches } {
         for class in 0..*classes {
             let scores = &scores[(batch * classes + class) * n..][..*n];
             let corners = &corners[batch * n..][..*n];

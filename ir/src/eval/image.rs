@@ -191,6 +191,9 @@ struct Align {
     scale: f64,
 }
 
+/// Most samples of one bin.
+const MAX_SAMPLES: usize = 1 << 24;
+
 /// The four elements around a point with their weights; none for a point outside.
 fn corners(y: f64, x: f64, height: usize, width: usize) -> [(usize, f64); 4] {
     if !(-1.0..=height as f64).contains(&y) || !(-1.0..=width as f64).contains(&x) || height * width == 0 {
@@ -239,6 +242,9 @@ fn roi_align(
             if align.sampling > 0 { align.sampling as usize } else { bin.ceil().max(0.0) as usize }
         };
         let (rows, columns) = (samples(bin.0), samples(bin.1));
+        if rows.saturating_mul(columns) > MAX_SAMPLES {
+            return invalid(format!("a box of {} by {} elements", extent.0, extent.1));
+        }
         cx.tick(rows.saturating_mul(columns).saturating_mul(bins).saturating_mul(c))?;
         for place in 0..bins {
             let (ph, pw) = ((place / align.size.1) as f64, (place % align.size.1) as f64);
@@ -437,7 +443,7 @@ fn deform_conv(
         dims: spatial,
     };
     let mut sums = vec![0.0; count];
-    for place in 0..n * c * taps * places {
+    for place in 0..if count == 0 { 0 } else { product(&[n, c, taps, places])? } {
         cx.tick((o / groups) << rank)?;
         let (at, rest) = (place % places, place / places);
         let (tap, image) = (rest % taps, rest / taps);

@@ -117,6 +117,10 @@ pub(super) fn pad(
     if mode == PadMode::Constant && value.numel() != 1 {
         return invalid(format!("the value to pad with has {} elements", value.numel()));
     }
+    // Far beyond what memory holds, and far from where differences overflow.
+    if before.iter().chain(after).any(|p| p.unsigned_abs() > 1 << 60) {
+        return invalid("sizes overflow");
+    }
     let mut dims = vec![];
     for a in 0..rank {
         let size = (x.dims()[a] as i64).checked_add(before[a]).and_then(|n| n.checked_add(after[a]));

@@ -1,7 +1,7 @@
 //! Sequences, optionals and states.
 
 use crate::op::Object;
-use crate::{GraphId, Module, Tensor, Type};
+use crate::{DType, GraphId, Module, Tensor, Type};
 
 use super::control::bool_tensor;
 use super::fault::{Fault, invalid};
@@ -91,6 +91,9 @@ fn element_type(datum: &Datum) -> Type {
     }
 }
 
+/// Bytes that an element of a sequence takes beside its data.
+pub(super) const ITEM_BYTES: usize = 128;
+
 /// A sequence of items of one type, if the limits allow so many bytes.
 fn sequence_of(ev: &mut Evaluator<'_>, items: Vec<Datum>) -> Result<Datum, Fault> {
     let Some(first) = items.first() else { return invalid("takes an element") };
@@ -100,10 +103,10 @@ fn sequence_of(ev: &mut Evaluator<'_>, items: Vec<Datum>) -> Result<Datum, Fault
         if element_type(item) != element {
             return invalid(format!("elements of {element} and {}", item.ty()));
         }
-        bytes = bytes.saturating_add(item.as_tensor().map_or(0, |t| t.bytes().len()));
+        bytes = bytes.saturating_add(ITEM_BYTES + item.as_tensor().map_or(0, |t| t.bytes().len()));
     }
     ev.cx.tick(items.len())?;
-    ev.cx.admit(crate::DType::U8, &[bytes])?;
+    ev.cx.admit(DType::U8, &[bytes])?;
     Ok(Datum::Sequence { element, items })
 }
 
@@ -141,6 +144,8 @@ fn split_parts(
 ) -> Result<Vec<Tensor>, Fault> {
     let axis = axis_of(axis, x.dims().len())?;
     let n = x.dims()[axis];
+    // As many pieces as elements at most, each with some hundred bytes of its own.
+    ev.cx.admit(DType::C128, &[if matches!(sizes, Some(t) if !t.dims().is_empty()) { 0 } else { n }, 8])?;
     let pieces: Vec<usize> = match sizes {
         Some(t) if t.dims().is_empty() => {
             let size = usize::try_from(single(&ints(t)?, "the size")?).unwrap_or(0);

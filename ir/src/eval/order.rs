@@ -87,7 +87,7 @@ fn arg_extremum(
     }
     let keys = Keys::new(x)?;
     let mut out = Vec::with_capacity(count);
-    for o in 0..outer {
+    for o in 0..if count == 0 { 0 } else { outer } {
         for k in 0..inner {
             let at = |i: usize| (o * n + i) * inner + k;
             let wins = |i: usize, best: usize| match (keys.is_nan(at(i)), keys.is_nan(at(best))) {
@@ -103,7 +103,6 @@ fn arg_extremum(
             out.push(best as i64);
         }
     }
-    out.truncate(count);
     Ok(Tensor::from_slice(&dims, &out)?)
 }
 

@@ -27,7 +27,8 @@ pub(super) struct Walk {
 
 impl Walk {
     pub(super) fn new(dims: &[usize], strides: &[isize], base: isize) -> Self {
-        let left = dims.iter().product();
+        // Sizes of an empty space may be beyond what a product can hold.
+        let left = if dims.contains(&0) { 0 } else { dims.iter().product() };
         let (dims, strides) = (dims.to_vec(), strides.to_vec());
         Walk { index: vec![0; dims.len()], dims, strides, offset: base, left }
     }
@@ -142,9 +143,7 @@ pub(super) fn pick(
         other => Err(Fault::OutOfRange { index: i as i64, size: other.map_or(0, |t| t.numel()) }),
     };
     if dtype == DType::String {
-        let strings =
-            picks.map(|p| at(p).map(|(t, i)| t.as_strings()[i].clone())).collect::<Result<_, _>>()?;
-        return Ok(Tensor::strings(dims, strings)?);
+        return pick_strings(cx, dims, picks.take(count).map(at));
     }
     let bits = dtype.bits();
     let Some(len) = dtype.bytes_for(count) else { return invalid("sizes overflow") };
@@ -174,6 +173,27 @@ pub(super) fn pick(
         Some(f) => Err(f),
         None => Ok(Tensor::new(dtype, dims, bytes)?),
     }
+}
+
+/// A tensor of the strings at the given places. Their bytes count, for copies of one text may be many.
+fn pick_strings<'t>(
+    cx: &Cx<'_>,
+    dims: &[usize],
+    places: impl Iterator<Item = Result<(&'t Tensor, usize), Fault>>,
+) -> Result<Tensor, Fault> {
+    let mut bytes = 0u64;
+    let mut strings = vec![];
+    for place in places {
+        let (t, i) = place?;
+        let text = &t.as_strings()[i];
+        bytes = bytes.saturating_add(text.len() as u64);
+        if bytes > cx.limits.max_bytes {
+            let (dims, limit) = (dims.to_vec(), cx.limits.max_bytes);
+            return Err(Fault::TooLarge { dtype: DType::String, dims, limit });
+        }
+        strings.push(text.clone());
+    }
+    Ok(Tensor::strings(dims, strings)?)
 }
 
 /// A tensor of `dims` whose elements are those of `x` at the given positions.

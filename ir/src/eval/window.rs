@@ -1,5 +1,7 @@
 //! Pooling.
 
+use std::ops::Range;
+
 use crate::op::{Layout, Window, WindowKind};
 use crate::{DType, Dim, Tensor};
 
@@ -82,6 +84,23 @@ impl Geometry {
         })
     }
 
+    /// The kernel elements of window `i` along axis `a` that lie inside the operand, and how many lie inside it or
+    /// its padding.
+    fn taps(&self, a: usize, i: usize) -> (Range<i64>, usize) {
+        let (size, step) = (self.input[a] as i64, self.dilations[a]);
+        let start = i as i64 * self.strides[a] - self.pads[a].0;
+        // The first element at or beyond a position.
+        let reach = |position: i64| (position - start + step - 1).div_euclid(step).clamp(0, self.kernel[a]);
+        (reach(0)..reach(size), reach(size + self.pads[a].1.max(0)) as usize)
+    }
+
+    /// `prefix` and the position of kernel element `k` of window `i` along axis `a`.
+    fn position(&self, prefix: &[usize], a: usize, i: usize, k: i64) -> Vec<usize> {
+        let at = i as i64 * self.strides[a] - self.pads[a].0 + k * self.dilations[a];
+        // Callers take `k` from `taps`, so the position is not negative.
+        [prefix, &[at as usize]].concat()
+    }
+
     /// Calls `visit` for each output position with the positions inside the operand, and how many lie inside the
     /// operand or its padding.
     fn windows(
@@ -90,25 +109,23 @@ impl Geometry {
         mut visit: impl FnMut(usize, &[Vec<usize>], usize),
     ) -> Result<(), Fault> {
         let mut at = vec![0usize; self.output.len()];
-        for o in 0..product(&self.output)? {
+        let outputs = if self.planes == 0 { 0 } else { product(&self.output)? };
+        for o in 0..outputs {
             let mut rest = o;
             for a in (0..at.len()).rev() {
                 at[a] = rest % self.output[a];
                 rest /= self.output[a];
             }
             let (mut inside, mut padded) = (vec![vec![]], 1usize);
-            for a in 0..at.len() {
-                let (size, start) = (self.input[a] as i64, at[a] as i64 * self.strides[a] - self.pads[a].0);
-                let taps = (0..self.kernel[a]).map(|k| start + k * self.dilations[a]);
-                // A kernel may be far larger than the operand; only taps up to its padded end matter.
-                let taps: Vec<i64> = taps.take_while(|&p| p < size + self.pads[a].1.max(0)).collect();
-                cx.tick(taps.len())?;
-                padded = padded.saturating_mul(taps.len());
-                let valid: Vec<usize> =
-                    taps.iter().filter(|p| (0..size).contains(*p)).map(|&p| p as usize).collect();
+            for (a, &i) in at.iter().enumerate() {
+                let (valid, count) = self.taps(a, i);
+                padded = padded.saturating_mul(count);
+                cx.tick((valid.end - valid.start).max(0) as usize)?;
                 inside = inside
                     .iter()
-                    .flat_map(|prefix: &Vec<usize>| valid.iter().map(|&p| [prefix.as_slice(), &[p]].concat()))
+                    .flat_map(|prefix: &Vec<usize>| {
+                        valid.clone().map(move |k| self.position(prefix, a, i, k))
+                    })
                     .collect();
             }
             cx.tick(inside.len().saturating_mul(self.planes))?;

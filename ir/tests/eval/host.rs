@@ -66,7 +66,17 @@ fn regions_of_interest() {
     // Half a pixel back: the first element itself.
     let r = run(op(RegionPool::Average, true), &[x.clone(), boxes.clone(), batch]);
     near(&r, &[1, 1, 1, 1], &[1.0], 1e-6);
-    assert!(fails(op(RegionPool::Max, true), &[x, boxes, Tensor::ints(&[1])]).contains("index 1"));
+    assert!(fails(op(RegionPool::Max, true), &[x.clone(), boxes, Tensor::ints(&[1])]).contains("index 1"));
+    let adaptive = Host::RoiAlign {
+        mode: RegionPool::Average,
+        half_pixel: false,
+        height: 1,
+        width: 1,
+        sampling: 0,
+        spatial_scale: Float::new(1.0),
+    };
+    let huge = f32s(&[1, 4], &[0.0, 0.0, 1e30, 1e30]);
+    assert!(fails(adaptive, &[x, huge, Tensor::ints(&[0])]).contains("a box of"));
 }
 
 #[test]

@@ -171,6 +171,18 @@ fn one_hot_and_compress() {
 }
 
 #[test]
+fn copies_of_long_texts_count() {
+    use kiln_ir::eval::{Fault, Limits};
+    let module = Module::new();
+    let mut ev = Evaluator::with_limits(&module, Limits { max_bytes: 10_000, ..Limits::default() });
+    let text = Tensor::strings(&[1], vec!["x".repeat(1000)]).unwrap();
+    let wide = |n| Movement::Broadcast { shape: dims(&[n]) }.into();
+    assert!(ev.eval_op(&wide(10), &[text.clone().into()], &[]).is_ok());
+    let error = ev.eval_op(&wide(11), &[text.into()], &[]).unwrap_err();
+    assert!(matches!(error.fault(), Fault::TooLarge { dtype: DType::String, .. }), "{error}");
+}
+
+#[test]
 fn resizing_by_dynamic_scales() {
     use kiln_ir::op::{CoordinateMode, Interpolation, NearestMode};
     let op = Dynamic::Resize {

@@ -256,6 +256,27 @@ fn a_window_that_starts_beyond_the_operand_does_not_count() {
 }
 
 #[test]
+fn windows_far_larger_than_the_operand() {
+    let x = f32s(&[1, 1, 4], &[1.0, 2.0, 3.0, 6.0]);
+    let r = |kind| run(pool(kind, 1 << 39, 1, (1 << 38, 1 << 38), false), &[x.clone()]);
+    same(&r(WindowKind::Max), &f32s(&[1, 1, 5], &[6.0; 5]));
+    same(&r(WindowKind::Average), &f32s(&[1, 1, 5], &[3.0; 5]));
+    let none = f32s(&[1, 0, 4], &[]);
+    assert_eq!(run(pool(WindowKind::Max, 1, 1, (1 << 38, 0), false), &[none]).dims(), [1, 0, (1 << 38) + 4]);
+}
+
+#[test]
+fn empty_operands_of_absurd_size() {
+    let n = 1 << 40;
+    let (a, b) = (f32s(&[0, n, n], &[]), f32s(&[1], &[0.0]));
+    assert_eq!(run(einsum("kbm,c->kbmc", DType::F32), &[a.clone(), b]).dims(), [0, n, n, 1]);
+    let sum = fails(reduce(ReduceKind::Sum, &[0], false), &[a]);
+    assert!(sum.contains("exceeds"), "{sum}");
+    let lists = f32s(&[0, n, n], &[]);
+    fails(einsum("kbm,kn->bmn", DType::F32), &[lists, f32s(&[0, 0], &[])]);
+}
+
+#[test]
 fn pooling_propagates_nan_and_takes_integers() {
     let x = f32s(&[1, 1, 3], &[1.0, f64::NAN, 0.0]);
     near(&run(pool(WindowKind::Max, 2, 1, (0, 0), false), &[x]), &[1, 1, 2], &[f64::NAN; 2], 0.0);
