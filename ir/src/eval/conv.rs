@@ -111,6 +111,11 @@ pub(super) fn extent(kernel: i64, dilation: i64) -> Result<i64, Fault> {
     checked(kernel.checked_sub(1).and_then(|k| k.checked_mul(dilation)).and_then(|k| k.checked_add(1)))
 }
 
+/// A number of window positions along an axis.
+pub(super) fn count_of(count: i64) -> Result<usize, Fault> {
+    usize::try_from(count).or_else(|_| invalid(format!("a window does not fit: {count} positions")))
+}
+
 /// Whether strides or dilations are positive and not absurd.
 pub(super) fn is_step(v: i64) -> bool {
     (1..=LARGEST).contains(&v)
@@ -135,7 +140,7 @@ impl Geometry {
             let span = extent(g.kernel[a] as i64, dilations[a])?;
             let padded = checked((x[2 + a] as i64).checked_add(before).and_then(|n| n.checked_add(after)))?;
             let room = checked(padded.checked_sub(span))?;
-            g.output.push(if room < 0 { 0 } else { (room / strides[a]) as usize + 1 });
+            g.output.push(count_of(room.div_euclid(strides[a]) + 1)?);
             g.before.push(before);
         }
         Ok(g)
@@ -163,7 +168,7 @@ impl Geometry {
                 (x[2 + a] as i64).checked_sub(1).and_then(|n| n.checked_mul(strides[a])).and_then(|n| {
                     n.checked_add(span)?.checked_add(extra)?.checked_sub(before)?.checked_sub(after)
                 });
-            g.output.push(usize::try_from(checked(size)?).unwrap_or(0));
+            g.output.push(count_of(checked(size)?)?);
             g.before.push(before);
         }
         Ok(g)

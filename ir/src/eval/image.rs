@@ -3,7 +3,7 @@
 use crate::op::{GridPadding, Host, Interpolation, RegionPool};
 use crate::{DType, Tensor};
 
-use super::conv::{extent, is_step};
+use super::conv::{count_of, extent, is_step};
 use super::cx::Cx;
 use super::fault::{Fault, invalid};
 use super::lanes::{Lanes, floats, ints};
@@ -340,8 +340,7 @@ fn positions(
         let span = extent(kernel[a] as i64, dilations[a])?;
         let padded = (spatial[a] as i64).checked_add(pads[a].0).and_then(|n| n.checked_add(pads[a].1));
         match padded.and_then(|n| n.checked_sub(span)) {
-            Some(room) if room < 0 => Ok(0),
-            Some(room) if pads[a].0.unsigned_abs() < 1 << 40 => Ok((room / steps[a]) as usize + 1),
+            Some(room) if pads[a].0.unsigned_abs() < 1 << 40 => count_of(room.div_euclid(steps[a]) + 1),
             _ => invalid("sizes overflow"),
         }
     };
@@ -418,8 +417,8 @@ fn deform_conv(
     };
     let out = positions(spatial, kernel, steps)?;
     let (rank, taps, places) = (spatial.len(), product(kernel)?, product(&out)?);
-    let count_of = |v: i64| usize::try_from(v).ok().filter(|&g| g > 0);
-    let (Some(groups), Some(shifts)) = (count_of(groups), count_of(offset_groups)) else {
+    let positive = |v: i64| usize::try_from(v).ok().filter(|&g| g > 0);
+    let (Some(groups), Some(shifts)) = (positive(groups), positive(offset_groups)) else {
         return invalid("groups must be positive");
     };
     let fits = per_group.checked_mul(groups) == Some(c)

@@ -5,7 +5,9 @@ use std::ops::Range;
 use crate::op::{Layout, Window, WindowKind};
 use crate::{DType, Dim, Tensor};
 
-use super::conv::{channels_first_dims, extent, from_channels_first, is_step, pad_of, to_channels_first};
+use super::conv::{
+    channels_first_dims, count_of, extent, from_channels_first, is_step, pad_of, to_channels_first,
+};
 use super::cx::Cx;
 use super::fault::{Fault, invalid};
 use super::lanes::{Lanes, as_f64};
@@ -70,7 +72,7 @@ impl Geometry {
                     count -= 1;
                 }
             }
-            output.push(usize::try_from(count).unwrap_or(0));
+            output.push(count_of(count)?);
             pads.push((before, after));
         }
         Ok(Geometry {

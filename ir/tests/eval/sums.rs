@@ -213,7 +213,10 @@ fn hostile_convolutions_are_errors() {
         fails(bad, &[x.clone(), w.clone()]);
     }
     assert!(fails(op(1, 1, 1 << 38, 1), &[x.clone(), w.clone()]).contains("exceeds"));
-    fails(op(1, 1, 0, 1), &[x, f32s(&[1, 1], &[0.0])]);
+    fails(op(1, 1, 0, 1), &[x.clone(), f32s(&[1, 1], &[0.0])]);
+    let wide = f32s(&[1, 1, 5], &[0.0; 5]);
+    assert!(fails(op(1, 1, 0, 1), &[x.clone(), wide.clone()]).contains("does not fit"));
+    assert_eq!(run(op(2, 1, 0, 1), &[x, wide]).dims(), [1, 1, 0]);
 }
 
 fn pool(kind: WindowKind, kernel: i64, stride: i64, pads: (i64, i64), ceil_mode: bool) -> Window {
