@@ -34,7 +34,9 @@ fn fits(dims: &[Dim], ty: &TensorType) -> bool {
         Some([d]) => d.as_known(),
         Some(_) | None => None,
     };
-    let in_range = |d: &Dim| d.as_known().is_none_or(|v| (low..=high).contains(&i128::from(v)));
+    // A symbolic size may be anything that a shape can hold: a narrow dtype would wrap it.
+    let wide = matches!(ty.dtype, DType::I32 | DType::I64);
+    let in_range = |d: &Dim| d.as_known().map_or(wide, |v| (low..=high).contains(&i128::from(v)));
     dims.len() <= MAX_KNOWN_DIMS
         && len == i64::try_from(dims.len()).ok()
         && dims.iter().all(|d| !d.is_unknown() && in_range(d))
