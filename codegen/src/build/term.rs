@@ -210,7 +210,7 @@ impl Terms {
         match &self.get(id).term {
             Term::Index(e) => e.clone(),
             Term::Const(Literal::I(v)) => {
-                i64::try_from(*v).map_or(Expr::atom(Atom::Value(id)), |v| Expr::constant(v))
+                i64::try_from(*v).map_or(Expr::atom(Atom::Value(id)), Expr::constant)
             }
             _ => Expr::atom(Atom::Value(id)),
         }

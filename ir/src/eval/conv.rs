@@ -131,7 +131,7 @@ impl Geometry {
         groups: i64,
     ) -> Result<Geometry, Fault> {
         let mut g = Geometry::common(x, w, strides, dilations, pads.len(), groups)?;
-        if w[0] % g.groups != 0 || w[1].checked_mul(g.groups) != Some(x[1]) {
+        if !w[0].is_multiple_of(g.groups) || w[1].checked_mul(g.groups) != Some(x[1]) {
             return invalid(format!("weights {w:?} with {groups} groups for an operand of {x:?}"));
         }
         g.channels = (w[1], w[0] / g.groups);
@@ -156,7 +156,7 @@ impl Geometry {
         groups: i64,
     ) -> Result<Geometry, Fault> {
         let mut g = Geometry::common(x, w, strides, dilations, pads.len(), groups)?;
-        if w[0] != x[1] || x[1] % g.groups != 0 || output_pads.len() != pads.len() {
+        if w[0] != x[1] || !x[1].is_multiple_of(g.groups) || output_pads.len() != pads.len() {
             return invalid(format!("weights {w:?} with {groups} groups for an operand of {x:?}"));
         }
         g.channels = (x[1] / g.groups, w[1]);

@@ -170,10 +170,10 @@ pub(super) fn cast(cx: &mut Cx<'_>, x: &Tensor, to: DType) -> Result<Tensor, Fau
 /// The number that a text means: decimal, with exponent, or a name of NaN or infinity in any case.
 fn parse(text: &str, to: DType) -> Result<Scalar, Fault> {
     let text = text.trim();
-    if to.is_int() {
-        if let Ok(v) = text.parse::<i128>() {
-            return Ok(Scalar::I(v));
-        }
+    if to.is_int()
+        && let Ok(v) = text.parse::<i128>()
+    {
+        return Ok(Scalar::I(v));
     }
     if to == DType::Bool {
         match text.to_ascii_lowercase().as_str() {

@@ -205,11 +205,11 @@ impl<'m, 'g> Body<'m, 'g> {
         if let Some(&inner) = self.inner.get(&v) {
             return Ok(inner);
         }
-        if let Some((id, _)) = self.graph.def_node(v) {
-            if self.free.contains(&id) {
-                self.node(id)?;
-                return self.inner.get(&v).copied().ok_or_else(|| InferError::new("a copy has no result"));
-            }
+        if let Some((id, _)) = self.graph.def_node(v)
+            && self.free.contains(&id)
+        {
+            self.node(id)?;
+            return self.inner.get(&v).copied().ok_or_else(|| InferError::new("a copy has no result"));
         }
         Ok(self.outer(v))
     }

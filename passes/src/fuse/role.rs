@@ -148,11 +148,11 @@ impl<'g> Web<'g> {
                 }
             }
             for &v in &reads {
-                if let Some(p) = web.producer(v) {
-                    if !web.from[i].contains(&p) {
-                        web.from[i].push(p);
-                        web.to[p].push(i);
-                    }
+                if let Some(p) = web.producer(v)
+                    && !web.from[i].contains(&p)
+                {
+                    web.from[i].push(p);
+                    web.to[p].push(i);
                 }
             }
             web.reads[i] = reads;

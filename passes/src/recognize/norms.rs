@@ -127,11 +127,11 @@ fn norm_operand<'a>(
     matches(node.op == Op::ew(name))?;
     let &[a, b] = &node.operands[..] else { return Err(Refusal::NoMatch) };
     for (norm, other) in [(a, b), (b, a)] {
-        if let Some((_, n)) = cx.def(norm) {
-            if let Op::Composite(c @ (Composite::LayerNorm { .. } | Composite::RmsNorm { .. })) = &n.op {
-                require(cx.uses.count(norm) == 1, "the normalized value is used elsewhere")?;
-                return Ok((c, &n.operands, other));
-            }
+        if let Some((_, n)) = cx.def(norm)
+            && let Op::Composite(c @ (Composite::LayerNorm { .. } | Composite::RmsNorm { .. })) = &n.op
+        {
+            require(cx.uses.count(norm) == 1, "the normalized value is used elsewhere")?;
+            return Ok((c, &n.operands, other));
         }
     }
     Err(Refusal::NoMatch)

@@ -6,7 +6,7 @@ use kiln_ir::{Build, Dim, Edit, Node, NodeId, Op};
 use crate::canonicalize::{differ_by_units, is_unit};
 use crate::rewrite::{Cx, Refusal, Rule, matches, require};
 
-fn contraction<'a>(node: &'a Node) -> Result<(&'a ContractSpec, Contract), Refusal> {
+fn contraction(node: &Node) -> Result<(&ContractSpec, Contract), Refusal> {
     match &node.op {
         Op::Contract(c @ Contract::Einsum { spec, .. }) => Ok((spec, c.clone())),
         _ => Err(Refusal::NoMatch),

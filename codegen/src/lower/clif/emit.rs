@@ -350,12 +350,13 @@ impl<'a> Emitter<'a> {
     /// Quotient rounded down and remainder in `[0, divisor)`; both 0 for a divisor of 0.
     fn div_mod(&mut self, a: &Ix, b: &Ix) -> Result<(Value, Value)> {
         let n = self.ix(a)?;
-        if let Some(c) = b.as_const() {
-            if c > 0 && (c as u64).is_power_of_two() {
-                let quotient = self.b.ins().sshr_imm_u(n, i64::from(c.trailing_zeros()));
-                let remainder = self.b.ins().band_imm_s(n, c - 1);
-                return Ok((quotient, remainder));
-            }
+        if let Some(c) = b.as_const()
+            && c > 0
+            && (c as u64).is_power_of_two()
+        {
+            let quotient = self.b.ins().sshr_imm_u(n, i64::from(c.trailing_zeros()));
+            let remainder = self.b.ins().band_imm_s(n, c - 1);
+            return Ok((quotient, remainder));
         }
         let d = self.ix(b)?;
         let one = self.i64(1);

@@ -17,10 +17,10 @@ impl Emitter<'_> {
             Op::Const(value) => Ok(Repr::Uniform(self.literal(dtype, value))),
             Op::Load { buffer, index, guard } => self.load_op(*buffer, index, guard.as_ref()),
             Op::Index(index) => {
-                if let Some(mode) = self.mode {
-                    if self.varies(mode.var, index) {
-                        return self.unsupported("64-bit indices in lanes");
-                    }
+                if let Some(mode) = self.mode
+                    && self.varies(mode.var, index)
+                {
+                    return self.unsupported("64-bit indices in lanes");
                 }
                 self.ix(index).map(Repr::Uniform)
             }
