@@ -143,10 +143,14 @@ fn sizes_that_cannot_be_are_errors() {
     let dims = [1 << 40, 0];
     assert!(session.run("main", &[Tensor::zeros(DType::U32, &dims).unwrap().into()]).is_ok());
     let mut function = chain("N", "N", 3, 64);
-    function.slots[1].ty = u32s("N*4000000000000");
-    let session = support::session(image(program(vec![function])), 1);
-    let error = session.run("main", &[tensor(&[4], &[0; 4])]).unwrap_err();
-    assert!(matches!(&error, RunError::Memory { source: memory::MemoryError::Refused(_), .. }), "{error}");
+    function.slots[1].ty = u32s("N*N*N*40000000000000");
+    // The cap allows one such arena, the machine none.
+    let options = SessionOptions { threads: Some(1), max_memory: Some(1 << 51), ..SessionOptions::default() };
+    let session = session_with(image(program(vec![function])), options);
+    for _ in 0..40 {
+        let error = session.run("main", &[tensor(&[2], &[0; 2])]).unwrap_err();
+        assert!(matches!(&error, RunError::Memory { source: memory::MemoryError::Refused(_), .. }), "{error}");
+    }
 }
 
 #[test]

@@ -227,8 +227,10 @@ impl<'a> Executor<'a> {
             }
         }
         let (budget, frames) = (&cx.budget, &mut cx.frames);
+        let mut taken = 0;
         let mut admit = |bytes: u64| {
             budget.take(bytes)?;
+            taken = bytes;
             // Frames kept for later count against the cap as soon as it would be passed.
             let mut kept: u64 = frames.iter().map(|f| f.arena_bytes()).sum();
             while budget.held().saturating_add(kept) > budget.cap() && !frames.is_empty() {
@@ -236,7 +238,8 @@ impl<'a> Executor<'a> {
             }
             Ok(())
         };
-        Frame::bind(self.exe, id, function, prepared, &cx.key, &cx.bindings, &mut admit)
+        let bound = Frame::bind(self.exe, id, function, prepared, &cx.key, &cx.bindings, &mut admit);
+        bound.inspect_err(|_| budget.give_back(taken))
     }
 
     /// Ends the use of a frame and keeps it for later runs.
