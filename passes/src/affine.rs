@@ -23,5 +23,5 @@ pub(crate) const RULES: &[Rule] = &[
 
 /// Runs the rules.
 pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
-    run_rules("affine", RULES, module, options, report)
+    run_rules(RULES, module, options, report)
 }

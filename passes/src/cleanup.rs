@@ -43,7 +43,8 @@ pub(crate) fn cse(module: &mut Module, _: &Options, report: &mut Report) -> Resu
         }
         let edit = patch.finish();
         if merged > 0 {
-            module.apply(id, edit).map_err(|source| PassError::Edit { pass: "cse", rule: "cse", source })?;
+            let pass = report.current().name;
+            module.apply(id, edit).map_err(|source| PassError::Edit { pass, rule: "merge", source })?;
             module.remove_dead_nodes(id);
             report.applied("merge", merged);
         }

@@ -9,7 +9,7 @@ const RULES: &[Rule] = &[Rule { name: "composite", apply: composite }];
 
 /// Runs the rule.
 pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
-    run_rules("decompose", RULES, module, options, report)
+    run_rules(RULES, module, options, report)
 }
 
 fn composite(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {

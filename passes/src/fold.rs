@@ -11,7 +11,7 @@ const RULES: &[Rule] = &[Rule { name: "constant", apply: fold }];
 
 /// Runs the rule.
 pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
-    run_rules("fold", RULES, module, options, report)
+    run_rules(RULES, module, options, report)
 }
 
 /// Results of at most this many bytes may be larger than what they are computed from.

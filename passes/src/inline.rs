@@ -17,7 +17,7 @@ const RULES: &[Rule] = &[
 
 /// Runs the rules.
 pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
-    run_rules("inline", RULES, module, options, report)
+    run_rules(RULES, module, options, report)
 }
 
 /// Nodes that one inlined graph may add.

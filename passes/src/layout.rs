@@ -4,9 +4,9 @@
 mod convert;
 mod sink;
 
-use kiln_ir::Module;
+use kiln_ir::{Graph, Module, Op};
 
-use crate::rewrite::{Rule, run_rules};
+use crate::rewrite::{Rule, live_graphs, run_rules};
 use crate::{ConvLayout, Options, PassError, Report, canonicalize};
 
 /// The rules, grouped by file; those of canonicalization that make views meet run along.
@@ -28,8 +28,15 @@ pub(crate) const RULES: &[Rule] = &[
 pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
     match options.layout {
         ConvLayout::AsLoaded => Ok(()),
-        ConvLayout::ChannelsLast => run_rules("layout", RULES, module, options, report),
+        ConvLayout::ChannelsLast if has_images(module) => run_rules(RULES, module, options, report),
+        ConvLayout::ChannelsLast => Ok(()),
     }
+}
+
+/// Whether anything convolves or pools.
+fn has_images(module: &Module) -> bool {
+    let any = |g: &Graph| g.scheduled().any(|(_, n)| matches!(n.op, Op::Conv(_) | Op::Window(_)));
+    live_graphs(module).into_iter().any(|g| any(module.graph(g)))
 }
 
 /// `[N, C, spatial..]` seen as `[N, spatial.., C]`.

@@ -47,9 +47,17 @@ pub const PASSES: &[Pass] = &[
         after: &[("recognize", "scales that belong to a recognized composite must not move into weights")],
     },
     Pass {
+        name: "layout",
+        run: layout::run,
+        after: &[("affine", "batch normalization is written channels first")],
+    },
+    Pass {
         name: "views",
         run: views::run,
-        after: &[("affine", "a scale between a transpose and a contraction would keep them apart")],
+        after: &[
+            ("affine", "a scale between a transpose and a contraction would keep them apart"),
+            ("layout", "transposes that sink to a contraction become its labels"),
+        ],
     },
     Pass {
         name: "fold",
@@ -58,11 +66,6 @@ pub const PASSES: &[Pass] = &[
             ("affine", "folded scales leave arithmetic on constants"),
             ("views", "a transposed weight that a contraction reads in place needs no copy"),
         ],
-    },
-    Pass {
-        name: "layout",
-        run: layout::run,
-        after: &[("affine", "batch normalization is written channels first")],
     },
     Pass {
         name: "siblings",

@@ -247,26 +247,25 @@ fn bound(nodes: usize) -> usize {
 /// Applies rules to every live graph until none applies. In each sweep nodes are visited in schedule order and the
 /// first rule that gives an edit wins.
 pub fn run_rules(
-    pass: &'static str,
     rules: &[Rule],
     module: &mut Module,
     options: &Options,
     report: &mut Report,
 ) -> Result<(), PassError> {
     for id in live_graphs(module) {
-        run_rules_on(pass, rules, module, id, options, report)?;
+        run_rules_on(rules, module, id, options, report)?;
     }
     Ok(())
 }
 
 fn run_rules_on(
-    pass: &'static str,
     rules: &[Rule],
     module: &mut Module,
     id: GraphId,
     options: &Options,
     report: &mut Report,
 ) -> Result<(), PassError> {
+    let pass = report.current().name;
     let bound = bound(module.graph(id).schedule().len());
     let mut applied = 0;
     loop {

@@ -10,7 +10,7 @@ const RULES: &[Rule] = &[Rule { name: "siblings", apply: siblings }];
 
 /// Runs the rule.
 pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
-    run_rules("siblings", RULES, module, options, report)
+    run_rules(RULES, module, options, report)
 }
 
 /// Columns of one contraction below which it leaves vector lanes unused, so that joining pays for the copies that

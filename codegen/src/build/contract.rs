@@ -464,8 +464,7 @@ fn blocks(m: &Dim, n: &Dim, depth: &Dim, width: i64) -> (i64, i64) {
     let most = (PANEL_ELEMENTS / depth / step * step).clamp(step, (512 / step * step).max(step));
     let columns = n.as_known().map_or(most, |n| most.min((n + step - 1) / step * step)).max(step);
     let rows = POINT_WORK / depth / columns;
-    // Fewer rows would read the panels more often than they compute with them.
-    let rows = (rows / ROW_STEP * ROW_STEP).max(ROW_STEP);
+    let rows = if rows >= ROW_STEP { rows / ROW_STEP * ROW_STEP } else { rows.max(8) };
     (m.as_known().map_or(rows, |m| rows.min(m.max(1))), columns)
 }
 

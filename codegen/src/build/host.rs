@@ -1,7 +1,7 @@
 //! The host module: one graph for every operator that the reference evaluator runs.
 
 use kiln_ir::op::{Control, Object};
-use kiln_ir::{Build, GraphBuilder, GraphId, InferError, Module, Op, Tensor, Type, Value};
+use kiln_ir::{Build, GraphBuilder, GraphId, InferError, Module, Op, Type, Value};
 use rustc_hash::FxHashMap;
 
 /// Graphs of host steps.
@@ -9,56 +9,28 @@ use rustc_hash::FxHashMap;
 pub struct HostModule {
     module: Module,
     names: FxHashMap<(Op, Vec<Type>), String>,
-    count: usize,
     imported: FxHashMap<GraphId, GraphId>,
 }
 
 impl HostModule {
-    /// The name of a graph that runs `op` on operands of these types. `types` are the results' declared types;
-    /// `constants` holds the operands that are known at compile time.
+    /// The name of a graph that runs `op` on operands of these types. `types` are the results' declared types.
     pub fn graph(
         &mut self,
         source: &Module,
         op: &Op,
         operands: &[Type],
-        constants: &[Option<Tensor>],
         types: &[Type],
     ) -> Result<String, InferError> {
         let key = (op.clone(), operands.to_vec());
         if let Some(name) = self.names.get(&key) {
             return Ok(name.clone());
         }
-        match self.build(source, op, operands, &[], types) {
-            Ok(name) => {
-                self.names.insert(key, name.clone());
-                Ok(name)
-            }
-            // Some operators need the values of operands to be typed.
-            Err(_) => self.build(source, op, operands, constants, types),
-        }
-    }
-
-    fn build(
-        &mut self,
-        source: &Module,
-        op: &Op,
-        operands: &[Type],
-        constants: &[Option<Tensor>],
-        types: &[Type],
-    ) -> Result<String, InferError> {
         let own = self.import_op(source, op)?;
-        let name = format!("host{}_{}", self.count, op.mnemonic());
-        self.count += 1;
+        let name = format!("host{}_{}", self.names.len(), op.mnemonic());
         let mut b = GraphBuilder::new(&mut self.module, &name);
-        let mut values: Vec<Value> = vec![];
-        for (i, ty) in operands.iter().enumerate() {
-            let input = b.input(&format!("x{i}"), ty.clone());
-            values.push(match constants.get(i).and_then(Option::as_ref) {
-                Some(tensor) => b.constant(tensor.clone())?,
-                None => input,
-            });
-        }
-        let results = b.add(own, &values)?;
+        let inputs: Vec<Value> =
+            operands.iter().enumerate().map(|(i, ty)| b.input(&format!("x{i}"), ty.clone())).collect();
+        let results = b.add(own, &inputs)?;
         for (i, (&v, ty)) in results.iter().zip(types).enumerate() {
             if b.ty(v).is_compatible(ty) {
                 b.refine(v, ty)?;
@@ -66,6 +38,7 @@ impl HostModule {
             b.output(&format!("y{i}"), v);
         }
         b.finish();
+        self.names.insert(key, name.clone());
         Ok(name)
     }
 
@@ -122,7 +95,7 @@ impl HostModule {
 
     /// The module's text; empty if no step needs it.
     pub fn text(&self) -> String {
-        if self.count == 0 {
+        if self.names.is_empty() {
             return String::new();
         }
         let options =

@@ -4,7 +4,7 @@ use kiln_ir::op::{Composite, Movement, Reduce};
 use kiln_ir::{Build, Dim, Edit, NodeId, Op, Value};
 
 use super::{to_first, to_last};
-use crate::canonicalize::is_unit;
+use crate::canonicalize::{differ_by_units, is_unit};
 use crate::rewrite::{Cx, Refusal, Rule, matches, require};
 use crate::views::transposed;
 
@@ -136,6 +136,8 @@ fn regrouped(cx: &Cx<'_>, id: NodeId, x: Value, shape: &[Dim]) -> Result<Edit, R
     let kept = shape.len() >= 3 && shape.first() == Some(n) && shape.get(1) == Some(c);
     require(kept, "the reshape joins channels with others")?;
     let last: Vec<Dim> = to_last(shape.len()).iter().map(|&a| shape[a].clone()).collect();
+    // Transposes move above reshapes that only add or drop axes of size 1.
+    matches(!differ_by_units(from, &last))?;
     cx.rewrite(id, |p| {
         let y = p.reshape(x, &last)?;
         Ok(p.transpose(y, &to_first(shape.len()))?)
