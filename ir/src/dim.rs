@@ -286,9 +286,31 @@ impl Dim {
         if (other - self).is_non_negative() {
             return if smaller { self.clone() } else { other.clone() };
         }
+        for (x, y) in [(self, other), (other, self)] {
+            // max(a, max(a, b)) = max(a, b), and min(a, max(a, b)) = a; so for the others.
+            match y.as_extremum() {
+                Some((kind, a, b)) if a == x || b == x => {
+                    return if kind == smaller { y.clone() } else { x.clone() };
+                }
+                _ => {}
+            }
+        }
         let (a, b) = if self <= other { (self, other) } else { (other, self) };
         let (a, b) = (a.clone(), b.clone());
         Dim::from_atom(if smaller { Atom::Min(a, b) } else { Atom::Max(a, b) })
+    }
+
+    /// Whether the dim is a minimum (else a maximum), and of what.
+    fn as_extremum(&self) -> Option<(bool, &Dim, &Dim)> {
+        let Repr::Poly(terms) = &self.0 else { return None };
+        match terms.as_slice() {
+            [(m, 1)] => match m.as_slice() {
+                [Atom::Min(a, b)] => Some((true, a, b)),
+                [Atom::Max(a, b)] => Some((false, a, b)),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// Whether the value is zero or more whatever the symbols are; symbols are sizes, so they are not negative.
@@ -679,6 +701,10 @@ mod tests {
         assert_eq!(d("floordiv(2*N+3,2)"), d("N+1"));
         assert_eq!(d("mod(6*N,3)"), Dim::known(0));
         assert_eq!(d("max(N,N+2)"), d("N+2"));
+        assert_eq!(d("max(N,max(M,N))"), d("max(M,N)"));
+        assert_eq!(d("min(N-1,max(0,N-1))"), d("N-1"));
+        assert_eq!(d("min(N,0)"), Dim::known(0));
+        assert_eq!(d("max(N-1,0)").to_string(), "max(0,N-1)");
         assert_eq!(d("12*N").exact_div(&d("4*N")), Some(Dim::known(3)));
     }
 
