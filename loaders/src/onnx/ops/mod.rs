@@ -64,6 +64,11 @@ const fn row_of(domain: &'static str, name: &'static str, import: Import) -> Row
     Row { domain, name, since: &[1], how: How::Fn(import) }
 }
 
+/// A row of `ai.onnx.ml`.
+const fn row_ml(name: &'static str, since: &'static [i64], import: Import) -> Row {
+    Row { domain: "ai.onnx.ml", name, since, how: How::Fn(import) }
+}
+
 const MICROSOFT: &str = "com.microsoft";
 
 static FAMILIES: &[&[Row]] = &[

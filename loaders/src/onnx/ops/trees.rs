@@ -1,30 +1,37 @@
-//! Decision trees, domain `ai.onnx.ml`: the node lists of the three operators as one table.
+//! Ensembles of decision trees of `ai.onnx.ml`: node lists in any numbering become tables of rows that name each other
+//! by position.
 
 use kiln_ir::op::{BinaryRule, Host, Index, ScoreTransform, TreeAggregate};
-use kiln_ir::{Build, DType, Scalar, Tensor, Value};
-use rustc_hash::FxHashMap;
+use kiln_ir::{Build, DType, Tensor, Value};
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{How, Row};
+use super::ml::{labels, score_transform};
+use super::{Row, row_ml};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
-const fn row(name: &'static str, since: &'static [i64], import: super::Import) -> Row {
-    Row { domain: "ai.onnx.ml", name, since, how: How::Fn(import) }
-}
-
 pub(super) const ROWS: &[Row] = &[
-    row("TreeEnsemble", &[5], ensemble),
-    row("TreeEnsembleClassifier", &[1, 3, 5], classifier),
-    row("TreeEnsembleRegressor", &[1, 3, 5], regressor),
+    row_ml("TreeEnsemble", &[5], ensemble),
+    row_ml("TreeEnsembleClassifier", &[1, 3, 5], classifier),
+    row_ml("TreeEnsembleRegressor", &[1, 3, 5], regressor),
 ];
 
-/// The comparison number of a leaf.
+/// Comparison number of a leaf.
 const LEAF: i64 = 7;
+const COMPARISONS: [&str; 8] = [
+    "BRANCH_LEQ",
+    "BRANCH_LT",
+    "BRANCH_GTE",
+    "BRANCH_GT",
+    "BRANCH_EQ",
+    "BRANCH_NEQ",
+    "BRANCH_MEMBER",
+    "LEAF",
+];
 
-/// The operands of graph IR's tree operators.
+/// The operands of a tree operator but the first.
 #[derive(Default)]
-struct Table {
+struct Tables {
     roots: Vec<i64>,
-    /// Comparison, feature, node where it holds, node where it fails, whether it holds for NaN, members.
     nodes: Vec<[i64; 7]>,
     splits: Vec<f64>,
     targets: Vec<i64>,
@@ -33,234 +40,281 @@ struct Table {
     members: Vec<f64>,
 }
 
-fn bad(reason: impl Into<String>) -> OpError {
-    OpError::invalid(reason)
-}
-
-impl Table {
-    /// Adds the table's constants; `x` comes first. Split values compare in the dtype of `x`.
-    fn operands(&self, cx: &mut Cx<'_, '_, '_>, x: Value, dtype: DType) -> Result<Vec<Value>, OpError> {
-        let floats = |v: &[f64]| {
-            let scalars: Vec<Scalar> = v.iter().map(|&v| Scalar::F(v)).collect();
-            Tensor::from_scalars(dtype, &[v.len()], &scalars)
-        };
-        let rows: Vec<i64> = self.nodes.iter().flatten().copied().collect();
-        let nodes = Tensor::ints(&rows).reshaped(&[self.nodes.len(), 7])?;
-        let tensors = [
-            Tensor::ints(&self.roots),
-            nodes,
-            floats(&self.splits)?,
-            Tensor::ints(&self.targets),
-            floats(&self.weights)?,
-            floats(&self.base)?,
-            floats(&self.members)?,
-        ];
-        let mut operands = vec![x];
-        for tensor in tensors {
-            operands.push(cx.b.constant(tensor)?);
-        }
-        Ok(operands)
+impl Tables {
+    /// All operands; integers among the samples become f32, as ONNX Runtime compares them.
+    fn operands(&self, cx: &mut Cx<'_, '_, '_>) -> Result<Vec<Value>, OpError> {
+        let x = cx.input(0)?;
+        let x = if cx.dtype(x)?.is_float() { x } else { cx.b.cast(x, DType::F32)? };
+        let table = Tensor::from_slice(&[self.nodes.len(), 7], self.nodes.as_flattened())?;
+        Ok(vec![
+            x,
+            cx.b.constant_of(&self.roots)?,
+            cx.b.constant(table)?,
+            cx.b.constant_of(&self.splits)?,
+            cx.b.constant_of(&self.targets)?,
+            cx.b.constant_of(&self.weights)?,
+            cx.b.constant_of(&self.base)?,
+            cx.b.constant_of(&self.members)?,
+        ])
     }
 }
 
-fn transform(name: &str) -> Result<ScoreTransform, OpError> {
-    ScoreTransform::from_name(&name.to_ascii_lowercase())
-        .ok_or_else(|| bad(format!("post_transform `{name}`")))
+fn as_i64(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// The operand as floats; trees compare integers as floats.
-fn features(cx: &mut Cx<'_, '_, '_>) -> Result<(Value, DType), OpError> {
-    let x = cx.input(0)?;
-    let dtype = match cx.dtype(x)? {
-        DType::F64 => DType::F64,
-        _ => DType::F32,
+/// Numbers from a list of floats, or from a tensor that later versions allow instead.
+fn numbers(
+    cx: &Cx<'_, '_, '_>,
+    list: &'static str,
+    tensor: &'static str,
+) -> Result<Option<Vec<f64>>, OpError> {
+    match cx.attrs.tensor(tensor)? {
+        Some(t) => match t.to_f64s() {
+            Some(values) => Ok(Some(values)),
+            None => Err(OpError::invalid(format!("attribute `{tensor}` must hold numbers"))),
+        },
+        None => cx.attrs.floats(list),
+    }
+}
+
+/// A list attribute of the given length.
+fn sized<T>(values: Option<Vec<T>>, name: &str, len: usize) -> Result<Vec<T>, OpError> {
+    let values = values.unwrap_or_default();
+    if values.len() != len {
+        return Err(OpError::invalid(format!("attribute `{name}` has {} elements, not {len}", values.len())));
+    }
+    Ok(values)
+}
+
+/// Names of the attributes that hold leaf weights: those of the classifier or those of the regressor.
+struct WeightNames {
+    trees: &'static str,
+    nodes: &'static str,
+    ids: &'static str,
+    list: &'static str,
+    tensor: &'static str,
+}
+
+const CLASS_WEIGHTS: WeightNames = WeightNames {
+    trees: "class_treeids",
+    nodes: "class_nodeids",
+    ids: "class_ids",
+    list: "class_weights",
+    tensor: "class_weights_as_tensor",
+};
+const TARGET_WEIGHTS: WeightNames = WeightNames {
+    trees: "target_treeids",
+    nodes: "target_nodeids",
+    ids: "target_ids",
+    list: "target_weights",
+    tensor: "target_weights_as_tensor",
+};
+
+/// The tables of `TreeEnsembleClassifier` and `TreeEnsembleRegressor`, whose nodes have a tree and a number each.
+fn numbered(cx: &Cx<'_, '_, '_>, names: &WeightNames) -> Result<Tables, OpError> {
+    let attrs = &cx.attrs;
+    let trees = attrs.ints("nodes_treeids")?.unwrap_or_default();
+    let count = trees.len();
+    let numbers_in_tree = sized(attrs.ints("nodes_nodeids")?, "nodes_nodeids", count)?;
+    let features = sized(attrs.ints("nodes_featureids")?, "nodes_featureids", count)?;
+    let modes = sized(attrs.strings("nodes_modes")?, "nodes_modes", count)?;
+    let holds = sized(attrs.ints("nodes_truenodeids")?, "nodes_truenodeids", count)?;
+    let fails = sized(attrs.ints("nodes_falsenodeids")?, "nodes_falsenodeids", count)?;
+    let splits = sized(numbers(cx, "nodes_values", "nodes_values_as_tensor")?, "nodes_values", count)?;
+    let missing = match attrs.ints("nodes_missing_value_tracks_true")? {
+        Some(list) if !list.is_empty() => sized(Some(list), "nodes_missing_value_tracks_true", count)?,
+        _ => vec![0; count],
     };
-    Ok((cx.b.cast(x, dtype)?, dtype))
-}
+    let base = numbers(cx, "base_values", "base_values_as_tensor")?.unwrap_or_default();
 
-/// A list of numbers that is floats, or a tensor in newer versions.
-fn numbers(cx: &Cx<'_, '_, '_>, name: &'static str, tensor: &'static str) -> Result<Vec<f64>, OpError> {
-    if let Some(t) = cx.attrs.tensor(tensor)? {
-        return t.to_f64s().ok_or_else(|| bad(format!("attribute `{tensor}` must be numbers")));
-    }
-    Ok(cx.attrs.floats(name)?.unwrap_or_default())
-}
-
-/// The nodes of the classifier and regressor: named by tree and node id. `prefix` tells their leaf lists apart.
-fn by_ids(cx: &Cx<'_, '_, '_>, leaves: [&'static str; 5]) -> Result<Table, OpError> {
-    let [tree_ids, node_ids, target_ids, weights, weights_tensor] = leaves;
-    let trees = cx.attrs.ints_or("nodes_treeids", &[])?;
-    let ids = cx.attrs.ints_or("nodes_nodeids", &[])?;
-    let modes = cx.attrs.strings("nodes_modes")?.unwrap_or_default();
-    let features = cx.attrs.ints_or("nodes_featureids", &[])?;
-    let yes = cx.attrs.ints_or("nodes_truenodeids", &[])?;
-    let no = cx.attrs.ints_or("nodes_falsenodeids", &[])?;
-    let splits = numbers(cx, "nodes_values", "nodes_values_as_tensor")?;
-    let missing = cx.attrs.ints_or("nodes_missing_value_tracks_true", &[])?;
-    let count = ids.len();
-    let lengths = [trees.len(), modes.len(), features.len(), yes.len(), no.len(), splits.len()];
-    if lengths.iter().any(|&l| l != count) {
-        return Err(bad(format!("the lists of nodes differ in length: {lengths:?}, {count}")));
-    }
-    let place: FxHashMap<(i64, i64), i64> =
-        trees.iter().zip(&ids).enumerate().map(|(i, (&t, &n))| ((t, n), i as i64)).collect();
-    let mut found: Vec<Vec<(i64, f64)>> = vec![vec![]; count];
-    let weight_list = numbers(cx, weights, weights_tensor)?;
-    let leaf_trees = cx.attrs.ints_or(tree_ids, &[])?;
-    let leaf_nodes = cx.attrs.ints_or(node_ids, &[])?;
-    let targets = cx.attrs.ints_or(target_ids, &[])?;
-    for (((&tree, &node), &target), &weight) in
-        leaf_trees.iter().zip(&leaf_nodes).zip(&targets).zip(&weight_list)
-    {
-        let at = place.get(&(tree, node)).and_then(|&i| usize::try_from(i).ok());
-        let slot = at.and_then(|i| found.get_mut(i));
-        slot.ok_or_else(|| bad(format!("a leaf names node {node} of tree {tree}")))?.push((target, weight));
-    }
-    let mut table = Table { splits, ..Table::default() };
-    let mut is_child = vec![false; count];
-    for (i, mode) in modes.iter().enumerate() {
-        let at = |list: &[i64]| list.get(i).copied().unwrap_or(0);
-        let comparison = match mode.as_str() {
-            "BRANCH_LEQ" => 0,
-            "BRANCH_LT" => 1,
-            "BRANCH_GTE" => 2,
-            "BRANCH_GT" => 3,
-            "BRANCH_EQ" => 4,
-            "BRANCH_NEQ" => 5,
-            "LEAF" => {
-                let first = table.weights.len() as i64;
-                for &(target, weight) in found.get(i).into_iter().flatten() {
-                    table.targets.push(target);
-                    table.weights.push(weight);
-                }
-                table.nodes.push([LEAF, 0, first, table.weights.len() as i64, 0, 0, 0]);
-                continue;
-            }
-            other => return Err(bad(format!("node mode `{other}`"))),
-        };
-        let child = |id: i64| {
-            let tree = at(&trees);
-            place
-                .get(&(tree, id))
-                .copied()
-                .ok_or_else(|| bad(format!("there is no node {id} in tree {tree}")))
-        };
-        let (yes, no) = (child(at(&yes))?, child(at(&no))?);
-        for c in [yes, no] {
-            if let Some(slot) = usize::try_from(c).ok().and_then(|c| is_child.get_mut(c)) {
-                *slot = true;
-            }
+    let mut at: FxHashMap<(i64, i64), usize> = FxHashMap::default();
+    let mut seen: FxHashSet<i64> = FxHashSet::default();
+    let mut tables = Tables { splits, base, ..Tables::default() };
+    for (i, key) in trees.iter().copied().zip(numbers_in_tree.iter().copied()).enumerate() {
+        // The first node of a tree is its root.
+        if seen.insert(key.0) {
+            tables.roots.push(as_i64(i));
         }
-        table.nodes.push([comparison, at(&features), yes, no, at(&missing), 0, 0]);
+        if at.insert(key, i).is_some() {
+            return Err(OpError::invalid(format!("tree {} has two nodes {}", key.0, key.1)));
+        }
     }
-    let roots = is_child.iter().enumerate().filter(|(_, child)| !**child);
-    table.roots = roots.map(|(i, _)| i as i64).collect();
-    table.base = numbers(cx, "base_values", "base_values_as_tensor")?;
-    Ok(table)
+    let leaves = leaf_weights(cx, names, &at)?;
+    for i in 0..count {
+        let field = |list: &[i64]| list.get(i).copied().unwrap_or_default();
+        let mode = modes.get(i).map(String::as_str).unwrap_or_default();
+        let kind = COMPARISONS.iter().position(|c| *c == mode && mode != "BRANCH_MEMBER");
+        let kind = as_i64(kind.ok_or_else(|| OpError::invalid(format!("node mode `{mode}`")))?);
+        let tree = field(&trees);
+        let (first, second) = if kind == LEAF {
+            let start = tables.targets.len();
+            for (target, weight) in leaves.get(&i).into_iter().flatten() {
+                tables.targets.push(*target);
+                tables.weights.push(*weight);
+            }
+            (as_i64(start), as_i64(tables.targets.len()))
+        } else {
+            let child = |number: i64| {
+                let found = at.get(&(tree, number)).map(|&n| as_i64(n));
+                found.ok_or_else(|| OpError::invalid(format!("tree {tree} has no node {number}")))
+            };
+            (child(field(&holds))?, child(field(&fails))?)
+        };
+        tables.nodes.push([kind, field(&features), first, second, field(&missing), 0, 0]);
+    }
+    Ok(tables)
+}
+
+/// Targets and weights of each node by its position.
+fn leaf_weights(
+    cx: &Cx<'_, '_, '_>,
+    names: &WeightNames,
+    at: &FxHashMap<(i64, i64), usize>,
+) -> Result<FxHashMap<usize, Vec<(i64, f64)>>, OpError> {
+    let trees = cx.attrs.ints(names.trees)?.unwrap_or_default();
+    let nodes = sized(cx.attrs.ints(names.nodes)?, names.nodes, trees.len())?;
+    let ids = sized(cx.attrs.ints(names.ids)?, names.ids, trees.len())?;
+    let weights = sized(numbers(cx, names.list, names.tensor)?, names.list, trees.len())?;
+    let mut leaves: FxHashMap<usize, Vec<(i64, f64)>> = FxHashMap::default();
+    for (((tree, node), id), weight) in trees.into_iter().zip(nodes).zip(ids).zip(weights) {
+        let Some(&i) = at.get(&(tree, node)) else {
+            return Err(OpError::invalid(format!(
+                "a weight names node {node} of tree {tree}, which is not there"
+            )));
+        };
+        leaves.entry(i).or_default().push((id, weight));
+    }
+    Ok(leaves)
+}
+
+fn classifier(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+    let tables = numbered(cx, &CLASS_WEIGHTS)?;
+    let labels = labels(cx, "classlabels_int64s", "classlabels_strings")?;
+    let one_class = tables.targets.windows(2).all(|w| w.first() == w.last());
+    let binary = match (labels.numel(), one_class) {
+        (2, true) if tables.weights.iter().all(|&w| w >= 0.0) => BinaryRule::Probability,
+        (2, true) => BinaryRule::Signed,
+        _ => BinaryRule::None,
+    };
+    let transform = score_transform(cx)?;
+    let operands = tables.operands(cx)?;
+    let op = Host::TreeClassifier { classes: as_i64(labels.numel()), transform, binary };
+    let results = cx.b.add(op.into(), &operands)?;
+    let [winner, scores] = results.as_slice() else { return Err(OpError::invalid("trees without scores")) };
+    let (winner, scores) = (*winner, *scores);
+    let labels = cx.b.constant(labels)?;
+    Ok(vec![cx.b.add1(Index::Gather { axis: 0 }, &[labels, winner])?, scores])
 }
 
 fn regressor(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let (x, dtype) = features(cx)?;
-    let table = by_ids(
-        cx,
-        ["target_treeids", "target_nodeids", "target_ids", "target_weights", "target_weights_as_tensor"],
-    )?;
+    let tables = numbered(cx, &TARGET_WEIGHTS)?;
+    let targets = cx.attrs.int_or("n_targets", 1)?;
     let aggregate = match cx.attrs.string_or("aggregate_function", "SUM")?.as_str() {
         "SUM" => TreeAggregate::Sum,
         "AVERAGE" => TreeAggregate::Average,
         "MIN" => TreeAggregate::Min,
         "MAX" => TreeAggregate::Max,
-        other => return Err(bad(format!("aggregate_function `{other}`"))),
+        other => return Err(OpError::invalid(format!("aggregate function `{other}`"))),
     };
-    let targets = cx.attrs.int_or("n_targets", 1)?;
-    let transform = transform(&cx.attrs.string_or("post_transform", "NONE")?)?;
-    let operands = table.operands(cx, x, dtype)?;
+    if !tables.base.is_empty() && as_i64(tables.base.len()) != targets {
+        return Err(OpError::invalid(format!("{} base values for {targets} targets", tables.base.len())));
+    }
+    let transform = score_transform(cx)?;
+    let operands = tables.operands(cx)?;
     one(cx.b.add1(Host::TreeEnsemble { targets, aggregate, transform, dtype: DType::F32 }, &operands)?)
 }
 
-fn classifier(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let (x, dtype) = features(cx)?;
-    let table = by_ids(
-        cx,
-        ["class_treeids", "class_nodeids", "class_ids", "class_weights", "class_weights_as_tensor"],
-    )?;
-    let labels = match cx.attrs.strings("classlabels_strings")?.filter(|l| !l.is_empty()) {
-        Some(words) => Tensor::strings(&[words.len()], words)?,
-        None => Tensor::ints(&cx.attrs.ints_or("classlabels_int64s", &[])?),
-    };
-    let classes = labels.numel() as i64;
-    let first = table.targets.first();
-    let binary = if classes != 2 || table.targets.iter().any(|t| Some(t) != first) {
-        BinaryRule::None
-    } else if table.weights.iter().all(|&w| w >= 0.0) {
-        BinaryRule::Probability
-    } else {
-        BinaryRule::Signed
-    };
-    let transform = transform(&cx.attrs.string_or("post_transform", "NONE")?)?;
-    let operands = table.operands(cx, x, dtype)?;
-    let results = cx.b.add(Host::TreeClassifier { classes, transform, binary }.into(), &operands)?;
-    let [winner, scores] = results.as_slice() else { return Err(bad("two results were expected")) };
-    let labels = cx.b.constant(labels)?;
-    Ok(vec![cx.b.add1(Index::Gather { axis: 0 }, &[labels, *winner])?, *scores])
-}
-
-/// Version 5: inner nodes and leaves are separate lists, and children say which they are of.
+/// `TreeEnsemble`: branches and leaves in lists of their own. The leaves follow the branches in the table.
 fn ensemble(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let (x, dtype) = features(cx)?;
-    let table = by_lists(cx)?;
-    let named = |list: [TreeAggregate; 4], i: i64| usize::try_from(i).ok().and_then(|i| list.get(i).copied());
-    let aggregates = [TreeAggregate::Average, TreeAggregate::Sum, TreeAggregate::Min, TreeAggregate::Max];
-    let number = cx.attrs.int_or("aggregate_function", 1)?;
-    let aggregate = named(aggregates, number).ok_or_else(|| bad(format!("aggregate_function {number}")))?;
-    let names = ["none", "softmax", "logistic", "softmax_zero", "probit"];
-    let number = cx.attrs.int_or("post_transform", 0)?;
-    let name = usize::try_from(number).ok().and_then(|i| names.get(i));
-    let transform = transform(name.ok_or_else(|| bad(format!("post_transform {number}")))?)?;
-    let targets = cx.attrs.int_or("n_targets", 1)?;
-    let operands = table.operands(cx, x, dtype)?;
-    one(cx.b.add1(Host::TreeEnsemble { targets, aggregate, transform, dtype }, &operands)?)
-}
+    let attrs = &cx.attrs;
+    let required = |name: &'static str| {
+        attrs.tensor(name)?.ok_or_else(|| OpError::invalid(format!("attribute `{name}` is missing")))
+    };
+    let reals = |t: Tensor, name: &str| {
+        t.to_f64s().ok_or_else(|| OpError::invalid(format!("attribute `{name}` must hold numbers")))
+    };
+    let mut splits = reals(required("nodes_splits")?, "nodes_splits")?;
+    let count = splits.len();
+    let modes = required("nodes_modes")?.to_ints();
+    let modes = sized(modes, "nodes_modes", count)?;
+    let list = |name: &'static str| sized(attrs.ints(name)?, name, count);
+    let features = list("nodes_featureids")?;
+    let children = [list("nodes_truenodeids")?, list("nodes_falsenodeids")?];
+    let are_leaves = [list("nodes_trueleafs")?, list("nodes_falseleafs")?];
+    let missing = match attrs.ints("nodes_missing_value_tracks_true")? {
+        Some(given) if !given.is_empty() => sized(Some(given), "nodes_missing_value_tracks_true", count)?,
+        _ => vec![0; count],
+    };
+    let weights = reals(required("leaf_weights")?, "leaf_weights")?;
+    let targets = sized(attrs.ints("leaf_targetids")?, "leaf_targetids", weights.len())?;
+    let members = attrs.tensor("membership_values")?;
+    let members = members.map_or(Ok(vec![]), |t| reals(t, "membership_values"))?;
 
-fn by_lists(cx: &Cx<'_, '_, '_>) -> Result<Table, OpError> {
-    let tensor = |name: &'static str| -> Result<Vec<f64>, OpError> {
-        match cx.attrs.tensor(name)? {
-            Some(t) => t.to_f64s().ok_or_else(|| bad(format!("attribute `{name}` must be numbers"))),
-            None => Ok(vec![]),
+    // The sets end with a NaN each; the nodes take them in order.
+    let mut next = 0usize;
+    let mut nodes = vec![];
+    let child = |side: usize, i: usize| {
+        let pick = |lists: &[Vec<i64>; 2]| lists.get(side).and_then(|l| l.get(i)).copied().unwrap_or(-1);
+        let (index, is_leaf) = (pick(&children), pick(&are_leaves) != 0);
+        let size = if is_leaf { weights.len() } else { count };
+        match usize::try_from(index).ok().filter(|&n| n < size) {
+            Some(n) => Ok(as_i64(if is_leaf { count + n } else { n })),
+            None => Err(OpError::invalid(format!("node {i} names child {index} of {size}"))),
         }
     };
-    let splits = tensor("nodes_splits")?;
-    let modes = tensor("nodes_modes")?;
-    let features = cx.attrs.ints_or("nodes_featureids", &[])?;
-    let yes = (cx.attrs.ints_or("nodes_truenodeids", &[])?, cx.attrs.ints_or("nodes_trueleafs", &[])?);
-    let no = (cx.attrs.ints_or("nodes_falsenodeids", &[])?, cx.attrs.ints_or("nodes_falseleafs", &[])?);
-    let missing = cx.attrs.ints_or("nodes_missing_value_tracks_true", &[])?;
-    let count = modes.len();
-    let mut members = tensor("membership_values")?.into_iter();
-    let mut table = Table { roots: cx.attrs.ints_or("tree_roots", &[])?, ..Table::default() };
-    let child = |lists: &(Vec<i64>, Vec<i64>), i: usize| {
-        let id = lists.0.get(i).copied()?;
-        // Leaves follow the inner nodes in the table.
-        if *lists.1.get(i)? != 0 { id.checked_add(count as i64) } else { Some(id) }
-    };
-    for (i, &mode) in modes.iter().enumerate() {
-        let first = table.members.len() as i64;
-        if mode == 6.0 {
-            // The sets of values stand one after the other, each ended by NaN.
-            table.members.extend(members.by_ref().take_while(|v| !v.is_nan()));
+    for i in 0..count {
+        let field = |list: &[i64]| list.get(i).copied().unwrap_or_default();
+        let mode = field(&modes);
+        if !(0..LEAF).contains(&mode) {
+            return Err(OpError::invalid(format!("node mode {mode}")));
         }
-        let fail = || bad(format!("node {i} is incomplete"));
-        let (yes, no) = (child(&yes, i).ok_or_else(fail)?, child(&no, i).ok_or_else(fail)?);
-        let feature = features.get(i).copied().ok_or_else(fail)?;
-        let nan = missing.get(i).copied().unwrap_or(0);
-        table.nodes.push([mode as i64, feature, yes, no, nan, first, table.members.len() as i64]);
-        table.splits.push(splits.get(i).copied().ok_or_else(fail)?);
+        let (mut start, mut end) = (0, 0);
+        if mode == 6 {
+            let rest = members.get(next..).unwrap_or_default();
+            let Some(length) = rest.iter().position(|v| v.is_nan()) else {
+                return Err(OpError::invalid("`membership_values` has fewer sets than there are members"));
+            };
+            (start, end) = (as_i64(next), as_i64(next + length));
+            next += length + 1;
+        }
+        nodes.push([mode, field(&features), child(0, i)?, child(1, i)?, field(&missing), start, end]);
     }
-    table.weights = tensor("leaf_weights")?;
-    table.targets = cx.attrs.ints_or("leaf_targetids", &[])?;
-    for i in 0..table.weights.len() as i64 {
-        table.nodes.push([LEAF, 0, i, i + 1, 0, 0, 0]);
-        table.splits.push(0.0);
+    for i in 0..weights.len() {
+        nodes.push([LEAF, 0, as_i64(i), as_i64(i + 1), 0, 0, 0]);
+        splits.push(0.0);
     }
-    Ok(table)
+    let mut roots = attrs.ints("tree_roots")?.unwrap_or_default();
+    for root in &mut roots {
+        let row = usize::try_from(*root).ok().filter(|&r| r < count).and_then(|r| nodes.get(r));
+        let row = row.ok_or_else(|| OpError::invalid(format!("tree root {root} of {count} nodes")))?;
+        // A tree that is a leaf has one branch with that leaf on both sides.
+        let [_, _, holds, fails, ..] = *row;
+        if holds == fails && holds >= as_i64(count) {
+            *root = holds;
+        }
+    }
+    let aggregate = match attrs.int_or("aggregate_function", 1)? {
+        0 => TreeAggregate::Average,
+        1 => TreeAggregate::Sum,
+        2 => TreeAggregate::Min,
+        3 => TreeAggregate::Max,
+        other => return Err(OpError::invalid(format!("aggregate function {other}"))),
+    };
+    let transform = match attrs.int_or("post_transform", 0)? {
+        0 => ScoreTransform::None,
+        1 => ScoreTransform::Softmax,
+        2 => ScoreTransform::Logistic,
+        3 => ScoreTransform::SoftmaxZero,
+        4 => ScoreTransform::Probit,
+        other => return Err(OpError::invalid(format!("post transform {other}"))),
+    };
+    let targets_count = match attrs.int("n_targets")? {
+        Some(n) => n,
+        None => targets.iter().max().map_or(1, |&t| t.saturating_add(1)),
+    };
+    let tables = Tables { roots, nodes, splits, targets, weights, base: vec![], members };
+    let operands = tables.operands(cx)?;
+    let dtype = cx.dtype(operands.first().copied().map_or_else(|| cx.input(0), Ok)?)?;
+    one(cx.b.add1(Host::TreeEnsemble { targets: targets_count, aggregate, transform, dtype }, &operands)?)
 }
