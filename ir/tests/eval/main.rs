@@ -11,6 +11,7 @@ mod objects;
 mod order;
 mod quant;
 mod sums;
+mod trees;
 
 use kiln_ir::eval::{EvalError, Evaluator};
 use kiln_ir::{DType, Datum, Dim, Module, Op, Scalar, Tensor};

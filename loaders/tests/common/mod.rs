@@ -38,6 +38,16 @@ pub fn string(name: &str, v: &str) -> AttributeProto {
     AttributeProto { name: name.into(), r#type: attribute_type::STRING, s, ..Default::default() }
 }
 
+pub fn floats(name: &str, v: &[f32]) -> AttributeProto {
+    let floats = v.to_vec();
+    AttributeProto { name: name.into(), r#type: attribute_type::FLOATS, floats, ..Default::default() }
+}
+
+pub fn strings(name: &str, v: &[&str]) -> AttributeProto {
+    let strings = v.iter().map(|s| bytes::Bytes::copy_from_slice(s.as_bytes())).collect();
+    AttributeProto { name: name.into(), r#type: attribute_type::STRINGS, strings, ..Default::default() }
+}
+
 pub fn graph_attr(name: &str, g: GraphProto) -> AttributeProto {
     AttributeProto { name: name.into(), r#type: attribute_type::GRAPH, g: Some(g), ..Default::default() }
 }
