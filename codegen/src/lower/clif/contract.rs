@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! (pack the right operand into panels, unless it is packed already)
-//! for tiles of ROWS rows:
+//! for tiles of TILE rows:
 //!     for blocks of taps and k:                      // the packed rows fit in L1
 //!         pack the rows of the left operand          // prologue, padding, dtype conversion happen here
 //!         for panels, for vectors of the panel:
@@ -25,21 +25,22 @@ use crate::kir::{
     Stmt, Val, Var,
 };
 
-/// Rows of a full tile: with one vector of columns each and the registers of the loaded operands, what 16 vector
-/// registers hold.
-const ROWS: i64 = 12;
+/// Rows of a tile: a block of the right operand comes from memory once for so many rows, and four micro-kernels of
+/// full height use it.
+const TILE: i64 = 48;
 
-/// Longest block of the reduction, in elements a row: 12 rows of it and a panel of four columns fit in 32 KiB.
-const BLOCK: i64 = 384;
+/// Longest block of the reduction, in elements a row: the rows of a micro-kernel and a panel of 16 columns fit in
+/// 32 KiB.
+const BLOCK: i64 = 256;
 
-/// Rows of a tile for which blocks of the right operand are packed again and again.
-const TALL: i64 = 4 * ROWS;
-
-/// Columns computed at once where their number has no constant bound, about.
-const COLUMN_BLOCK: i64 = 96;
+/// Elements between packed rows: an odd number of cache lines keeps rows in different sets.
+pub(super) const STRIDE: i64 = BLOCK + 16;
 
 /// Largest constant bound of the columns for which all sums of a tile are kept.
-const MAX_COLUMNS: i64 = 4096;
+const MAX_COLUMNS: i64 = 1024;
+
+/// Columns computed at once where there are more or their number has no constant bound.
+const COLUMN_BLOCK: i64 = 480;
 
 /// Elements of a right operand that is packed whole.
 const MAX_PANELS: i64 = 1 << 18;
@@ -56,8 +57,6 @@ pub(super) struct ContractPlan {
     column_block: Option<i64>,
     /// Packed rows: `[tile][stride]`.
     rows: BufferId,
-    /// Elements between packed rows.
-    pub stride: i64,
     /// Sums of a tile: `[tile][columns]`.
     sums: BufferId,
     /// Elements between rows of sums: the padded upper bound of the column count.
@@ -146,18 +145,16 @@ fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
     let column_block = bound.is_none().then_some(columns);
     let taps = c.taps.iter().fold(Ix::Const(1), |n, t| n * t.extent.clone().max(0));
     let (taps_per_block, k_per_block) = blocks(taps.as_const(), c.k.extent.as_const());
-    // An odd number of cache lines between rows keeps them in different sets.
-    let lines = (taps_per_block * k_per_block + 15) / 16;
-    let stride = (lines | 1) * 16;
     let depth = (taps * c.k.extent.clone().max(0)).as_const();
     let whole = depth.and_then(|d| d.checked_mul(columns)).filter(|n| *n <= MAX_PANELS);
     let strided = matches!(c.b, Rhs::Strided(_));
-    let tile = if strided && whole.is_none() { TALL } else { ROWS };
+    let rows_bound = c.m.extent.upper_bound().and_then(|m| m.as_const());
+    let tile = rows_bound.map_or(TILE, |m| m.clamp(1, TILE));
     let mut scratch = |len: i64| {
         kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
         BufferId(kernel.buffers.len() as u32 - 1)
     };
-    let rows = scratch(tile * stride);
+    let rows = scratch(tile * STRIDE);
     let sums = scratch(columns * tile);
     let panels = strided.then(|| scratch(whole.unwrap_or(columns * taps_per_block * k_per_block)));
     let mut var = || {
@@ -175,7 +172,6 @@ fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
         tile,
         column_block,
         rows,
-        stride,
         sums,
         columns: Ix::Const(columns),
         panels,
@@ -421,7 +417,7 @@ impl Emitter<'_> {
     /// Packs `k0 .. k0 + kn` of one row and tap.
     fn pack_row(&mut self, c: &Contract, plan: &ContractPlan) -> Result<()> {
         let position = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.k0);
-        let index = Ix::Var(plan.row) * plan.stride + Ix::Var(plan.tap) * plan.k_per_block + position;
+        let index = Ix::Var(plan.row) * STRIDE + Ix::Var(plan.tap) * plan.k_per_block + position;
         let begin = c.k.begin.clone() + Ix::Var(plan.k0);
         let axis = Axis { var: c.k.var, begin, extent: Ix::Var(plan.kn) };
         // The extent is often known although the block's is a run-time minimum.
@@ -496,7 +492,7 @@ impl Emitter<'_> {
                 let wide = super::micro::vectors(height, vectors);
                 let limit = s.b.ins().iadd_imm_s(rows, 1 - height);
                 (row, _) = s.counted(row, limit, height, &[], |s, row, _| {
-                    let skip = s.scaled(row, plan.stride * bytes);
+                    let skip = s.scaled(row, STRIDE * bytes);
                     let a = s.b.ins().iadd(row_base, skip);
                     let skip = s.b.ins().imul(row, row_bytes);
                     let sums = s.b.ins().iadd(sums, skip);
@@ -509,7 +505,6 @@ impl Emitter<'_> {
                             acc: c.acc_dtype,
                             storage: panels.storage,
                             width: panels.width,
-                            stride: plan.stride,
                             rows: height,
                             vectors: wide,
                             accumulate: !is_first,

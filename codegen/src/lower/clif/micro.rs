@@ -12,6 +12,7 @@ use cranelift_frontend::FunctionBuilder;
 use kiln_ir::DType;
 use kiln_runtime::cpu::Tier;
 
+use super::contract::STRIDE;
 use super::emit::{Emitter, Result, flags};
 
 /// Heights of the micro-kernels, tallest first.
@@ -38,8 +39,6 @@ pub(super) struct Micro {
     pub storage: DType,
     /// Panel width in elements.
     pub width: i64,
-    /// Elements between packed rows.
-    pub stride: i64,
     /// Number of rows.
     pub rows: i64,
     /// Vectors of columns.
@@ -137,7 +136,7 @@ impl Emitter<'_> {
                 columns.push(self.panel_vector(micro, b, offset as i32)?);
             }
             for row in 0..micro.rows {
-                let offset = (row * micro.stride + k) * micro.bytes();
+                let offset = (row * STRIDE + k) * micro.bytes();
                 let scalar_type = micro.vector_type().lane_type();
                 for (vector, &column) in columns.iter().enumerate() {
                     let scalar = self.b.ins().load(scalar_type, flags(), a, offset as i32);

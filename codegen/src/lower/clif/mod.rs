@@ -12,16 +12,19 @@ mod memory;
 mod micro;
 mod ops;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{AbiParam, ExternalName, Function, Signature, UserFuncName, types};
 use cranelift_codegen::isa::{self, CallConv, TargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
-use cranelift_codegen::{Context, FinalizedRelocTarget};
+use cranelift_codegen::{Context, FinalizedMachReloc, FinalizedRelocTarget};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use kiln_runtime::cpu::Tier;
+use rustc_hash::FxHashMap;
+
+use micro::Micro;
 
 use crate::kir::{Ix, Kernel, VerifyError, verify};
 
@@ -119,12 +122,27 @@ pub struct Compiler {
     isa: Arc<dyn TargetIsa>,
     /// The same machine without Cranelift's optimizer, which keeps instructions in the order they are emitted in.
     plain_isa: Arc<dyn TargetIsa>,
+    /// Micro-kernels compiled so far; kernels share few shapes.
+    micros: Arc<Mutex<FxHashMap<Micro, Compiled>>>,
+}
+
+/// One compiled function.
+#[derive(Clone)]
+struct Compiled {
+    code: Arc<[u8]>,
+    align: u32,
+    listing: Arc<str>,
 }
 
 impl Compiler {
     /// A compiler for the tier.
     pub fn new(tier: Tier) -> Result<Compiler, LowerError> {
-        Ok(Compiler { tier, isa: target(tier, "speed")?, plain_isa: target(tier, "none")? })
+        Ok(Compiler {
+            tier,
+            isa: target(tier, "speed")?,
+            plain_isa: target(tier, "none")?,
+            micros: Arc::default(),
+        })
     }
 
     /// The tier.
@@ -155,19 +173,55 @@ impl Compiler {
             Image { kernel: &kernel.name, code: vec![], align: 16, calls: vec![], listing: String::new() };
         image.append(&mut context, &*self.isa, listing)?;
         let mut entries = vec![];
-        for micro in micros {
-            let function = Function::with_name_signature(UserFuncName::default(), micro::signature());
-            let mut context = Context::for_function(function);
-            let mut builder_context = FunctionBuilderContext::new();
-            let builder = FunctionBuilder::new(&mut context.func, &mut builder_context);
-            micro::emit(builder, &micro, self.tier, self.plain_isa.frontend_config())?;
-            entries.push(image.append(&mut context, &*self.plain_isa, listing)?);
+        for micro in &micros {
+            let compiled = self.micro(&kernel.name, micro, listing)?;
+            entries.push(image.place(&compiled));
         }
         image.link(&entries)?;
         let features = needed_features(self.tier);
         let result = CompiledKernel { code: image.code, align: image.align, features, scratch_bytes };
         Ok((result, image.listing))
     }
+
+    /// A micro-kernel, compiled once.
+    fn micro(&self, kernel: &str, micro: &Micro, listing: bool) -> Result<Compiled, LowerError> {
+        let known = || self.micros.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(compiled) = known().get(micro).filter(|c| !listing || !c.listing.is_empty()) {
+            return Ok(compiled.clone());
+        }
+        let function = Function::with_name_signature(UserFuncName::default(), micro::signature());
+        let mut context = Context::for_function(function);
+        let mut builder_context = FunctionBuilderContext::new();
+        let builder = FunctionBuilder::new(&mut context.func, &mut builder_context);
+        micro::emit(builder, micro, self.tier, self.plain_isa.frontend_config())?;
+        let (compiled, relocs) = compile_function(kernel, &mut context, &*self.plain_isa, listing)?;
+        if let Some(reloc) = relocs.first() {
+            let reason = format!("a micro-kernel refers to something outside: {:?}", reloc.target);
+            return Err(LowerError::Cranelift { kernel: kernel.to_owned(), reason });
+        }
+        known().insert(*micro, compiled.clone());
+        Ok(compiled)
+    }
+}
+
+/// Compiles a function.
+fn compile_function(
+    kernel: &str,
+    context: &mut Context,
+    isa: &dyn TargetIsa,
+    listing: bool,
+) -> Result<(Compiled, Vec<FinalizedMachReloc>), LowerError> {
+    context.set_disasm(listing);
+    let compiled = context
+        .compile(isa, &mut ControlPlane::default())
+        .map_err(|e| LowerError::Cranelift { kernel: kernel.to_owned(), reason: e.inner.to_string() })?;
+    let relocs = compiled.buffer.relocs().to_vec();
+    let function = Compiled {
+        code: compiled.code_buffer().into(),
+        align: compiled.buffer.alignment,
+        listing: compiled.vcode.as_deref().unwrap_or_default().into(),
+    };
+    Ok((function, relocs))
 }
 
 /// The machine of a tier with a Cranelift optimization level.
@@ -214,25 +268,15 @@ impl Image<'_> {
         LowerError::Cranelift { kernel: self.kernel.to_owned(), reason }
     }
 
-    /// Compiles a function to the end of the image; gives its offset.
+    /// Compiles a function to the end of the image.
     fn append(
         &mut self,
         context: &mut Context,
         isa: &dyn TargetIsa,
         listing: bool,
-    ) -> Result<usize, LowerError> {
-        context.set_disasm(listing);
-        let compiled = match context.compile(isa, &mut ControlPlane::default()) {
-            Ok(compiled) => compiled,
-            Err(e) => return Err(self.error(e.inner.to_string())),
-        };
-        let align = compiled.buffer.alignment.max(64);
-        self.align = self.align.max(align);
-        let start = self.code.len().next_multiple_of(align as usize);
-        self.code.resize(start, 0);
-        self.code.extend_from_slice(compiled.code_buffer());
-        self.listing.push_str(compiled.vcode.as_deref().unwrap_or_default());
-        let relocs = compiled.buffer.relocs().to_vec();
+    ) -> Result<(), LowerError> {
+        let (compiled, relocs) = compile_function(self.kernel, context, isa, listing)?;
+        let start = self.place(&compiled);
         for reloc in relocs {
             let callee = match &reloc.target {
                 FinalizedRelocTarget::ExternalName(ExternalName::User(name)) => {
@@ -246,7 +290,18 @@ impl Image<'_> {
             let at = start + reloc.offset as usize;
             self.calls.push(Call { at, kind: reloc.kind, addend: reloc.addend, callee });
         }
-        Ok(start)
+        Ok(())
+    }
+
+    /// Copies a function to the end of the image; gives its offset.
+    fn place(&mut self, compiled: &Compiled) -> usize {
+        let align = compiled.align.max(64);
+        self.align = self.align.max(align);
+        let start = self.code.len().next_multiple_of(align as usize);
+        self.code.resize(start, 0);
+        self.code.extend_from_slice(&compiled.code);
+        self.listing.push_str(&compiled.listing);
+        start
     }
 
     /// Fills in the calls, so that no relocation is left.
