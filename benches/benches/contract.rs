@@ -10,15 +10,13 @@ use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
 use kiln_codegen::kir::{Bound, BufferId, Ix, Kernel, KernelBuilder};
 use kiln_codegen::lower::clif::Compiler;
 use kiln_codegen::lower::jit::JitKernel;
+use kiln_codegen::schedule::{Blocks, contract_blocks};
 use kiln_ir::{DType, Prim};
 use kiln_runtime::cpu::Tier;
 use kiln_runtime::memory::AlignedBuf;
 use kiln_runtime::peak::{VectorWidth, fma_gflops};
 
 const F32: DType = DType::F32;
-
-/// Elements of packed weights of one grid point.
-const PANEL_ELEMENTS: i64 = 1 << 16;
 
 /// A kernel, the lengths of its buffers in elements, and its work.
 struct Case {
@@ -28,13 +26,9 @@ struct Case {
     flops: f64,
 }
 
-/// Columns of a block: whole panels whose weights stay in the second-level cache.
-fn column_block(n: i64, depth: i64, width: i64) -> i64 {
-    (PANEL_ELEMENTS / depth / width * width).clamp(width, (n + width - 1) / width * width)
-}
-
 /// The grid over blocks of columns and of rows, as ranges of a contraction.
-fn ranges(b: &mut KernelBuilder, [m, n]: [i64; 2], [rows, columns]: [i64; 2]) -> [(Ix, Ix); 2] {
+fn ranges(b: &mut KernelBuilder, [m, n]: [i64; 2], depth: i64, width: i64) -> [(Ix, Ix); 2] {
+    let Blocks { rows, columns } = contract_blocks(Some(m), Some(n), depth, width);
     let column = b.grid((n + columns - 1) / columns) * columns;
     let row = b.grid((m + rows - 1) / rows) * rows;
     let left = |total: i64, begin: &Ix, most: i64| (Ix::Const(total) - begin.clone()).min(most);
@@ -45,7 +39,7 @@ fn ranges(b: &mut KernelBuilder, [m, n]: [i64; 2], [rows, columns]: [i64; 2]) ->
 fn gemm(m: i64, n: i64, k: i64, width: i64) -> Case {
     let mut b = KernelBuilder::new("gemm");
     let (x, w, bias, out) = (b.input(F32), b.weights(F32), b.weights(F32), b.output(F32));
-    let [rows, columns] = ranges(&mut b, [m, n], [252, column_block(n, k, width)]);
+    let [rows, columns] = ranges(&mut b, [m, n], k, width);
     let shape = ContractShape { m: rows, n: columns, taps: vec![], k: (0.into(), k.into()), acc_dtype: F32 };
     b.contract(
         shape,
@@ -110,7 +104,7 @@ fn conv([h, w]: [i64; 2], [ci, co]: [i64; 2], size: i64, stride: i64, width: i64
     let (m, depth) = (oh * ow, size * size * ci);
     let mut b = KernelBuilder::new("conv");
     let (x, wt, bias, out) = (b.input(F32), b.weights(F32), b.weights(F32), b.output(F32));
-    let [rows, columns] = ranges(&mut b, [m, co], [252, column_block(co, depth, width)]);
+    let [rows, columns] = ranges(&mut b, [m, co], depth, width);
     let taps = if size > 1 { vec![(0.into(), size.into()), (0.into(), size.into())] } else { vec![] };
     let shape = ContractShape { m: rows, n: columns, taps, k: (0.into(), ci.into()), acc_dtype: F32 };
     b.contract(

@@ -4,3 +4,4 @@ pub mod build;
 pub mod interp;
 pub mod kir;
 pub mod lower;
+pub mod schedule;

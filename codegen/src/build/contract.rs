@@ -13,6 +13,7 @@ use super::reduction::spatial_axes;
 use super::term::{Term, TermId};
 use super::trace::{Hero, Refusal, Region, Trace, kernel_type};
 use crate::kir::{Axis, Contract, Ix, KernelBuilder, Operand, Rhs, Stmt, Var};
+use crate::schedule::contract_blocks;
 
 /// What the lowerings like: sizes in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,17 +22,11 @@ pub struct Tuning {
     pub lanes: u32,
 }
 
-/// Multiply-adds of one grid point, about.
-const POINT_WORK: i64 = 1 << 21;
-
-/// Elements of packed weights that a grid point should keep in the second-level cache.
-const PANEL_ELEMENTS: i64 = 1 << 16;
+/// Length of sums that is assumed where it is known at run time only.
+const UNKNOWN_DEPTH: i64 = 512;
 
 /// Arithmetic operations in a chunk: some tens of microseconds.
 const CHUNK_FLOPS: i64 = 4_000_000;
-
-/// Rows in a block are a multiple of this where there are enough: tiles of 7, 8 and 14 rows fit without a rest.
-const ROW_STEP: i64 = 56;
 
 /// Row loops shorter than this are joined with outer axes although the left operand is not affine in the join.
 const SHORT_ROWS: i64 = 64;
@@ -317,9 +312,10 @@ impl<'a, 'g> Builder<'a, 'g> {
         }
         let depth = taps.iter().fold(k.extent.clone(), |d, g| d * g.extent(&axes));
         let width = packed.as_ref().map_or(1, |p| i64::from(p.width));
-        let (m_block, n_block) = blocks(&m.extent, &n.extent, &depth, width);
-        let n_range = blocked(&mut e, &mut b, &n.extent, n_block, &mut points);
-        let m_range = blocked(&mut e, &mut b, &m.extent, m_block, &mut points);
+        let sums = depth.as_known().unwrap_or(UNKNOWN_DEPTH);
+        let blocks = contract_blocks(m.extent.as_known(), n.extent.as_known(), sums, width);
+        let n_range = blocked(&mut e, &mut b, &n.extent, blocks.columns, &mut points);
+        let m_range = blocked(&mut e, &mut b, &m.extent, blocks.rows, &mut points);
         let acc_term = terms.find_accumulator();
         bind_all(&mut e, &mut b, &grid, &vars, &mut |e, b| {
             e.hoist(b, &tops);
@@ -454,18 +450,6 @@ fn packable(trace: &Trace<'_, '_>, term: TermId) -> bool {
         }
         _ => false,
     }
-}
-
-/// Rows and columns of a grid point.
-fn blocks(m: &Dim, n: &Dim, depth: &Dim, width: i64) -> (i64, i64) {
-    let depth = depth.as_known().unwrap_or(512).max(1);
-    // Blocks begin at whole panels.
-    let step = (16 + width - 1) / width * width;
-    let most = (PANEL_ELEMENTS / depth / step * step).clamp(step, (512 / step * step).max(step));
-    let columns = n.as_known().map_or(most, |n| most.min((n + step - 1) / step * step)).max(step);
-    let rows = POINT_WORK / depth / columns;
-    let rows = if rows >= ROW_STEP { rows / ROW_STEP * ROW_STEP } else { rows.max(8) };
-    (m.as_known().map_or(rows, |m| rows.min(m.max(1))), columns)
 }
 
 /// Begin and extent of a blocked range; the blocks join the grid.

@@ -1,0 +1,73 @@
+//! Analytic choice of blocks: how much of a contraction one grid point does.
+//!
+//! The choice depends on shapes alone, never on the number of threads, so that results are the same for any.
+
+/// Multiply-adds of one grid point, about: below a millisecond, so that a few threads share a layer evenly.
+const POINT_WORK: i64 = 1 << 24;
+
+/// Rows of a point are a multiple of this, the rows of a tile, where there are more.
+const ROW_STEP: i64 = 48;
+
+/// Rows that a point should have: packing the right operand's block and starting a tile cost little beside them.
+const ROW_GOAL: i64 = 96;
+
+/// Most columns of a point.
+const MAX_COLUMNS: i64 = 512;
+
+/// Block sizes of a contraction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Rows of a grid point.
+    pub rows: i64,
+    /// Columns of a grid point, a multiple of the panel width.
+    pub columns: i64,
+}
+
+/// Blocks for `m` rows and `n` columns (`None`: known at run time only) with sums of `depth` products and panels of
+/// `width` columns. Every row of a point is packed once for the point's columns, so columns come first.
+pub fn contract_blocks(m: Option<i64>, n: Option<i64>, depth: i64, width: i64) -> Blocks {
+    let depth = depth.max(1);
+    let width = width.max(1);
+    // Blocks of columns begin at whole panels and are not tiny.
+    let step = (16 + width - 1) / width * width;
+    let goal = match m {
+        Some(m) if m <= ROW_GOAL + ROW_STEP => m.max(1),
+        _ => ROW_GOAL,
+    };
+    let most = (POINT_WORK / depth / goal / step * step).clamp(step, MAX_COLUMNS.max(step) / step * step);
+    let columns = n.map_or(most, |n| most.min((n.max(1) + step - 1) / step * step));
+    let rows = (POINT_WORK / depth / columns / ROW_STEP * ROW_STEP).max(ROW_STEP);
+    Blocks { rows: m.map_or(rows, |m| rows.max(goal).min(m.max(1))), columns }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_are_whole_tiles_and_panels() {
+        for width in [4, 8, 12, 16, 48] {
+            for m in [None, Some(1), Some(49), Some(128), Some(3136)] {
+                for n in [None, Some(10), Some(64), Some(3072)] {
+                    for depth in [0, 3, 64, 768, 4608] {
+                        let blocks = contract_blocks(m, n, depth, width);
+                        assert_eq!(blocks.columns % width, 0, "{blocks:?}");
+                        assert!(blocks.rows >= 1 && blocks.columns >= width);
+                        assert!(
+                            Some(blocks.rows) == m
+                                || blocks.rows % ROW_STEP == 0
+                                || m.is_some_and(|m| m < 145)
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn deep_sums_take_fewer_columns_and_all_rows() {
+        assert_eq!(contract_blocks(Some(49), Some(512), 4608, 16), Blocks { rows: 49, columns: 64 });
+        assert_eq!(contract_blocks(Some(3136), Some(64), 576, 16), Blocks { rows: 432, columns: 64 });
+        assert_eq!(contract_blocks(Some(256), Some(768), 768, 16).columns, 224);
+    }
+}
