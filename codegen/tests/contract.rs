@@ -127,7 +127,7 @@ fn long_reductions_are_blocked() {
 }
 
 /// Channels-last convolution with zero padding: `[h, w, ci] * [kh, kw, ci, co]`, groups side by side in the channels.
-fn conv(h: i64, w: i64, ci: i64, co: i64, kernel: i64, stride: i64, dilation: i64, groups: i64) {
+fn conv([h, w]: [i64; 2], [ci, co]: [i64; 2], kernel: i64, stride: i64, dilation: i64, groups: i64) {
     let pad = dilation * (kernel - 1) / 2;
     let out_of = |n: i64| (n + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
     let (oh, ow, width) = (out_of(h), out_of(w), 8);
@@ -165,12 +165,12 @@ fn conv(h: i64, w: i64, ci: i64, co: i64, kernel: i64, stride: i64, dilation: i6
 
 #[test]
 fn convolutions_by_taps() {
-    conv(9, 11, 5, 7, 3, 1, 1, 1);
-    conv(8, 8, 16, 12, 3, 2, 1, 1);
-    conv(7, 6, 3, 10, 5, 1, 2, 1);
-    conv(6, 6, 130, 5, 3, 1, 1, 1);
-    conv(7, 7, 4, 6, 3, 1, 1, 3);
-    conv(5, 5, 8, 8, 1, 1, 1, 2);
+    conv([9, 11], [5, 7], 3, 1, 1, 1);
+    conv([8, 8], [16, 12], 3, 2, 1, 1);
+    conv([7, 6], [3, 10], 5, 1, 2, 1);
+    conv([6, 6], [130, 5], 3, 1, 1, 1);
+    conv([7, 7], [4, 6], 3, 1, 1, 3);
+    conv([5, 5], [8, 8], 1, 1, 1, 2);
 }
 
 #[test]

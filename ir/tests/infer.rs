@@ -288,7 +288,7 @@ fn slices_clamp_as_onnx_says() {
 
 #[test]
 fn static_forms() {
-    let used = |build: fn(&mut GraphBuilder<'_>, Value) -> Value| built("f32[N, 3]", |b, x| build(b, x));
+    let used = |build: fn(&mut GraphBuilder<'_>, Value) -> Value| built("f32[N, 3]", build);
     let (ty, _, ops) = used(|b, x| {
         let repeats = ints(b, &[2, 3]);
         b.tile_by(x, repeats).unwrap()

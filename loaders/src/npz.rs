@@ -194,7 +194,7 @@ fn row_major(bytes: &[u8], dims: &[usize], width: usize) -> Vec<u8> {
     for i in 1..dims.len() {
         strides[i] = strides[i - 1] * dims[i - 1];
     }
-    let count = if width == 0 { 0 } else { bytes.len() / width };
+    let count = bytes.len().checked_div(width).unwrap_or(0);
     let mut out = Vec::with_capacity(bytes.len());
     let mut index = vec![0usize; dims.len()];
     for _ in 0..count {

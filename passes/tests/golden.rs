@@ -42,7 +42,7 @@ fn inputs(module: &Module) -> Option<Vec<Datum>> {
         let dims: Vec<usize> = ty.shape.dims()?.iter().map(three).collect::<Option<_>>()?;
         let count: usize = dims.iter().product();
         let scalar = |j: usize| match ty.dtype {
-            DType::Bool => Scalar::B((i + j) % 2 == 0),
+            DType::Bool => Scalar::B((i + j).is_multiple_of(2)),
             d if d.is_float() => Scalar::F(((i * 7 + j * 5) % 11) as f64 / 4.0 - 0.9),
             _ => Scalar::I((j % 3) as i128),
         };

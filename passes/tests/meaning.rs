@@ -46,16 +46,16 @@ fn step(r: &mut Random, b: &mut GraphBuilder<'_>, pool: &[Value]) -> Option<Valu
     let d = fixed(b, x);
     let rank = d.len();
     match r.below(14) {
-        0 | 1 => b.ew(*r.pick::<&str>(UNARY), &[x]).ok(),
+        0 | 1 => b.ew(r.pick::<&str>(UNARY), &[x]).ok(),
         2 | 3 => {
             let y = *r.pick(pool);
-            let v = b.ew(*r.pick::<&str>(BINARY), &[x, y]).ok()?;
+            let v = b.ew(r.pick::<&str>(BINARY), &[x, y]).ok()?;
             (fixed(b, v).iter().product::<usize>() <= 4096).then_some(v)
         }
         4 => {
             let number = *r.pick(&[0.0, 1.0, 2.0, 0.5, 3.0, -1.0]);
             let c = b.scalar(DType::F32, number).ok()?;
-            b.ew(*r.pick::<&str>(&["add", "mul", "sub", "max", "mul"]), &[x, c]).ok()
+            b.ew(r.pick::<&str>(&["add", "mul", "sub", "max", "mul"]), &[x, c]).ok()
         }
         5 if rank > 0 => {
             let mut perm: Vec<usize> = (0..rank).collect();

@@ -149,7 +149,10 @@ fn sizes_that_cannot_be_are_errors() {
     let session = session_with(image(program(vec![function])), options);
     for _ in 0..40 {
         let error = session.run("main", &[tensor(&[2], &[0; 2])]).unwrap_err();
-        assert!(matches!(&error, RunError::Memory { source: memory::MemoryError::Refused(_), .. }), "{error}");
+        assert!(
+            matches!(&error, RunError::Memory { source: memory::MemoryError::Refused(_), .. }),
+            "{error}"
+        );
     }
 }
 

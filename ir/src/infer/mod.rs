@@ -78,7 +78,8 @@ impl InferError {
 /// Returns an [`InferError`] with a formatted message unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $($message:tt)*) => {
-        if !$condition {
+        let holds: bool = $condition;
+        if !holds {
             return Err($crate::infer::InferError::new(format!($($message)*)));
         }
     };

@@ -85,11 +85,7 @@ impl Emitter<'_> {
         let fraction = self.mask(offset, 0x007f_ffff);
         let fraction = self.b.ins().iadd(fraction, root);
         let m = self.as_float(fraction);
-        let e = if ty.is_vector() {
-            self.b.ins().fcvt_from_sint(ty, exponent)
-        } else {
-            self.b.ins().fcvt_from_sint(ty, exponent)
-        };
+        let e = self.b.ins().fcvt_from_sint(ty, exponent);
         let (adjust, zero) = (self.fconst(ty, -25.0), self.fconst(ty, 0.0));
         let adjust = self.choose(tiny, adjust, zero);
         let e = self.b.ins().fadd(e, adjust);

@@ -356,7 +356,7 @@ impl Emitter<'_> {
             return Ok(self.int_shift(prim, dtype, x, y));
         }
         // 64-bit arithmetic: narrower operands cannot overflow in it.
-        let (x, y) = (self.to_64(dtype, x), self.to_64(dtype, y));
+        let (x, y) = (self.widened_to_64(dtype, x), self.widened_to_64(dtype, y));
         let result = match prim {
             Prim::Pow => self.helper(if signed { "powi64" } else { "powu64" }, &[x, y])?,
             _ => self.int_divide(prim, signed, x, y),
@@ -420,7 +420,7 @@ impl Emitter<'_> {
         self.wrap(dtype, result)
     }
 
-    fn to_64(&mut self, dtype: DType, value: Value) -> Value {
+    fn widened_to_64(&mut self, dtype: DType, value: Value) -> Value {
         if dtype.bits() == 64 {
             value
         } else if is_signed(dtype) {
@@ -458,7 +458,7 @@ impl Emitter<'_> {
             (false, false) => {
                 let ty = if vector { vector_type(to) } else { scalar_type(to) };
                 let sized = match (self.type_of(value), ty) {
-                    (types::I32, types::I64) => self.to_64(from, value),
+                    (types::I32, types::I64) => self.widened_to_64(from, value),
                     (types::I64, types::I32) => self.b.ins().ireduce(types::I32, value),
                     _ => value,
                 };
