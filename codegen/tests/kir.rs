@@ -134,7 +134,7 @@ fn broken_kernels_are_refused_with_reasons() {
         refusal(|k| {
             k.apply(Prim::Add, &[Val(0), Val(6)]);
         }),
-        "operand s0 has dtype f32, expected bool"
+        "operand s6 has dtype bool, expected f32"
     );
     assert_eq!(
         refusal(|k| {

@@ -38,6 +38,10 @@ pub(super) fn infer(m: &Movement, cx: &InferCx<'_>) -> Results {
             check_sizes(shape, "the shape")?;
             let shape = Shape::new(shape.clone());
             let (old, new) = (cx.tensor(0)?.shape.numel(), shape.numel());
+            ensure!(
+                shape.as_fixed().is_none() || !new.is_unknown(),
+                "{shape} has more elements than can be counted"
+            );
             unify(&old, &new, "numbers of elements")?;
             shape
         }
