@@ -47,6 +47,7 @@ macro_rules! ids {
                 let digits = c.take("digits", |c| c.is_ascii_digit())?;
                 digits.parse().map($name).map_err(|_| c.error("id out of range"))
             }
+            fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
         }
     )*};
 }

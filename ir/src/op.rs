@@ -13,7 +13,7 @@ pub use attr::{Attr, AttrError, Cursor};
 pub use families::*;
 pub use host::*;
 
-use crate::{DType, Ew, Float};
+use crate::{DType, Dim, Ew, Float};
 
 /// An elementwise operator of the table with its float attributes, in the row's order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -95,6 +95,14 @@ macro_rules! ops {
                     return $family::parse(mnemonic, c).map(Op::$family);
                 })*
                 Err(c.error(format!("unknown operator `{mnemonic}`")))
+            }
+
+            /// Calls `visit` with every dim among the operator's attributes.
+            pub fn visit_dims(&self, visit: &mut dyn FnMut(&Dim)) {
+                match self {
+                    Op::Elementwise(_) | Op::Cast(_) => {}
+                    $(Op::$family(x) => x.visit_dims(visit),)*
+                }
             }
 
             /// Every mnemonic.

@@ -39,7 +39,12 @@ pub fn compile(module: &Module, options: &Options) -> Result<Compiled, CompileEr
             code: compiled.code,
         })
     };
-    let tuning = Tuning { lanes: 4 };
+    let lanes = match options.tier {
+        Tier::X86V4 => 16,
+        Tier::X86V3 => 8,
+        Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => 4,
+    };
+    let tuning = Tuning { lanes };
     let arch = options.tier.arch();
     match decomposed(module)? {
         Some(module) => compile_with(&module, arch, tuning, &lower),

@@ -4,15 +4,15 @@ use kiln_ir::op::{Control, Movement, Object, Source};
 use kiln_ir::{Dim, Graph, Node, NodeId, Op, Tensor, Type, Value};
 use kiln_runtime::plan::{byte_size, fixed_layout};
 use kiln_runtime::program::{
-    Access, Action, BufferArg, Function, KernelCall, SlotId, StateId, Step, Storage,
+    Access, Action, BufferArg, ConstantId, Function, KernelCall, KernelId, SlotId, StateId, Step, Storage,
 };
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::emit::Param;
 use super::expr::strides;
 use super::loops::Lowered;
 use super::program::ProgramBuilder;
-use super::region::lower_region;
+use super::region::{lower_hero, lower_region};
 use super::scope::{Bound, Scope, Slots, Wish};
 use super::trace::{Refusal, Region};
 use super::{CompileError, SlowNode};
@@ -22,7 +22,7 @@ pub struct FunctionBuilder<'b, 'm> {
     program: &'b mut ProgramBuilder<'m>,
     slots: Slots,
     steps: Vec<Step>,
-    constants: rustc_hash::FxHashMap<kiln_runtime::program::ConstantId, Vec<(Type, SlotId)>>,
+    constants: FxHashMap<ConstantId, Vec<(Type, SlotId)>>,
 }
 
 type Result<T> = std::result::Result<T, CompileError>;
@@ -87,7 +87,9 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
             Some(Bound::Constant(tensor)) => {
                 let tensor = tensor.clone();
                 let slot = self.constant_slot(&tensor, scope.graph.value(v).name().unwrap_or(""))?;
-                scope.values.insert(v, Bound::Slot(slot));
+                if matches!(self.slots.list[slot.index()].storage, Storage::Object) {
+                    scope.values.insert(v, Bound::Slot(slot));
+                }
                 Ok(slot)
             }
             None => match scope.graph.constant(v).cloned() {
@@ -115,7 +117,7 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
     fn string_constant(&mut self, tensor: &Tensor) -> Result<SlotId> {
         let ty = Type::Tensor(tensor.ty());
         let op = Op::Source(Source::Constant { value: tensor.clone() });
-        let graph = self.program.host_graph(&op, &[], std::slice::from_ref(&ty), "constant")?;
+        let graph = self.program.host_graph(&op, &[], &[], std::slice::from_ref(&ty), "constant")?;
         let slot = self.slots.add(ty, Storage::Object);
         let action = Action::Host { graph, operands: vec![], results: vec![slot] };
         self.steps.push(Step { action, provenance: vec![] });
@@ -227,16 +229,22 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
         nodes: &[NodeId],
     ) -> std::result::Result<(), Refusal> {
         let name = kernel_name(region, nodes);
-        let lowered = {
-            let constants = |v: Value| scope.constant(v);
-            lower_region(region, nodes, &constants, self.program.tuning, &name)?
+        let constants = |v: Value| scope.constant(v);
+        let hero = lower_hero(region, nodes, &constants, self.program.tuning, &name)
+            .and_then(|l| self.program.kernels.intern(&l.kernel).map(|id| (l, id)));
+        let (lowered, ids) = match hero {
+            Ok((lowered, id)) => (vec![lowered], vec![id]),
+            Err(refusal) => {
+                tracing::trace!(name, reason = %refusal.0, "no contraction kernel");
+                let lowered = lower_region(region, nodes, &constants, &name)?;
+                let intern = |l: &Lowered| self.program.kernels.intern(&l.kernel);
+                let ids = lowered.iter().map(intern).collect::<std::result::Result<Vec<_>, _>>()?;
+                (lowered, ids)
+            }
         };
-        let mut ids = vec![];
-        for l in &lowered {
-            ids.push(self.program.kernels.intern(&l.kernel, self.program.lower)?);
-        }
+        let mut written = FxHashMap::default();
         for (l, kernel) in lowered.into_iter().zip(ids) {
-            let action = self.kernel_call(scope, l, kernel)?;
+            let action = self.kernel_call(scope, l, kernel, &mut written)?;
             let provenance = self.provenance(scope, nodes);
             self.steps.push(Step { action, provenance });
         }
@@ -248,7 +256,8 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
         &mut self,
         scope: &mut Scope<'_>,
         lowered: Lowered,
-        kernel: kiln_runtime::program::KernelId,
+        kernel: KernelId,
+        written: &mut FxHashMap<Value, SlotId>,
     ) -> std::result::Result<Action, Refusal> {
         let failed = |e: CompileError| Refusal::new(e.to_string());
         let mut buffers = vec![];
@@ -261,7 +270,12 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
                 Param::Constant(tensor) => {
                     (self.constant_slot(tensor, "packed").map_err(failed)?, Access::Read)
                 }
-                Param::Output(at) => (self.slots.for_kernel(scope, lowered.outputs[*at]), Access::Write),
+                // Several kernels may write parts of one output.
+                Param::Output(at) => {
+                    let v = lowered.outputs[*at];
+                    let slots = &mut self.slots;
+                    (*written.entry(v).or_insert_with(|| slots.for_kernel(scope, v)), Access::Write)
+                }
             };
             let ty = self.slots.list[slot.index()].ty.as_tensor();
             let len = ty.map(byte_size).unwrap_or(Dim::known(0));
@@ -295,7 +309,7 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
                 None => {}
             }
         }
-        for (v, view) in under {
+        for &(v, view) in &under {
             let slot = self.slots.for_kernel(scope, view);
             let ty = graph.ty(v).clone();
             let own_slot = self.slots.add(ty, Storage::View { of: slot, offset: Dim::known(0) });
@@ -318,6 +332,15 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
             self.program.note_split(graph.name(), &refusal);
             for &n in &nodes {
                 self.node(&mut own, n)?;
+            }
+        }
+        for &(v, view) in &under {
+            let written =
+                matches!(own.values.get(&v), Some(Bound::Slot(s)) if own.reserved.get(&v) == Some(s));
+            if let (false, Some(Bound::Slot(slot))) = (written, scope.values.get(&view)) {
+                // No kernel wrote it after all: the view is bound again where it is defined.
+                self.slots.list[slot.index()].storage = Storage::Arena;
+                scope.values.remove(&view);
             }
         }
         for (v, &result) in graph.outputs().iter().zip(&node.results) {
@@ -389,7 +412,8 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
         }
         let operand_types: Vec<Type> = node.operands.iter().map(|&v| scope.graph.ty(v).clone()).collect();
         let types: Vec<Type> = node.results.iter().map(|&v| scope.graph.ty(v).clone()).collect();
-        let graph = self.program.host_graph(&node.op, &operand_types, &types, &name)?;
+        let constants: Vec<Option<Tensor>> = node.operands.iter().map(|&v| scope.constant(v)).collect();
+        let graph = self.program.host_graph(&node.op, &operand_types, &constants, &types, &name)?;
         let results: Vec<SlotId> = node.results.iter().map(|&v| self.slots.object(scope, v)).collect();
         self.program.note_slow(SlowNode {
             node: name,

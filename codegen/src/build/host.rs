@@ -1,7 +1,7 @@
 //! The host module: one graph for every operator that the reference evaluator runs.
 
 use kiln_ir::op::{Control, Object};
-use kiln_ir::{Build, GraphBuilder, GraphId, InferError, Module, Op, Type, Value};
+use kiln_ir::{Build, GraphBuilder, GraphId, InferError, Module, Op, Tensor, Type, Value};
 use rustc_hash::FxHashMap;
 
 /// Graphs of host steps.
@@ -9,28 +9,56 @@ use rustc_hash::FxHashMap;
 pub struct HostModule {
     module: Module,
     names: FxHashMap<(Op, Vec<Type>), String>,
+    count: usize,
     imported: FxHashMap<GraphId, GraphId>,
 }
 
 impl HostModule {
-    /// The name of a graph that runs `op` on operands of these types. `types` are the results' declared types.
+    /// The name of a graph that runs `op` on operands of these types. `types` are the results' declared types;
+    /// `constants` holds the operands that are known at compile time.
     pub fn graph(
         &mut self,
         source: &Module,
         op: &Op,
         operands: &[Type],
+        constants: &[Option<Tensor>],
         types: &[Type],
     ) -> Result<String, InferError> {
         let key = (op.clone(), operands.to_vec());
         if let Some(name) = self.names.get(&key) {
             return Ok(name.clone());
         }
+        match self.build(source, op, operands, &[], types) {
+            Ok(name) => {
+                self.names.insert(key, name.clone());
+                Ok(name)
+            }
+            // Some operators need the values of operands to be typed.
+            Err(_) => self.build(source, op, operands, constants, types),
+        }
+    }
+
+    fn build(
+        &mut self,
+        source: &Module,
+        op: &Op,
+        operands: &[Type],
+        constants: &[Option<Tensor>],
+        types: &[Type],
+    ) -> Result<String, InferError> {
         let own = self.import_op(source, op)?;
-        let name = format!("host{}_{}", self.names.len(), op.mnemonic());
+        let name = format!("host{}_{}", self.count, op.mnemonic());
+        self.count += 1;
         let mut b = GraphBuilder::new(&mut self.module, &name);
-        let inputs: Vec<Value> =
-            operands.iter().enumerate().map(|(i, ty)| b.input(&format!("x{i}"), ty.clone())).collect();
-        let results = b.add(own, &inputs)?;
+        let mut values: Vec<Value> = vec![];
+        for (i, ty) in operands.iter().enumerate() {
+            let input = b.input(&format!("x{i}"), ty.clone());
+            values.push(match constants.get(i).and_then(Option::as_ref) {
+                Some(tensor) => b.constant(tensor.clone())?,
+                None => input,
+            });
+        }
+        let results = b.add(own, &values)?;
         for (i, (&v, ty)) in results.iter().zip(types).enumerate() {
             if b.ty(v).is_compatible(ty) {
                 b.refine(v, ty)?;
@@ -38,7 +66,6 @@ impl HostModule {
             b.output(&format!("y{i}"), v);
         }
         b.finish();
-        self.names.insert(key, name.clone());
         Ok(name)
     }
 
@@ -95,7 +122,7 @@ impl HostModule {
 
     /// The module's text; empty if no step needs it.
     pub fn text(&self) -> String {
-        if self.names.is_empty() {
+        if self.count == 0 {
             return String::new();
         }
         let options =

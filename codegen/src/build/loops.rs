@@ -60,28 +60,44 @@ const MAX_SPLITS: usize = 8;
 /// Loop iterations that may be repeated because a reduction does not depend on an outer axis.
 const MAX_REPEATS: i64 = 4;
 
-/// Lowers outputs of equal shape as one loop nest over that shape.
+/// A part of the outputs: positions `start .. start + extent` of an axis.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The axis.
+    pub axis: usize,
+    /// First position.
+    pub start: Dim,
+    /// Number of positions.
+    pub extent: Dim,
+}
+
+/// Lowers outputs of equal shape, or a piece of them, as one loop nest over that shape.
 pub fn lower_loops(
     region: &Region<'_>,
     constants: &dyn Fn(Value) -> Option<Tensor>,
+    piece: Option<&Piece>,
     name: &str,
 ) -> Result<Lowered, Refusal> {
     let first = *region.outputs.first().ok_or_else(|| Refusal::new("a region without outputs"))?;
     let dims = super::trace::kernel_type(region.graph, first)?.1.to_vec();
     let mut factors: Vec<Vec<Dim>> = dims.iter().map(|d| vec![d.clone()]).collect();
-    for _ in 0..MAX_SPLITS {
+    if let Some(piece) = piece {
+        factors[piece.axis] = vec![piece.extent.clone()];
+    }
+    for round in 0..=MAX_SPLITS {
         let mut trace = Trace::new(region, constants);
         let domain = Domain::new(&mut trace.axes, &factors);
-        let roots = trace_roots(&mut trace, region, &domain.index)?;
-        match domain.split(&trace, &roots) {
+        let mut index = domain.index.clone();
+        if let Some(piece) = piece {
+            index[piece.axis] = index[piece.axis].plus_dim(&piece.start);
+        }
+        let roots = trace_roots(&mut trace, region, &index)?;
+        match domain.split(&trace, &roots).filter(|_| round < MAX_SPLITS) {
             Some(split) => factors = split,
             None => return schedule(trace, region, domain.order(), roots, name),
         }
     }
-    let mut trace = Trace::new(region, constants);
-    let domain = Domain::new(&mut trace.axes, &factors);
-    let roots = trace_roots(&mut trace, region, &domain.index)?;
-    schedule(trace, region, domain.order(), roots, name)
+    Err(Refusal::new("axes that split without end"))
 }
 
 fn trace_roots(trace: &mut Trace<'_, '_>, region: &Region<'_>, index: &[Expr]) -> Result<Vec<Root>, Refusal> {

@@ -122,5 +122,12 @@ pub fn compile_with(
     tuning: Tuning,
     lower: &LowerKernel<'_>,
 ) -> Result<Compiled, CompileError> {
-    program::ProgramBuilder::new(module, tuning, lower).finish(arch)
+    let mut refused = tables::Refused::default();
+    loop {
+        // A refused kernel makes its nodes take another way. Every round refuses more, so that this ends.
+        match program::ProgramBuilder::new(module, tuning, refused).finish(arch, lower)? {
+            Ok(compiled) => return Ok(compiled),
+            Err(more) => refused = more,
+        }
+    }
 }

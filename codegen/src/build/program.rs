@@ -1,6 +1,6 @@
 //! A module as a program.
 
-use kiln_ir::{GraphId, Module, Op, Type};
+use kiln_ir::{GraphId, Module, Op, Tensor, Type};
 use kiln_runtime::abi::ABI_VERSION;
 use kiln_runtime::image::Image;
 use kiln_runtime::program::{Entry, Function, FunctionId, Port, Program, StateDecl, Target};
@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use super::contract::Tuning;
 use super::function::FunctionBuilder;
 use super::host::HostModule;
-use super::tables::{ConstantTable, KernelTable, LowerKernel};
+use super::tables::{ConstantTable, KernelTable, LowerKernel, Refused};
 use super::trace::Refusal;
 use super::{CompileError, Compiled, SlowNode, Split, Summary};
 
@@ -19,8 +19,6 @@ pub struct ProgramBuilder<'m> {
     pub module: &'m Module,
     /// What the lowering likes.
     pub tuning: Tuning,
-    /// Makes machine code.
-    pub lower: &'m LowerKernel<'m>,
     /// Kernels so far.
     pub kernels: KernelTable,
     /// Constants so far.
@@ -32,13 +30,12 @@ pub struct ProgramBuilder<'m> {
 }
 
 impl<'m> ProgramBuilder<'m> {
-    /// A builder for `module`.
-    pub fn new(module: &'m Module, tuning: Tuning, lower: &'m LowerKernel<'m>) -> Self {
+    /// A builder for `module` that uses no kernel in `refused`.
+    pub fn new(module: &'m Module, tuning: Tuning, refused: Refused) -> Self {
         ProgramBuilder {
             module,
             tuning,
-            lower,
-            kernels: KernelTable::default(),
+            kernels: KernelTable::new(refused),
             constants: ConstantTable::default(),
             host: HostModule::default(),
             functions: vec![],
@@ -66,11 +63,12 @@ impl<'m> ProgramBuilder<'m> {
         &mut self,
         op: &Op,
         operands: &[Type],
+        constants: &[Option<Tensor>],
         results: &[Type],
         node: &str,
     ) -> Result<String, CompileError> {
         self.host
-            .graph(self.module, op, operands, results)
+            .graph(self.module, op, operands, constants, results)
             .map_err(|e| CompileError::Node { node: node.to_owned(), reason: e.to_string() })
     }
 
@@ -90,8 +88,12 @@ impl<'m> ProgramBuilder<'m> {
         self.summary.slow.push(node);
     }
 
-    /// The finished program.
-    pub fn finish(mut self, arch: &str) -> Result<Compiled, CompileError> {
+    /// The finished program; or, where `lower` refused kernels, those.
+    pub fn finish(
+        mut self,
+        arch: &str,
+        lower: &LowerKernel<'_>,
+    ) -> Result<Result<Compiled, Refused>, CompileError> {
         let mut states = vec![];
         for state in self.module.states() {
             let initial = self.constants.intern(&state.init, &state.name);
@@ -110,18 +112,22 @@ impl<'m> ProgramBuilder<'m> {
                 outputs: graph.outputs().iter().zip(graph.output_names()).map(port).collect(),
             });
         }
+        let code = match self.kernels.lower(lower) {
+            Ok(code) => code,
+            Err(refused) => return Ok(Err(refused)),
+        };
         let mut features: Vec<String> = vec![];
-        for feature in self.kernels.infos.iter().flat_map(|k| &k.features) {
+        for feature in code.infos.iter().flat_map(|k| &k.features) {
             if !features.contains(feature) {
                 features.push(feature.clone());
             }
         }
-        let arch = if self.kernels.infos.is_empty() { String::new() } else { arch.to_owned() };
+        let arch = if code.infos.is_empty() { String::new() } else { arch.to_owned() };
         let program = Program {
             producer: concat!("kiln ", env!("CARGO_PKG_VERSION")).to_owned(),
             abi_version: ABI_VERSION,
             target: Target { arch, features },
-            kernels: self.kernels.infos,
+            kernels: code.infos,
             functions: self.functions.into_iter().map(Option::unwrap_or_default).collect(),
             entries,
             constants: self.constants.infos,
@@ -130,10 +136,10 @@ impl<'m> ProgramBuilder<'m> {
         };
         let mut summary = self.summary;
         summary.kernels = program.kernels.len();
-        summary.code_bytes = self.kernels.code.len() as u64;
+        summary.code_bytes = code.code.len() as u64;
         summary.weight_bytes = self.constants.data.iter().map(|c| c.bytes().len() as u64).sum();
         summary.arena_bytes = program.functions.iter().filter_map(|f| f.arena.as_ref()).map(|a| a.size).sum();
-        let image = Image { program, code: self.kernels.code, constants: self.constants.data };
-        Ok(Compiled { image, summary, kernel_texts: self.kernels.texts })
+        let image = Image { program, code: code.code, constants: self.constants.data };
+        Ok(Ok(Compiled { image, summary, kernel_texts: code.texts }))
     }
 }

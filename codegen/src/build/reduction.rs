@@ -31,6 +31,9 @@ pub fn identity(combine: Prim, dtype: DType) -> Result<Literal, Refusal> {
     }
 }
 
+/// Channel counts below this make runs of one tap too short.
+const FEW_CHANNELS: i64 = 8;
+
 /// Positions of the spatial axes and of the channel axis in a tensor of `rank`.
 pub fn spatial_axes(layout: Layout, rank: usize) -> (std::ops::Range<usize>, usize) {
     match layout {
@@ -224,7 +227,14 @@ impl Trace<'_, '_> {
             let (before, after) = &pads[i];
             at[axis] = begin.plus(&tap).plus_dim(&(Dim::known(0) - before));
             if before.as_known() != Some(0) || after.as_known() != Some(0) {
-                bounds.push(InRange { index: at[axis].clone(), upper: dims[axis].clone() });
+                let few = dims[channel].as_known().is_some_and(|c| (2..FEW_CHANNELS).contains(&c));
+                // Tested with the channel, a tap and its few channels stay one contiguous run.
+                bounds.push(if few && channel == axis + 1 {
+                    let index = at[axis].times(&dims[channel]).plus(channel_at);
+                    InRange { index, upper: &dims[axis] * &dims[channel] }
+                } else {
+                    InRange { index: at[axis].clone(), upper: dims[axis].clone() }
+                });
             }
         }
         let inner = self.guarded(guards, &bounds);

@@ -1,20 +1,38 @@
 //! Regions to kernels: around a contraction if there is one, else as loops; outputs of different shapes go to kernels
 //! of their own.
 
-use kiln_ir::op::{Contract, Conv};
+use kiln_ir::op::{Contract, Conv, Movement};
 use kiln_ir::{Dim, NodeId, Op, Tensor, Value};
 use rustc_hash::FxHashSet;
 
 use super::contract::{Tuning, lower_contract};
-use super::loops::{Lowered, lower_loops};
+use super::loops::{Lowered, Piece, lower_loops};
 use super::trace::{Refusal, Region, kernel_type};
 
-/// The kernels of a region, in the order they run. `nodes` are the region's, in order.
-pub fn lower_region(
+/// Nodes that may share the general path with a contraction: a few of an epilogue.
+const MOST_WITH_HERO: usize = 24;
+
+/// The kernel of a region around its only contraction; `nodes` are the region's, in order.
+pub fn lower_hero(
     region: &Region<'_>,
     nodes: &[NodeId],
     constants: &dyn Fn(Value) -> Option<Tensor>,
     tuning: Tuning,
+    name: &str,
+) -> Result<Lowered, Refusal> {
+    let mut heroes = nodes.iter().copied().filter(|n| is_hero(&region.graph.node(*n).op));
+    match (heroes.next(), heroes.next()) {
+        (Some(hero), None) => lower_contract(region, hero, constants, tuning, name),
+        (None, _) => Err(Refusal::new("no contraction")),
+        (Some(_), Some(_)) => Err(Refusal::new("several contractions")),
+    }
+}
+
+/// The kernels of a region as loops, in the order they run. `nodes` are the region's, in order.
+pub fn lower_region(
+    region: &Region<'_>,
+    nodes: &[NodeId],
+    constants: &dyn Fn(Value) -> Option<Tensor>,
     name: &str,
 ) -> Result<Vec<Lowered>, Refusal> {
     if region.outputs.is_empty() {
@@ -23,26 +41,49 @@ pub fn lower_region(
     for &v in &region.outputs {
         kernel_type(region.graph, v)?;
     }
-    let heroes: Vec<NodeId> = nodes.iter().copied().filter(|n| is_hero(&region.graph.node(*n).op)).collect();
-    if let [hero] = heroes.as_slice() {
-        match lower_contract(region, *hero, constants, tuning, name) {
-            Ok(lowered) => return Ok(vec![lowered]),
-            Err(refusal) => {
-                tracing::debug!(name, reason = %refusal.0, "contraction takes the general path");
-            }
-        }
-    }
-    if heroes.len() > 1 {
-        return Err(Refusal::new("several contractions"));
+    let heroes = nodes.iter().filter(|n| is_hero(&region.graph.node(**n).op)).count();
+    if heroes > 1 || (heroes == 1 && nodes.len() > MOST_WITH_HERO) {
+        return Err(Refusal::new("a contraction among many operators"));
     }
     let mut kernels = vec![];
     let mut stored: FxHashSet<Value> = region.stored.clone();
     for outputs in classes(region, nodes) {
         let part = Region { outputs: outputs.clone(), stored: stored.clone(), ..region.clone() };
-        kernels.push(lower_loops(&part, constants, name)?);
+        let pieces = pieces(&part, nodes);
+        if pieces.is_empty() {
+            kernels.push(lower_loops(&part, constants, None, name)?);
+        }
+        for piece in &pieces {
+            kernels.push(lower_loops(&part, constants, Some(piece), name)?);
+        }
         stored.extend(outputs);
     }
     Ok(kernels)
+}
+
+/// Parts of the output, one for each operand of a concatenation of the same shape; empty if there is no such.
+fn pieces(region: &Region<'_>, nodes: &[NodeId]) -> Vec<Piece> {
+    const MOST: usize = 64;
+    let graph = region.graph;
+    let shape = |v: Value| kernel_type(graph, v).map(|(_, dims)| dims);
+    let [output] = region.outputs.as_slice() else { return vec![] };
+    let found = nodes.iter().map(|n| graph.node(*n)).find_map(|node| match &node.op {
+        Op::Movement(Movement::Concat { axis }) if shape(node.results[0]) == shape(*output) => {
+            Some((*axis, &node.operands))
+        }
+        _ => None,
+    });
+    let Some((axis, operands)) = found.filter(|(_, operands)| operands.len() <= MOST) else { return vec![] };
+    let mut start = Dim::known(0);
+    let mut pieces = vec![];
+    for &operand in operands {
+        let Ok(dims) = shape(operand) else { return vec![] };
+        let extent = dims[axis].clone();
+        let next = &start + &extent;
+        pieces.push(Piece { axis, start, extent });
+        start = next;
+    }
+    pieces
 }
 
 fn is_hero(op: &Op) -> bool {

@@ -1,5 +1,7 @@
 //! Kernels and constants of a program, each stored once.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use kiln_ir::{Bytes, DType, Tensor};
 use kiln_runtime::image::ConstantData;
 use kiln_runtime::program::{Constant, ConstantId, KernelId, KernelInfo};
@@ -21,39 +23,107 @@ pub struct MachineCode {
     pub scratch_bytes: u64,
 }
 
-/// Makes machine code of a kernel, or says why not.
-pub type LowerKernel<'a> = dyn Fn(&Kernel) -> Result<MachineCode, Refusal> + 'a;
+/// Makes machine code of a kernel, or says why not. Called from several threads.
+pub type LowerKernel<'a> = dyn Fn(&Kernel) -> Result<MachineCode, Refusal> + Sync + 'a;
+
+/// Kernels that the lowering refused, by their text without the name.
+pub type Refused = FxHashMap<String, Refusal>;
 
 /// The kernels so far.
 #[derive(Debug, Default)]
 pub struct KernelTable {
+    kernels: Vec<Kernel>,
+    keys: Vec<String>,
+    ids: FxHashMap<String, KernelId>,
+    refused: Refused,
+}
+
+/// The kernels of a program as code.
+#[derive(Debug, Default)]
+pub struct CodeImage {
     /// Records, in order.
     pub infos: Vec<KernelInfo>,
     /// Code bytes.
     pub code: Vec<u8>,
     /// Text of every kernel, in order.
     pub texts: Vec<String>,
-    by_text: FxHashMap<String, Result<KernelId, Refusal>>,
 }
 
 /// Code offsets are multiples of this: a cache line.
 const CODE_ALIGN: usize = 64;
 
 impl KernelTable {
-    /// The kernel's id; kernels that differ in name only are one.
-    pub fn intern(&mut self, kernel: &Kernel, lower: &LowerKernel<'_>) -> Result<KernelId, Refusal> {
-        let mut anonymous = kernel.clone();
-        anonymous.name = String::new();
-        let text = anonymous.to_string();
-        if let Some(known) = self.by_text.get(&text) {
-            return known.clone();
-        }
-        let result = lower(kernel).map(|code| self.push(kernel, code));
-        self.by_text.insert(text, result.clone());
-        result
+    /// An empty table that takes no kernel in `refused`.
+    pub fn new(refused: Refused) -> Self {
+        KernelTable { refused, ..KernelTable::default() }
     }
 
-    fn push(&mut self, kernel: &Kernel, machine: MachineCode) -> KernelId {
+    /// The kernel's id; kernels that differ in name only are one.
+    pub fn intern(&mut self, kernel: &Kernel) -> Result<KernelId, Refusal> {
+        let mut anonymous = kernel.clone();
+        anonymous.name = String::new();
+        let key = anonymous.to_string();
+        if let Some(refusal) = self.refused.get(&key) {
+            return Err(refusal.clone());
+        }
+        if let Some(&id) = self.ids.get(&key) {
+            return Ok(id);
+        }
+        let id = KernelId(self.kernels.len() as u32);
+        self.kernels.push(kernel.clone());
+        self.keys.push(key.clone());
+        self.ids.insert(key, id);
+        Ok(id)
+    }
+
+    /// Lowers every kernel, several at a time; on failure the refused ones, those of before included.
+    pub fn lower(self, lower: &LowerKernel<'_>) -> Result<CodeImage, Refused> {
+        let results = lower_all(&self.kernels, lower);
+        let mut refused = self.refused;
+        let mut image = CodeImage::default();
+        let before = refused.len();
+        for ((kernel, key), result) in self.kernels.iter().zip(self.keys).zip(results) {
+            match result {
+                Ok(code) => image.push(kernel, &code),
+                Err(refusal) => {
+                    tracing::debug!(kernel = kernel.name, reason = %refusal.0, "kernel is not lowered");
+                    refused.insert(key, refusal);
+                }
+            }
+        }
+        if refused.len() == before { Ok(image) } else { Err(refused) }
+    }
+}
+
+/// Machine code of the kernels, in their order.
+fn lower_all(kernels: &[Kernel], lower: &LowerKernel<'_>) -> Vec<Result<MachineCode, Refusal>> {
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get()).min(kernels.len());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = vec![];
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(kernel) = kernels.get(i) else { return done };
+            done.push((i, lower(kernel)));
+        }
+    };
+    let mut results: Vec<(usize, Result<MachineCode, Refusal>)> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+        let mut all = work();
+        // A worker that panicked leaves its kernels out; they are found missing below.
+        all.extend(others.into_iter().flat_map(|w| w.join().unwrap_or_default()));
+        all
+    });
+    results.sort_by_key(|r| r.0);
+    let mut results = results.into_iter().peekable();
+    let lost = || Err(Refusal::new("the code generator failed"));
+    (0..kernels.len())
+        .map(|i| results.next_if(|r| r.0 == i).map_or_else(lost, |(_, result)| result))
+        .collect()
+}
+
+impl CodeImage {
+    fn push(&mut self, kernel: &Kernel, machine: &MachineCode) {
         let align = machine.align.max(CODE_ALIGN);
         self.code.resize(self.code.len().next_multiple_of(align), 0);
         let offset = self.code.len();
@@ -65,10 +135,9 @@ impl KernelTable {
             scratch_bytes: machine.scratch_bytes,
             buffers: u32::try_from(kernel.params().count()).unwrap_or(u32::MAX),
             dims: kernel.dims,
-            features: machine.features,
+            features: machine.features.clone(),
         });
         self.texts.push(kernel.to_string());
-        KernelId(self.infos.len() as u32 - 1)
     }
 }
 

@@ -4,14 +4,15 @@
 pub mod dynamic;
 mod nested;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use crate::graph::{Def, Known, Node, Origin, ValueData};
 use crate::infer::{InferCx, InferError, Inferred, infer};
-use crate::op::{Cast, Composite, Contract, Movement, Reduce, ReduceKind, Source};
-use crate::{DType, Dim, Element, Graph, GraphId, Module, NodeId, Op, Shape, Tensor, Type, Value};
+use crate::op::{Attr, Cast, Composite, Contract, Movement, Reduce, ReduceKind, Source};
+use crate::{DType, Dim, Element, Graph, GraphId, Module, NodeId, Op, Shape, Symbol, Tensor, Type, Value};
 
 /// Fills a private graph: takes its builder and inputs, gives its outputs.
 pub type BodyFn<'f> = &'f mut dyn FnMut(&mut dyn Build, &[Value]) -> Result<Vec<Value>, InferError>;
@@ -534,19 +535,29 @@ impl Module {
         Ok(())
     }
 
-    /// Takes nodes off a graph's schedule whose results nothing uses, given that they have no effect.
+    /// Takes nodes off a graph's schedule whose results nothing uses, given that they have no effect. A node that
+    /// binds a symbol, because it is the first whose result type mentions it, is used by whatever mentions the symbol.
     pub fn remove_dead_nodes(&mut self, id: GraphId) -> usize {
         let graph = &mut self.graphs[id.index()];
+        let binders = graph.symbol_binders();
         let mut counts = graph.use_counts();
-        let mut dead = std::collections::HashSet::new();
+        let (mut dead, mut needed): (HashSet<NodeId>, HashSet<NodeId>) = Default::default();
+        for &v in &graph.outputs {
+            Attr::visit_dims(graph.ty(v), &mut |d| d.symbols(&mut |s| needed.extend(binders.get(s))));
+        }
         for &n in graph.schedule.iter().rev() {
             let node = &graph.nodes[n.index()];
-            if !node.op.has_effect() && node.results.iter().all(|r| counts[r.index()] == 0) {
+            let unused = node.results.iter().all(|r| counts[r.index()] == 0);
+            if !node.op.has_effect() && unused && !needed.contains(&n) {
                 dead.insert(n);
                 for v in &node.operands {
                     counts[v.index()] -= 1;
                 }
+                continue;
             }
+            let mut mention = |d: &Dim| d.symbols(&mut |s| needed.extend(binders.get(s)));
+            node.op.visit_dims(&mut mention);
+            node.results.iter().for_each(|&v| Attr::visit_dims(graph.ty(v), &mut mention));
         }
         graph.schedule.retain(|n| !dead.contains(n));
         dead.len()
@@ -554,6 +565,25 @@ impl Module {
 }
 
 impl Graph {
+    /// For every symbol that no input binds, the first scheduled node with a result whose type has it as a dim.
+    fn symbol_binders(&self) -> HashMap<Symbol, NodeId> {
+        let mut bound: HashSet<Symbol> = HashSet::new();
+        for &v in &self.inputs {
+            Attr::visit_dims(self.ty(v), &mut |d| bound.extend(d.as_symbol().cloned()));
+        }
+        let mut binders = HashMap::new();
+        for (n, node) in self.scheduled() {
+            for &v in &node.results {
+                Attr::visit_dims(self.ty(v), &mut |d| {
+                    if let Some(s) = d.as_symbol().filter(|s| !bound.contains(*s)) {
+                        binders.entry(s.clone()).or_insert(n);
+                    }
+                });
+            }
+        }
+        binders
+    }
+
     /// Adds an input. Unknown dims become fresh symbols.
     fn append_input(&mut self, name: &str, ty: &Type, fresh: &mut u64) -> Value {
         let ty = name_unknown(ty, fresh);

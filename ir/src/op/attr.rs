@@ -146,6 +146,8 @@ pub trait Attr: Sized {
     fn write(&self, out: &mut String);
     /// Reads what `write` appends.
     fn read(c: &mut Cursor<'_>) -> Result<Self, AttrError>;
+    /// Calls `visit` with every dim in the value.
+    fn visit_dims(&self, visit: &mut dyn FnMut(&Dim));
 }
 
 macro_rules! number_attrs {
@@ -157,6 +159,7 @@ macro_rules! number_attrs {
             fn read(c: &mut Cursor<'_>) -> Result<Self, AttrError> {
                 c.number()
             }
+            fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
         }
     )*};
 }
@@ -170,6 +173,7 @@ impl Attr for bool {
     fn read(c: &mut Cursor<'_>) -> Result<Self, AttrError> {
         if c.eat("true") { Ok(true) } else { c.expect("false").map(|()| false) }
     }
+    fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
 }
 
 impl Attr for Float {
@@ -186,6 +190,7 @@ impl Attr for Float {
         }
         c.number::<f64>().map(Float::new)
     }
+    fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
 }
 
 impl Attr for String {
@@ -195,6 +200,7 @@ impl Attr for String {
     fn read(c: &mut Cursor<'_>) -> Result<Self, AttrError> {
         c.string()
     }
+    fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
 }
 
 impl Attr for DType {
@@ -205,6 +211,7 @@ impl Attr for DType {
         let name = c.ident()?;
         name.parse().map_err(|e: crate::dtype::UnknownDType| c.error(e.to_string()))
     }
+    fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
 }
 
 impl Attr for Dim {
@@ -214,6 +221,9 @@ impl Attr for Dim {
     fn read(c: &mut Cursor<'_>) -> Result<Self, AttrError> {
         let text = c.until(&[',', ')', ']', '}'])?;
         text.parse().map_err(|e: crate::dim::ParseDimError| c.error(e.to_string()))
+    }
+    fn visit_dims(&self, visit: &mut dyn FnMut(&Dim)) {
+        visit(self);
     }
 }
 
@@ -247,6 +257,12 @@ impl Attr for Type {
         }
         Ok(Type::tensor(dtype, dims))
     }
+    fn visit_dims(&self, visit: &mut dyn FnMut(&Dim)) {
+        match self {
+            Type::Tensor(t) => t.shape.dims().unwrap_or(&[]).iter().for_each(visit),
+            Type::Sequence(t) | Type::Optional(t) => t.visit_dims(visit),
+        }
+    }
 }
 
 impl<T: Attr> Attr for Vec<T> {
@@ -273,6 +289,9 @@ impl<T: Attr> Attr for Vec<T> {
             Ok(items)
         })
     }
+    fn visit_dims(&self, visit: &mut dyn FnMut(&Dim)) {
+        self.iter().for_each(|v| v.visit_dims(visit));
+    }
 }
 
 impl<T: Attr> Attr for Option<T> {
@@ -284,6 +303,9 @@ impl<T: Attr> Attr for Option<T> {
     }
     fn read(c: &mut Cursor<'_>) -> Result<Self, AttrError> {
         if c.eat("none") { Ok(None) } else { T::read(c).map(Some) }
+    }
+    fn visit_dims(&self, visit: &mut dyn FnMut(&Dim)) {
+        self.iter().for_each(|v| v.visit_dims(visit));
     }
 }
 
@@ -302,6 +324,10 @@ impl<A: Attr, B: Attr> Attr for (A, B) {
         let b = B::read(c)?;
         c.expect(")")?;
         Ok((a, b))
+    }
+    fn visit_dims(&self, visit: &mut dyn FnMut(&Dim)) {
+        self.0.visit_dims(visit);
+        self.1.visit_dims(visit);
     }
 }
 
@@ -335,6 +361,7 @@ macro_rules! attr_enum {
                 let text = c.ident()?;
                 $name::from_name(text).ok_or_else(|| c.error(format!("unknown {} `{text}`", stringify!($name))))
             }
+            fn visit_dims(&self, _: &mut dyn FnMut(&$crate::Dim)) {}
         }
     };
 }
@@ -363,6 +390,11 @@ macro_rules! family {
             pub(super) fn write_attrs(&self, w: &mut $crate::op::attr::AttrWriter<'_>) {
                 let _ = &w;
                 match self { $($name::$variant { $($field,)* } => { $(w.field(stringify!($field), $field);)* })* }
+            }
+
+            pub(super) fn visit_dims(&self, visit: &mut dyn FnMut(&$crate::Dim)) {
+                let _ = &visit;
+                match self { $($name::$variant { $($field,)* } => { $($crate::op::Attr::visit_dims($field, visit);)* })* }
             }
 
             pub(super) fn parse(mnemonic: &str, c: &mut $crate::op::Cursor<'_>) -> Result<Self, $crate::op::AttrError> {

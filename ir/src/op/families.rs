@@ -141,6 +141,7 @@ impl Attr for ContractSpec {
         let text = c.string()?;
         text.parse().map_err(|e: String| c.error(e))
     }
+    fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
 }
 
 family! {
@@ -402,6 +403,7 @@ impl Attr for RnnGate {
         let (kind, (alpha, beta)) = Attr::read(c)?;
         Ok(RnnGate { kind, alpha, beta })
     }
+    fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
 }
 
 attr_enum! {
@@ -628,6 +630,7 @@ impl Attr for Tensor {
         };
         tensor.map_err(|e| c.error(e.to_string()))
     }
+    fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
 }
 
 /// A scalar in a constant's element list.
@@ -656,4 +659,5 @@ impl Attr for ScalarText {
         }
         Float::read(c).map(|v| ScalarText(Scalar::F(v.get())))
     }
+    fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
 }
