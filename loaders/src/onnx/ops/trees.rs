@@ -225,6 +225,29 @@ fn regressor(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     one(cx.b.add1(Host::TreeEnsemble { targets, aggregate, transform, dtype: DType::F32 }, &operands)?)
 }
 
+/// The aggregate function that `TreeEnsemble` means by a number.
+fn numbered_aggregate(number: i64) -> Result<TreeAggregate, OpError> {
+    Ok(match number {
+        0 => TreeAggregate::Average,
+        1 => TreeAggregate::Sum,
+        2 => TreeAggregate::Min,
+        3 => TreeAggregate::Max,
+        other => return Err(OpError::invalid(format!("aggregate function {other}"))),
+    })
+}
+
+/// The post transform that `TreeEnsemble` means by a number.
+fn numbered_transform(number: i64) -> Result<ScoreTransform, OpError> {
+    Ok(match number {
+        0 => ScoreTransform::None,
+        1 => ScoreTransform::Softmax,
+        2 => ScoreTransform::Logistic,
+        3 => ScoreTransform::SoftmaxZero,
+        4 => ScoreTransform::Probit,
+        other => return Err(OpError::invalid(format!("post transform {other}"))),
+    })
+}
+
 /// `TreeEnsemble`: branches and leaves in lists of their own. The leaves follow the branches in the table.
 fn ensemble(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let attrs = &cx.attrs;
@@ -294,21 +317,8 @@ fn ensemble(cx: &mut Cx<'_, '_, '_>) -> Outputs {
             *root = holds;
         }
     }
-    let aggregate = match attrs.int_or("aggregate_function", 1)? {
-        0 => TreeAggregate::Average,
-        1 => TreeAggregate::Sum,
-        2 => TreeAggregate::Min,
-        3 => TreeAggregate::Max,
-        other => return Err(OpError::invalid(format!("aggregate function {other}"))),
-    };
-    let transform = match attrs.int_or("post_transform", 0)? {
-        0 => ScoreTransform::None,
-        1 => ScoreTransform::Softmax,
-        2 => ScoreTransform::Logistic,
-        3 => ScoreTransform::SoftmaxZero,
-        4 => ScoreTransform::Probit,
-        other => return Err(OpError::invalid(format!("post transform {other}"))),
-    };
+    let aggregate = numbered_aggregate(attrs.int_or("aggregate_function", 1)?)?;
+    let transform = numbered_transform(attrs.int_or("post_transform", 0)?)?;
     let targets_count = match attrs.int("n_targets")? {
         Some(n) => n,
         None => targets.iter().max().map_or(1, |&t| t.saturating_add(1)),
