@@ -70,12 +70,6 @@ pub(crate) fn order(web: &Web<'_>, groups: &[Group]) -> Vec<Unit> {
             }
         }
     }
-    if out.len() < units.len() {
-        for (u, members) in units.iter().enumerate().filter(|(u, _)| waits[*u] > 0) {
-            eprintln!("STUCK {u} waits {}", waits[u]);
-            for &m in members { eprintln!("   {m} {:?} {} from {:?} {:?} units {:?}", web.roles[m], web.node(m).op.mnemonic(), web.from[m], web.node(m).results, web.from[m].iter().map(|&p| unit_of[p]).collect::<Vec<_>>()); }
-        }
-    }
     out
 }
 
