@@ -154,7 +154,8 @@ impl Domain {
                 for (part, c) in inner.terms() {
                     let Atom::Axis(a) = part else { continue };
                     // A quotient by d of c * axis splits the axis at d / c.
-                    let Some(at) = d.exact_div(c).filter(|at| at.as_known() != Some(1)) else { continue };
+                    let splits = |at: &Dim| at.as_known() != Some(1) && at.is_non_negative();
+                    let Some(at) = d.exact_div(c).filter(splits) else { continue };
                     let fits = trace.axes.extent(*a).exact_div(&at);
                     if fits.is_some_and(|q| q.as_known() != Some(1)) {
                         wanted.entry(*a).or_insert(at);
