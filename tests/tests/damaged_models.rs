@@ -110,9 +110,10 @@ fn try_file(bytes: &[u8], stage: Stage, deadline: Instant) -> Outcome {
     let inputs: Vec<Datum> = inputs.into_iter().map(Datum::Tensor).collect();
     let run = RunOptions { deadline: Some(deadline), ..Default::default() };
     let Ok(outputs) = session.run_with(graph.name(), &inputs, &run) else { return Outcome::Loaded };
-    let Ok(expected) = Evaluator::new(&reference).run(reference.entries()[0], &inputs) else {
-        return Outcome::Loaded;
-    };
+    // A flipped trip count may rightly mean long work.
+    let mut evaluator = Evaluator::new(&reference);
+    evaluator.set_interrupt(|| Instant::now() > deadline);
+    let Ok(expected) = evaluator.run(reference.entries()[0], &inputs) else { return Outcome::Loaded };
     assert_eq!(outputs.len(), expected.len());
     for (name, (got, expected)) in graph.output_names().iter().zip(outputs.iter().zip(&expected)) {
         let difference = check::compare(got, expected);
