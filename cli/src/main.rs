@@ -3,6 +3,7 @@
 
 mod args;
 mod commands;
+mod out;
 mod report;
 mod stats;
 mod table;
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
         Err(e) if commands::is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("kiln: {}", commands::message(&e));
-            ExitCode::from(1)
+            ExitCode::from(if commands::is_usage(&e) { 2 } else { 1 })
         }
     }
 }

@@ -90,7 +90,7 @@ impl fmt::Display for TensorType {
 }
 
 /// Type of a value.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Type {
     /// A tensor.
     Tensor(TensorType),
@@ -158,6 +158,56 @@ impl Type {
             }
             _ => false,
         }
+    }
+}
+
+/// Sequences and optionals around each other that a stored type may have.
+const MAX_NESTING: usize = 64;
+
+#[derive(serde::Serialize, serde::Deserialize)]
+enum Wrapper {
+    Sequence,
+    Optional,
+}
+
+/// A type as it is stored: flat, so that reading it needs no recursion.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Stored {
+    /// Outermost first.
+    wrappers: Vec<Wrapper>,
+    tensor: TensorType,
+}
+
+impl serde::Serialize for Type {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let (mut wrappers, mut at) = (vec![], self);
+        let tensor = loop {
+            match at {
+                Type::Tensor(t) => break t.clone(),
+                Type::Sequence(inner) => {
+                    wrappers.push(Wrapper::Sequence);
+                    at = inner;
+                }
+                Type::Optional(inner) => {
+                    wrappers.push(Wrapper::Optional);
+                    at = inner;
+                }
+            }
+        };
+        Stored { wrappers, tensor }.serialize(s)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Type {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let Stored { wrappers, tensor } = Stored::deserialize(d)?;
+        if wrappers.len() > MAX_NESTING {
+            return Err(serde::de::Error::custom(format!("a type is nested {} deep", wrappers.len())));
+        }
+        Ok(wrappers.into_iter().rev().fold(Type::Tensor(tensor), |inner, wrapper| match wrapper {
+            Wrapper::Sequence => Type::Sequence(Box::new(inner)),
+            Wrapper::Optional => Type::Optional(Box::new(inner)),
+        }))
     }
 }
 

@@ -5,6 +5,14 @@ use kiln_ir::{DClass, Dim, Scalar, Symbol, Tensor, TensorError, Type};
 /// Why an input cannot be made up.
 #[derive(Debug, thiserror::Error)]
 pub enum SampleError {
+    /// The input is too large to make up.
+    #[error("input `{name}` is {ty}: too large to make up, give a file")]
+    Large {
+        /// The input.
+        name: String,
+        /// Its type.
+        ty: Type,
+    },
     /// The input is no tensor of known rank.
     #[error("input `{name}` of type {ty} cannot be made up: give --inputs")]
     Type {
@@ -22,6 +30,9 @@ pub enum SampleError {
         source: TensorError,
     },
 }
+
+/// Most bytes of a made-up input; larger ones come from a file.
+const MAX_BYTES: usize = 1 << 30;
 
 /// A tensor for each named type: floats uniform in [-1, 1), integers in 0..16 (0..2 for narrow ones), bools. Every
 /// symbolic dim is 1. The same seed gives the same tensors.
@@ -41,8 +52,11 @@ fn sample(name: &str, ty: &Type, state: &mut u64) -> Result<Tensor, SampleError>
     let dims: Option<Vec<usize>> = tensor.shape.dims().and_then(|dims| dims.iter().map(size).collect());
     let dims = dims.ok_or_else(refuse)?;
     let make = |source| SampleError::Tensor { name: name.to_owned(), source };
-    // The length is checked before anything of that length is made.
-    let count = Tensor::zeros(tensor.dtype, &dims).map_err(make)?.numel();
+    let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let bytes = count.and_then(|n| tensor.dtype.bytes_for(n)).filter(|&bytes| bytes <= MAX_BYTES);
+    let (Some(count), Some(_)) = (count, bytes) else {
+        return Err(SampleError::Large { name: name.to_owned(), ty: ty.clone() });
+    };
     let scalar = |state: &mut u64| {
         let unit = (splitmix64(state) >> 11) as f64 / (1u64 << 53) as f64;
         match tensor.dtype.class() {
@@ -83,6 +97,15 @@ mod tests {
         assert_eq!(a[0].dims(), [1, 8]);
         assert!(a[0].to_f64s().unwrap().iter().all(|v| (-1.0..1.0).contains(v)));
         assert!(a[1].to_ints().unwrap().iter().all(|v| (0..16).contains(v)));
+    }
+
+    #[test]
+    fn vast_inputs_are_not_made_up() {
+        for dims in [&[1 << 40][..], &[i64::MAX, i64::MAX]] {
+            let ty = Type::fixed(DType::F32, dims);
+            let error = sample_inputs([("x", &ty)].into_iter(), 0).unwrap_err();
+            assert!(matches!(error, SampleError::Large { .. }), "{error}");
+        }
     }
 
     #[test]

@@ -49,13 +49,14 @@ impl HostGraphs {
         Ok(())
     }
 
-    /// Evaluates a graph. `symbols` are the values of dims that the graph may mention; no result may be larger than
+    /// Evaluates a graph. Random operators without a seed of their own draw from `seed`. `symbols` are the values of dims that the graph may mention; no result may be larger than
     /// `max_bytes`; `interrupted` is asked now and then whether to give up.
     pub fn run(
         &self,
         graph: &str,
         operands: &[Datum],
         max_bytes: u64,
+        seed: u64,
         symbols: &mut dyn Iterator<Item = (&Symbol, i64)>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Vec<Datum>, String> {
@@ -65,6 +66,7 @@ impl HostGraphs {
         let limits = Limits::default();
         let limits = Limits { max_bytes: limits.max_bytes.min(max_bytes), ..limits };
         let mut evaluator = Evaluator::with_limits(&self.module, limits);
+        evaluator.set_seed(seed);
         evaluator.set_interrupt(interrupted);
         for (symbol, value) in symbols {
             evaluator.bind(symbol, value);

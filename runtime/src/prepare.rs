@@ -111,6 +111,13 @@ pub(crate) fn symbols(program: &Program) -> SymbolIndex {
     index
 }
 
+impl Prepared {
+    /// The symbols that have their values when the function is entered: a frame serves one set of them.
+    pub fn entry_symbols(&self) -> impl Iterator<Item = &u32> {
+        self.input_symbols.iter().chain(&self.free_symbols)
+    }
+}
+
 /// Derives the facts about a function whose slot indices are valid.
 pub(crate) fn prepare(function: &Function, index: &SymbolIndex) -> Prepared {
     let numbers = |dim: &Dim, out: &mut Vec<u32>| {

@@ -101,17 +101,23 @@ fn byte_len(dtype: DType, dims: &[usize]) -> Option<usize> {
     dtype.bytes_for(dims.iter().try_fold(1usize, |a, &d| a.checked_mul(d))?)
 }
 
-/// Values of a program's states.
+/// What a session keeps from run to run: values of the program's states, and where its random numbers are.
 #[derive(Debug)]
 pub(crate) struct States {
     names: Vec<String>,
     values: Mutex<Vec<Option<Datum>>>,
+    seed: AtomicU64,
 }
 
 impl States {
     fn new(exe: &Executable) -> Self {
         let names = exe.program().states.iter().map(|s| s.name.clone()).collect();
-        States { names, values: Mutex::new(initial_states(exe)) }
+        States { names, values: Mutex::new(initial_states(exe)), seed: AtomicU64::new(0) }
+    }
+
+    /// Another seed for each step that draws random numbers: no two of them, and no two runs, draw the same.
+    pub fn next_seed(&self) -> u64 {
+        self.seed.fetch_add(1, Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<Datum>>> {

@@ -99,15 +99,20 @@ impl Misfit {
 }
 
 /// Unifies `count` declared shapes with actual ones, binding symbols that have no value yet. Dims that are more than
-/// a symbol are checked, or solved when exactly one of their symbols is unbound and they are linear in it.
+/// a symbol are checked, or solved when exactly one of their symbols is unbound and they are linear in it. Symbols that
+/// are not dims by themselves may get values from elsewhere before anything is solved: `inherit` sets these.
 pub(crate) fn unify<'a>(
     index: &SymbolIndex,
     bindings: &mut Bindings,
     count: usize,
     declared: &dyn Fn(usize) -> Declared<'a>,
+    inherit: &mut dyn FnMut(&mut Bindings),
 ) -> Result<(), Misfit> {
     // Plain symbols first: expressions then find them bound whatever the order. The last round reports what is wrong.
     for round in 0..3 {
+        if round == 1 {
+            inherit(bindings);
+        }
         let mut deferred = false;
         for position in 0..count {
             let Declared { ty, dims } = declared(position);
@@ -125,7 +130,7 @@ pub(crate) fn unify<'a>(
                 }
             }
         }
-        if !deferred {
+        if !deferred && round > 0 {
             break;
         }
     }
@@ -183,6 +188,10 @@ fn solve_linear(index: &SymbolIndex, bindings: &Bindings, dim: &Dim, actual: i64
         None => several = true,
     });
     let symbol = unbound.get().filter(|_| !several)?;
+    // Minima, quotients and the like have many solutions.
+    if !dim.is_multilinear() {
+        return None;
+    }
     let at = |value: i64| {
         dim.eval(&|s| {
             let number = index.get(s)?;
@@ -219,10 +228,13 @@ mod tests {
             }
         }
         let mut bindings = Bindings::unbound(index.len());
-        unify(&index, &mut bindings, types.len(), &|i| Declared {
-            ty: &types[i],
-            dims: SmallVec::from_slice(shapes[i].1),
-        })
+        unify(
+            &index,
+            &mut bindings,
+            types.len(),
+            &|i| Declared { ty: &types[i], dims: SmallVec::from_slice(shapes[i].1) },
+            &mut |_| {},
+        )
         .map_err(|m| format!("{}.{:?}: {}", m.position, m.axis, m.reason))?;
         Ok(names.into_iter().filter_map(|(n, i)| Some((n, bindings.get(i)?))).collect())
     }
@@ -244,5 +256,11 @@ mod tests {
         // Not linear, not integral, two unknowns: nothing is bound.
         assert_eq!(try_unify(&[(&["2*N"], &[11])]), Ok(vec![]));
         assert_eq!(try_unify(&[(&["N+M"], &[11])]), Ok(vec![]));
+        // Many solutions: the other dim decides, or nothing does.
+        for dim in ["min(N,5)", "mod(N,4)", "floordiv(N+1,2)", "N*N"] {
+            assert_eq!(try_unify(&[(&[dim], &[1])]), Ok(vec![]), "{dim}");
+        }
+        let both = try_unify(&[(&["min(N,5)"], &[5]), (&["N"], &[10])]);
+        assert_eq!(both, Ok(vec![("N".to_owned(), 10)]));
     }
 }

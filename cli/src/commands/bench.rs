@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{entry, inputs_or_samples, open, peak_rss_mib};
 use crate::args::BenchArgs;
+use crate::out::outln;
 use crate::stats::Summary;
 use crate::table::millis;
 
@@ -38,19 +39,19 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             "mean_ms": round(s.mean), "runs": s.runs, "threads": threads, "load_ms": round(load_ms),
             "first_ms": round(first_ms), "peak_rss_mib": round(rss),
         });
-        println!("{line}");
+        outln!("{line}")?;
         return Ok(());
     }
-    println!("{}: {} runs on {threads} thread(s)", place(), s.runs);
-    println!(
+    outln!("{}: {} runs on {threads} thread(s)", place(), s.runs)?;
+    outln!(
         "  min {}  median {}  p90 {}  p99 {}",
         millis(s.min),
         millis(s.median),
         millis(s.p90),
         millis(s.p99)
-    );
-    println!("  mean {}  throughput {:.1} runs/s", millis(s.mean), 1e3 / s.mean);
-    println!("  load {}  first run {}  peak memory {rss:.1} MiB", millis(load_ms), millis(first_ms));
+    )?;
+    outln!("  mean {}  throughput {:.1} runs/s", millis(s.mean), 1e3 / s.mean)?;
+    outln!("  load {}  first run {}  peak memory {rss:.1} MiB", millis(load_ms), millis(first_ms))?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use kiln::runtime::{Datum, SessionOptions};
 
 use super::{SEED, options, read_inputs, spinner};
 use crate::args::CheckArgs;
+use crate::out::{out, outln};
 use crate::table::Table;
 
 /// Differing nodes that are listed.
@@ -42,12 +43,12 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         worst = worst.max(d.relative());
         table.row(row(name, &d));
     }
-    print!("{}", table.render());
+    out!("{}", table.render())?;
     if worst <= args.tolerance {
-        println!("equal within {:e}: the largest relative difference is {worst:.3e}", args.tolerance);
+        outln!("equal within {:e}: the largest relative difference is {worst:.3e}", args.tolerance)?;
         return Ok(());
     }
-    print!("{}", by_node(&module, id, args, &inputs)?);
+    out!("{}", by_node(&module, id, args, &inputs)?)?;
     bail!("{}: compiled and evaluated results differ by {worst:.3e}, more than {:e}", place(), args.tolerance)
 }
 
@@ -59,7 +60,7 @@ fn row(name: &str, d: &Difference) -> Vec<String> {
 fn compiled(module: Module, id: GraphId, args: &CheckArgs, inputs: &[Datum]) -> Result<Vec<Datum>> {
     let name = module.graph(id).name().to_owned();
     let threads = usize::try_from(args.threads).ok();
-    let session = kiln::compile(module, &options(&args.options))?
+    let session = kiln::compile(module, &options(&args.options)?)?
         .into_session(SessionOptions { threads, ..Default::default() })?;
     Ok(session.run(&name, inputs)?)
 }

@@ -7,17 +7,18 @@ use kiln::Compiled;
 use kiln::passes::{PASSES, Refusals, Report};
 use kiln::runtime::artifact::ArtifactSize;
 
-use super::{options, spinner};
+use super::{known_passes, options, spinner};
 use crate::args::CompileArgs;
+use crate::out::{out, outln};
 use crate::table::{bytes, millis};
 
 /// Compiles a model into an artifact.
 pub fn run(args: &CompileArgs) -> Result<()> {
     if args.help_passes {
         for pass in PASSES {
-            println!("{}", pass.name);
+            outln!("{}", pass.name)?;
             for (needs, why) in pass.after {
-                println!("    after {needs}: {why}");
+                outln!("    after {needs}: {why}")?;
             }
         }
         return Ok(());
@@ -25,7 +26,8 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     let (model, output) = (args.model.as_ref(), args.output.as_ref());
     // clap requires both unless --help-passes is given.
     let (model, output) = model.zip(output).context("MODEL and -o OUT.kiln are needed")?;
-    let mut options = options(&args.options);
+    let mut options = options(&args.options)?;
+    known_passes(&args.dump_after)?;
     options.passes.dump_after.clone_from(&args.dump_after);
     options.threads = args.threads.and_then(|threads| usize::try_from(threads).ok());
 
@@ -42,15 +44,17 @@ pub fn run(args: &CompileArgs) -> Result<()> {
 
     for pass in &compiled.passes.passes {
         if let Some(dump) = &pass.dump {
-            println!("// after {}\n{dump}", pass.name);
+            outln!("// after {}\n{dump}", pass.name)?;
         }
     }
     if args.dump_kir {
-        compiled.kernel_texts.iter().for_each(|text| println!("{text}"));
+        for text in &compiled.kernel_texts {
+            outln!("{text}")?;
+        }
     }
-    println!("{} -> {}", model.display(), output.display());
-    println!("  loaded in {}, compiled and written in {}", millis(loaded), millis(total - loaded));
-    print!("{}", summary(&compiled, &size, args.verbose));
+    outln!("{} -> {}", model.display(), output.display())?;
+    outln!("  loaded in {}, compiled and written in {}", millis(loaded), millis(total - loaded))?;
+    out!("{}", summary(&compiled, &size, args.verbose))?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use kiln::{Compiled, Options};
 use super::bench::measure;
 use super::compile::summary;
 use crate::args::DemoArgs;
+use crate::out::{out, outln};
 use crate::stats::Summary;
 use crate::table::{Table, millis};
 
@@ -26,47 +27,44 @@ const BATCHES: [usize; 2] = [1, 64];
 
 /// Compiles, runs and measures the embedded model.
 pub fn run(args: &DemoArgs) -> Result<()> {
-    println!("A small convolution network that reads handwritten digits, from ONNX to machine code\n");
+    outln!("A small convolution network that reads handwritten digits, from ONNX to machine code\n")?;
     let (images, labels) = test_data()?;
     let start = Instant::now();
     let module = kiln::load_bytes("digits.onnx", MODEL)?;
     let compiled = kiln::compile(module, &Options::default())?;
     let compile_ms = start.elapsed().as_secs_f64() * 1e3;
 
-    println!("1. Compile ({})", millis(compile_ms));
-    let folder = std::env::temp_dir().join(format!("kiln-demo-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let result = show(&compiled, &folder, &images, &labels, args);
-    // The folder is temporary; what remains of it harms nobody.
-    let _ = std::fs::remove_dir_all(&folder);
-    result
+    outln!("1. Compile ({})", millis(compile_ms))?;
+    // The artifact is run as code: only this user may write where it lies.
+    let folder = tempfile::Builder::new().prefix("kiln-demo-").tempdir().context("a temporary folder")?;
+    show(&compiled, folder.path(), &images, &labels, args)
 }
 
 fn show(compiled: &Compiled, folder: &Path, images: &Tensor, labels: &[i64], args: &DemoArgs) -> Result<()> {
     let path = folder.join("digits.kiln");
     let size = compiled.save(&path)?;
-    print!("{}", summary(compiled, &size, false));
-    println!("\n   What each pass did:");
-    print!("{}", passes(compiled));
-    println!("\n   Fused kernels:");
+    out!("{}", summary(compiled, &size, false))?;
+    outln!("\n   What each pass did:")?;
+    out!("{}", passes(compiled))?;
+    outln!("\n   Fused kernels:")?;
     for k in kiln::kernel_uses(&compiled.image.program) {
-        println!("     {} <- {}", k.kernel.name, k.nodes.join(", "));
+        outln!("     {} <- {}", k.kernel.name, k.nodes.join(", "))?;
     }
 
     let start = Instant::now();
     let executable = std::sync::Arc::new(Executable::open(&path)?);
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
-    println!("\n2. Load the artifact: {}", millis(load_ms));
+    outln!("\n2. Load the artifact: {}", millis(load_ms))?;
 
     let one = Session::new(executable.clone(), SessionOptions { threads: Some(1), ..Default::default() });
     let correct = correct(&one, images, labels)?;
-    println!(
+    outln!(
         "\n3. Run it on {} images that training did not see: {correct} right, accuracy {:.2} %",
         labels.len(),
         100.0 * correct as f64 / labels.len() as f64
-    );
+    )?;
 
-    println!("\n4. Measure");
+    outln!("\n4. Measure")?;
     let threads = args.threads.and_then(|t| usize::try_from(t).ok());
     let many = Session::new(executable, SessionOptions { threads, ..Default::default() });
     let mut table = Table::new(&["batch", "threads", "min", "median", "images/s"]);
@@ -85,8 +83,8 @@ fn show(compiled: &Compiled, folder: &Path, images: &Tensor, labels: &[i64], arg
             ]);
         }
     }
-    print!("{}", table.render());
-    println!("\nNext: kiln compile YOUR_MODEL.onnx -o YOUR_MODEL.kiln");
+    out!("{}", table.render())?;
+    outln!("\nNext: kiln compile YOUR_MODEL.onnx -o YOUR_MODEL.kiln")?;
     Ok(())
 }
 

@@ -9,31 +9,32 @@ use kiln::ir::{GraphId, Module, Op, op::Source};
 use kiln::runtime::Executable;
 use kiln::runtime::program::{Action, Program};
 
+use super::Usage;
 use crate::args::InspectArgs;
+use crate::out::out;
 use crate::table::{Table, bytes};
 
 /// Describes a model or an artifact.
 pub fn run(args: &InspectArgs) -> Result<()> {
     if kiln::is_artifact(&args.model)? {
-        let exe = Executable::open(&args.model)?;
-        print!("{}", describe_program(exe.program(), exe.code().len() as u64));
-        if args.text {
-            print!("{}", plan(exe.program()));
+        if args.dot.is_some() || !args.shapes.is_empty() {
+            let place = args.model.display();
+            let what = "this is a compiled artifact; --dot and --shape apply to a model's graph";
+            return Err(Usage(format!("{place}: {what}")).into());
         }
-        if args.dot.is_some() {
-            anyhow::bail!(
-                "{}: --dot draws a model's graph; this is a compiled artifact",
-                args.model.display()
-            );
+        let exe = Executable::open(&args.model)?;
+        out!("{}", describe_program(exe.program(), exe.code().len() as u64))?;
+        if args.text {
+            out!("{}", plan(exe.program()))?;
         }
         return Ok(());
     }
     let module = kiln::load(&args.model, &args.shapes)?;
     if args.text {
         let (text, _) = kiln::ir::text::print_module(&module);
-        print!("{text}");
+        out!("{text}")?;
     } else {
-        print!("{}", describe_module(&module)?);
+        out!("{}", describe_module(&module)?)?;
     }
     if let Some(path) = &args.dot {
         write(path, &dot(&module))?;

@@ -16,8 +16,9 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln::Options;
 use kiln::ir::{Tensor, Type};
-use kiln::loaders::npz;
 use kiln::loaders::onnx::read_tensor_pb;
+use kiln::loaders::{LoadError, npz};
+use kiln::passes::PASSES;
 use kiln::runtime::cpu::Tier;
 use kiln::runtime::program::Entry;
 use kiln::runtime::{Datum, Session, SessionOptions};
@@ -46,7 +47,7 @@ pub fn message(e: &anyhow::Error) -> String {
 }
 
 /// The facade's options for the command line's.
-pub fn options(args: &ModelArgs) -> Options {
+pub fn options(args: &ModelArgs) -> Result<Options> {
     let tier = match args.target {
         TargetArg::Native => None,
         TargetArg::V2 => Some(Tier::X86V2),
@@ -54,8 +55,33 @@ pub fn options(args: &ModelArgs) -> Options {
         TargetArg::V4 => Some(Tier::X86V4),
         TargetArg::Aarch64 => Some(Tier::Aarch64),
     };
+    known_passes(&args.disable_pass)?;
     let passes = kiln::passes::Options { disabled: args.disable_pass.clone(), ..Default::default() };
-    Options { shapes: args.shapes.clone(), tier, passes, threads: None }
+    Ok(Options { shapes: args.shapes.clone(), tier, passes, threads: None })
+}
+
+/// Refuses names that no pass has.
+pub fn known_passes(names: &[String]) -> Result<()> {
+    match names.iter().find(|name| !PASSES.iter().any(|p| p.name == name.as_str())) {
+        Some(name) => {
+            let all = PASSES.iter().map(|p| p.name).collect::<Vec<_>>().join(", ");
+            Err(Usage(format!("no pass is named `{name}`; the passes are {all}")).into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// The command line asks for what does not exist or does not go together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// Whether the command line is at fault, not the model or its data.
+pub fn is_usage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let shape = matches!(cause.downcast_ref(), Some(kiln::Error::Load(LoadError::Option { .. })));
+        cause.is::<Usage>() || shape
+    })
 }
 
 /// A session on a model or artifact, with a spinner while a model compiles.
@@ -63,14 +89,16 @@ pub fn open(path: &Path, args: &ModelArgs, threads: u32) -> Result<Session> {
     let is_artifact = kiln::is_artifact(path)?;
     let compiled_already = !args.shapes.is_empty() || !args.disable_pass.is_empty();
     if is_artifact && (compiled_already || args.target != TargetArg::Native) {
-        bail!(
+        return Err(Usage(format!(
             "{}: this is a compiled artifact; --shape, --target and --disable-pass apply when a model is compiled",
             path.display()
-        );
+        ))
+        .into());
     }
+    let options = options(args)?;
     let bar = if is_artifact { None } else { Some(spinner(&format!("compiling {}", path.display()))) };
     let session = SessionOptions { threads: usize::try_from(threads).ok(), ..Default::default() };
-    let opened = kiln::open_session(path, &options(args), session);
+    let opened = kiln::open_session(path, &options, session);
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
@@ -91,7 +119,11 @@ pub fn spinner(message: &str) -> ProgressBar {
 /// The entry of that name, or the first.
 pub fn entry<'s>(session: &'s Session, name: Option<&str>, path: &Path) -> Result<&'s Entry> {
     match name {
-        Some(name) => session.entry(name).with_context(|| path.display().to_string()),
+        Some(name) => session.entry(name).map_err(|_| {
+            let all = session.entries().iter().map(|e| format!("`{}`", e.name)).collect::<Vec<_>>();
+            let place = path.display();
+            Usage(format!("{place}: there is no entry point `{name}`; there are {}", all.join(", "))).into()
+        }),
         None => {
             session.entries().first().with_context(|| format!("{}: there is no entry point", path.display()))
         }
@@ -133,7 +165,17 @@ pub fn read_inputs<'p>(
         .map(|((n, t), _)| format!("`{n}`: {t}"))
         .collect();
     if !missing.is_empty() {
-        bail!("no value is given for {}", missing.join(", "));
+        let files = files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
+        bail!("{files}: no value is given for {}", missing.join(", "));
+    }
+    let files = files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
+    for ((name, ty), tensor) in ports.iter().zip(values.iter().flatten()) {
+        let fits = ty.as_tensor().is_some_and(|t| {
+            t.dtype == tensor.dtype() && t.shape.rank().is_none_or(|rank| rank == tensor.dims().len())
+        });
+        if !fits {
+            bail!("{files}: input `{name}` is {}, the model takes {ty}", tensor.ty());
+        }
     }
     Ok(values.into_iter().flatten().map(Datum::Tensor).collect())
 }

@@ -14,6 +14,7 @@ use kiln::runtime::{Datum, RunOptions, Session};
 use super::bench::measure;
 use super::{entry, inputs_or_samples, open, spinner};
 use crate::args::ProfileArgs;
+use crate::out::{out, outln};
 use crate::report::{Roofline, Row, html, trace};
 use crate::stats::Summary;
 use crate::table::{Table, millis};
@@ -35,7 +36,7 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
     bar.finish_and_clear();
     let rows = rows(session.executable().program(), &collected);
     let name = args.model.display().to_string();
-    print_table(&name, &rows, roofline, latency.median, session.threads());
+    print_table(&name, &rows, roofline, latency.median, session.threads())?;
     if let Some(path) = &args.html {
         write(path, html::page(&name, &rows, roofline, latency.median))?;
     }
@@ -124,10 +125,10 @@ fn trace_spans(program: &Program, spans: &[Span]) -> Vec<trace::Span> {
     spans.iter().map(span).collect()
 }
 
-fn print_table(name: &str, rows: &[Row], roofline: Roofline, median: f64, threads: usize) {
+fn print_table(name: &str, rows: &[Row], roofline: Roofline, median: f64, threads: usize) -> Result<()> {
     let total: f64 = rows.iter().map(|r| r.ms).sum();
-    println!("{name}: median {} on {threads} thread(s)", millis(median));
-    println!("  peaks: {:.1} GFLOP/s, {:.1} GB/s (measured now)", roofline.gflops, roofline.gbps);
+    outln!("{name}: median {} on {threads} thread(s)", millis(median))?;
+    outln!("  peaks: {:.1} GFLOP/s, {:.1} GB/s (measured now)", roofline.gflops, roofline.gbps)?;
     let mut slowest: Vec<&Row> = rows.iter().collect();
     slowest.sort_by(|a, b| b.ms.total_cmp(&a.ms));
     let mut table = Table::new(&["kernel", "time", "share", "GFLOP/s", "GB/s", "of roofline"]);
@@ -141,10 +142,11 @@ fn print_table(name: &str, rows: &[Row], roofline: Roofline, median: f64, thread
             format!("{:.0} %", 100.0 * r.roofline_share(roofline)),
         ]);
     }
-    print!("{}", table.render());
+    out!("{}", table.render())?;
     if slowest.len() > SHOWN {
-        println!("  and {} more steps (--html lists them)", slowest.len() - SHOWN);
+        outln!("  and {} more steps (--html lists them)", slowest.len() - SHOWN)?;
     }
+    Ok(())
 }
 
 fn write(path: &Path, text: String) -> Result<()> {

@@ -4,7 +4,8 @@ use kiln_ir::op::{Attr, Control, Movement, Object, Source};
 use kiln_ir::{Dim, Graph, Node, NodeId, Op, Symbol, Tensor, Type, Value};
 use kiln_runtime::plan::{byte_size, fixed_layout};
 use kiln_runtime::program::{
-    Access, Action, BufferArg, ConstantId, Function, KernelCall, KernelId, Relation, SlotId, StateId, Step, Storage,
+    Access, Action, BufferArg, ConstantId, Function, KernelCall, KernelId, Relation, SlotId, StateId, Step,
+    Storage,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 

@@ -90,6 +90,24 @@ pub enum DimError {
 /// Most monomials, and most factors of one, that an expression may have before it is given up as unknown.
 const MAX_TERMS: usize = 64;
 
+/// Most atoms that an expression may have, those inside of atoms included: every walk visits each.
+const MAX_ATOMS: usize = 256;
+
+/// How deep atoms may stand in atoms. The text form nests no deeper than its parser allows.
+const MAX_NESTING: usize = 16;
+
+/// How large an expression is.
+struct Size {
+    atoms: usize,
+    nesting: usize,
+}
+
+impl Size {
+    fn beside(self, other: Size) -> Size {
+        Size { atoms: self.atoms + other.atoms, nesting: self.nesting.max(other.nesting) }
+    }
+}
+
 impl Dim {
     /// The constant `value`.
     pub const fn known(value: i64) -> Dim {
@@ -106,8 +124,21 @@ impl Dim {
         Dim::from_atom(Atom::Sym(Symbol::new(name)))
     }
 
+    /// One atom; unknown if that is too large an expression.
     fn from_atom(atom: Atom) -> Dim {
-        Dim(Repr::Poly(Arc::new(vec![(vec![atom], 1)])))
+        Dim(Repr::Poly(Arc::new(vec![(vec![atom], 1)]))).bounded()
+    }
+
+    /// The dim itself, or unknown where it has outgrown [`MAX_ATOMS`] or [`MAX_NESTING`].
+    fn bounded(self) -> Dim {
+        let Size { atoms, nesting } = self.size();
+        if atoms > MAX_ATOMS || nesting > MAX_NESTING { Dim::unknown() } else { self }
+    }
+
+    fn size(&self) -> Size {
+        let Repr::Poly(terms) = &self.0 else { return Size { atoms: 0, nesting: 0 } };
+        let all = terms.iter().flat_map(|(m, _)| m).map(Atom::size);
+        all.fold(Size { atoms: 0, nesting: 0 }, Size::beside)
     }
 
     /// The constant value, if the dimension is one.
@@ -151,7 +182,7 @@ impl Dim {
         match terms.as_slice() {
             [] => Dim::known(0),
             [(m, c)] if m.is_empty() => Dim::known(*c),
-            _ => Dim(Repr::Poly(Arc::new(terms))),
+            _ => Dim(Repr::Poly(Arc::new(terms))).bounded(),
         }
     }
 
@@ -386,6 +417,15 @@ impl Dim {
         })
     }
 
+    /// Whether the dim is a polynomial of degree at most 1 in every symbol, without quotients, minima and the like.
+    pub fn is_multilinear(&self) -> bool {
+        let Repr::Poly(terms) = &self.0 else { return matches!(self.0, Repr::Const(_)) };
+        terms.iter().all(|(m, _)| {
+            let plain = m.iter().all(|atom| matches!(atom, Atom::Sym(_)));
+            plain && m.windows(2).all(|pair| pair[0] != pair[1])
+        })
+    }
+
     /// The value under `lookup`, with checked arithmetic.
     pub fn eval(&self, lookup: &dyn Fn(&Symbol) -> Option<i64>) -> Result<i64, DimError> {
         let terms = match &self.0 {
@@ -448,6 +488,21 @@ impl Dim {
 }
 
 impl Atom {
+    fn size(&self) -> Size {
+        let (inner, levels) = match self {
+            Atom::Sym(_) => (Size { atoms: 0, nesting: 0 }, 0),
+            Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => {
+                (a.size().beside(b.size()), 1)
+            }
+            // Written as nested calls of two.
+            Atom::Broadcast(parts) => {
+                let all = parts.iter().map(Dim::size);
+                (all.fold(Size { atoms: 0, nesting: 0 }, Size::beside), parts.len() - 1)
+            }
+        };
+        Size { atoms: inner.atoms + 1, nesting: inner.nesting + levels }
+    }
+
     fn lower_bound(&self) -> Option<i64> {
         match self {
             Atom::Sym(_) => Some(0),
@@ -563,7 +618,18 @@ mod tests {
 
     #[test]
     fn prints_as_it_parses() {
-        for text in ["N", "3*N+1", "-N+4", "floordiv(N,2)+1", "\"seq len\"", "max(M,N)", "broadcast(M,N)", "?", "7", "2*M*N"] {
+        for text in [
+            "N",
+            "3*N+1",
+            "-N+4",
+            "floordiv(N,2)+1",
+            "\"seq len\"",
+            "max(M,N)",
+            "broadcast(M,N)",
+            "?",
+            "7",
+            "2*M*N",
+        ] {
             assert_eq!(d(text).to_string(), text);
         }
     }
@@ -590,6 +656,20 @@ mod tests {
         assert_eq!(d("broadcast(M,N)").eval(&env(0)), Err(DimError::Broadcast { left: 0, right: 7 }));
         let one = |s: &Symbol| (&*s.0 == "M").then(|| Dim::known(1));
         assert_eq!(d("broadcast(M,N)").substitute(&one), d("N"));
+    }
+
+    #[test]
+    fn expressions_stop_growing() {
+        // Lengths of `x = concat(x, x[::2])`, again and again.
+        let mut length = Dim::symbol("N");
+        for _ in 0..64 {
+            length = &length + (&length + Dim::known(1)).floor_div(&Dim::known(2));
+            let text = length.to_string();
+            assert_eq!(text.parse::<Dim>().unwrap().to_string(), text);
+        }
+        assert!(length.is_unknown());
+        let all = (0..40).fold(Dim::known(1), |d, i| d.broadcast(&Dim::symbol(&format!("s{i}"))));
+        assert!(all.is_unknown());
     }
 
     #[test]

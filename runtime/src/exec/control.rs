@@ -101,7 +101,8 @@ impl Executor<'_> {
         let symbols = self.exe.symbols();
         let mut bound =
             symbols.iter().filter_map(|(symbol, number)| Some((symbol, frame.bindings.get(number)?)));
-        let produced = self.exe.host().run(graph, operands, self.cx.cap(), &mut bound, &interrupted);
+        let seed = self.states.next_seed();
+        let produced = self.exe.host().run(graph, operands, self.cx.cap(), seed, &mut bound, &interrupted);
         produced.map_err(|reason| match limits.check() {
             Err(early) => early,
             Ok(()) => RunError::Host { place: at.place(), reason },
@@ -215,7 +216,7 @@ impl Executor<'_> {
                 return Err(RunError::dtype(place(), expected.dtype, tensor.dtype()));
             }
             let declared = |_: usize| Declared { ty: &data.ty, dims: Dims::from_slice(tensor.dims()) };
-            unify(self.exe.symbols(), &mut frame.bindings, 1, &declared)
+            unify(self.exe.symbols(), &mut frame.bindings, 1, &declared, &mut |_| {})
                 .map_err(|m| m.error(place(), &declared(0)))?;
         } else if data.ty.as_tensor().is_some() != value.as_tensor().is_some() {
             let (expected, found) = (data.ty.to_string(), value.ty().to_string());

@@ -138,8 +138,10 @@ impl Frame {
                 | Storage::Object => state.clear(budget),
             }
         }
-        for &symbol in &prepared.late_symbols {
-            self.bindings.set(symbol, None);
+        // What a run has bound goes; what the frame was made for stays.
+        self.bindings.clear();
+        for (&symbol, &value) in prepared.entry_symbols().zip(&self.key) {
+            self.bindings.set(symbol, (value >= 0).then_some(value));
         }
         self.targets.fill(None);
     }
@@ -196,7 +198,7 @@ pub(crate) fn memory_plan(
         ty: &function.slots[function.inputs[i].index()].ty,
         dims: Dims::from_slice(dims.get(i).copied().unwrap_or(&[])),
     };
-    unify(exe.symbols(), &mut bindings, function.inputs.len(), &declared).map_err(|m| {
+    unify(exe.symbols(), &mut bindings, function.inputs.len(), &declared, &mut |_| {}).map_err(|m| {
         let position = m.position;
         m.error(input_place(position), &declared(position))
     })?;

@@ -155,18 +155,19 @@ impl<'a> Executor<'a> {
             let place = format!("function `{}`", function.name);
             return Err(RunError::Depth { place, limit: MAX_DEPTH });
         }
-        self.bind_inputs(function, input, input_place)?;
-        let cx = &mut *self.cx;
-        let symbols = || prepared.input_symbols.iter().chain(&prepared.free_symbols);
-        // What the sizes of the inputs do not determine has the caller's value.
-        for &symbol in symbols() {
-            if cx.bindings.get(symbol).is_none() {
-                cx.bindings.set(symbol, inherited.and_then(|b| b.get(symbol)));
+        // What the sizes of the inputs do not say by themselves has the caller's value.
+        let mut inherit = |bindings: &mut Bindings| {
+            for &symbol in prepared.entry_symbols() {
+                if bindings.get(symbol).is_none() {
+                    bindings.set(symbol, inherited.and_then(|b| b.get(symbol)));
+                }
             }
-        }
+        };
+        self.bind_inputs(function, input, input_place, &mut inherit)?;
+        let cx = &mut *self.cx;
         cx.key.clear();
         // Sizes are never negative, so that -1 can stand for "no value".
-        cx.key.extend(symbols().map(|&s| cx.bindings.get(s).unwrap_or(-1)));
+        cx.key.extend(prepared.entry_symbols().map(|&s| cx.bindings.get(s).unwrap_or(-1)));
         let mut frame = self.frame(id, function, prepared)?;
         for (i, slot) in function.inputs.iter().enumerate() {
             let actual = input(i);
@@ -179,12 +180,14 @@ impl<'a> Executor<'a> {
         Ok(frame)
     }
 
-    /// Checks inputs against their declared types and binds their symbols in the context's bindings.
+    /// Checks inputs against their declared types and binds their symbols in the context's bindings; `inherit` adds
+    /// what the sizes do not say.
     fn bind_inputs(
         &mut self,
         function: &Function,
         input: &dyn Fn(usize) -> Actual,
         input_place: &dyn Fn(usize) -> String,
+        inherit: &mut dyn FnMut(&mut Bindings),
     ) -> Result<(), RunError> {
         let ty = |i: usize| &function.slots[function.inputs[i].index()].ty;
         let index = self.exe.symbols();
@@ -204,7 +207,7 @@ impl<'a> Executor<'a> {
             }
         }
         let declared = |i: usize| Declared { ty: ty(i), dims: input(i).dims };
-        unify(index, bindings, function.inputs.len(), &declared)
+        unify(index, bindings, function.inputs.len(), &declared, inherit)
             .map_err(|m| (m.position, m))
             .map_err(|(i, m)| m.error(input_place(i), &declared(i)))
     }
