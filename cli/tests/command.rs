@@ -1,0 +1,168 @@
+//! The command from outside: exit codes, messages, JSON keys, and the way of a model through an artifact.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use kiln::ir::{DType, Tensor};
+use kiln::loaders::npz;
+
+fn kiln(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kiln")).args(args).output().unwrap()
+}
+
+fn repository(file: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file).to_str().unwrap().to_owned()
+}
+
+fn digits() -> String {
+    repository("models/digits/digits.onnx")
+}
+
+/// A fresh folder of that name.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn path(folder: &Path, file: &str) -> String {
+    folder.join(file).to_str().unwrap().to_owned()
+}
+
+/// Writes `arrays` to `file` and gives its path.
+fn arrays(folder: &Path, file: &str, arrays: &[(&str, Tensor)]) -> String {
+    let arrays: Vec<(String, Tensor)> = arrays.iter().map(|(n, t)| ((*n).to_owned(), t.clone())).collect();
+    npz::write(&folder.join(file), &arrays).unwrap();
+    path(folder, file)
+}
+
+/// Checks exit code and message of a failure: one message, which holds all of `parts`.
+fn fails(code: i32, args: &[&str], parts: &[&str]) {
+    let output = kiln(args);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {message}");
+    for part in parts {
+        assert!(message.contains(part), "{args:?}: `{part}` is not in: {message}");
+    }
+    assert!(!message.contains("panicked"), "{args:?}: {message}");
+}
+
+/// Name and dims of the only input of the digits model for a batch of `n`.
+fn images(n: usize) -> Tensor {
+    Tensor::zeros(DType::F32, &[n, 1, 8, 8]).unwrap()
+}
+
+#[test]
+fn an_artifact_answers_as_the_model_does() {
+    let folder = folder("artifact");
+    let (artifact, from_model, from_artifact) =
+        (path(&folder, "digits.kiln"), path(&folder, "a.npz"), path(&folder, "b.npz"));
+    let module = kiln::load(Path::new(&digits()), &[]).unwrap();
+    let graph = module.graph(module.entries()[0]);
+    let values: Vec<f32> = (0..3 * 64).map(|i| (i % 17) as f32 / 16.0).collect();
+    let data = Tensor::from_slice(&[3, 1, 8, 8], &values).unwrap();
+    let inputs = arrays(&folder, "in.npz", &[(graph.input_names()[0].as_str(), data)]);
+    let succeeds = |args: &[&str]| {
+        let output = kiln(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let printed = succeeds(&["compile", &digits(), "-o", &artifact, "--threads", "1", "-v"]);
+    assert!(printed.contains("kernels:") && printed.contains("artifact:"), "{printed}");
+    succeeds(&["run", &digits(), "--inputs", &inputs, "--outputs", &from_model]);
+    succeeds(&["run", &artifact, "--inputs", &inputs, "--outputs", &from_artifact, "--threads", "2"]);
+    let (a, b) = (npz::read(Path::new(&from_model)).unwrap(), npz::read(Path::new(&from_artifact)).unwrap());
+    assert!(!a.is_empty());
+    assert_eq!(a, b);
+
+    let json = succeeds(&["bench", &artifact, "--inputs", &inputs, "--seconds", "0.05", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let mut keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    let expected = [
+        "first_ms",
+        "load_ms",
+        "mean_ms",
+        "median_ms",
+        "min_ms",
+        "p90_ms",
+        "p99_ms",
+        "peak_rss_mib",
+        "runs",
+        "threads",
+    ];
+    assert_eq!(keys, expected);
+
+    let printed = succeeds(&["inspect", &artifact]);
+    assert!(printed.contains(graph.input_names()[0].as_str()), "{printed}");
+    let checked = succeeds(&["check", &digits(), "--inputs", &inputs]);
+    assert!(checked.contains("equal within"), "{checked}");
+    let (page, trace) = (path(&folder, "p.html"), path(&folder, "p.json"));
+    succeeds(&["profile", &artifact, "--inputs", &inputs, "--html", &page, "--trace", &trace]);
+    assert!(std::fs::read_to_string(&page).unwrap().contains("<svg"));
+    let trace: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&trace).unwrap()).unwrap();
+    assert!(!trace["traceEvents"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn bad_input_ends_with_1_and_names_the_fault() {
+    let folder = folder("bad");
+    let module = kiln::load(Path::new(&digits()), &[]).unwrap();
+    let name = module.graph(module.entries()[0]).input_names()[0].clone();
+    let out = path(&folder, "out.npz");
+    let run = |inputs: &str, parts: &[&str]| {
+        fails(1, &["run", &digits(), "--inputs", inputs, "--outputs", &out], parts);
+    };
+    run(&path(&folder, "absent.npz"), &["absent.npz"]);
+    run(&arrays(&folder, "name.npz", &[("pixels", images(1))]), &["name.npz", "pixels", &name]);
+    let wide = Tensor::zeros(DType::F32, &[1, 1, 9, 8]).unwrap();
+    run(&arrays(&folder, "shape.npz", &[(&name, wide)]), &[&name, "9", "8"]);
+    let double = Tensor::zeros(DType::F64, &[1, 1, 8, 8]).unwrap();
+    run(&arrays(&folder, "dtype.npz", &[(&name, double)]), &["dtype.npz", &name, "f64", "f32"]);
+    std::fs::write(folder.join("junk.npz"), b"PK\x03\x04 not an archive").unwrap();
+    run(&path(&folder, "junk.npz"), &["junk.npz"]);
+
+    fails(1, &["compile", &path(&folder, "absent.onnx"), "-o", &out], &["absent.onnx"]);
+    std::fs::write(folder.join("text.onnx"), b"this is no model").unwrap();
+    fails(1, &["compile", &path(&folder, "text.onnx"), "-o", &out], &["text.onnx"]);
+    fails(1, &["inspect", &folder.to_string_lossy()], &["directory"]);
+
+    let artifact = path(&folder, "digits.kiln");
+    assert!(kiln(&["compile", &digits(), "-o", &artifact]).status.success());
+    let mut bytes = std::fs::read(&artifact).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(folder.join("damaged.kiln"), &bytes).unwrap();
+    fails(1, &["inspect", &path(&folder, "damaged.kiln")], &["damaged.kiln"]);
+    std::fs::write(folder.join("short.kiln"), &bytes[..200]).unwrap();
+    fails(1, &["inspect", &path(&folder, "short.kiln")], &["short.kiln"]);
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let folder = folder("usage");
+    let artifact = path(&folder, "digits.kiln");
+    assert!(kiln(&["compile", &digits(), "-o", &artifact]).status.success());
+    fails(2, &[], &["Usage"]);
+    fails(2, &["compile", &digits()], &["--output"]);
+    fails(2, &["compile", &digits(), "-o", "x", "--disable-pass", "fuze"], &["fuze", "fuse"]);
+    fails(2, &["compile", &digits(), "-o", "x", "--dump-after", "fuze"], &["fuze"]);
+    fails(2, &["bench", &artifact, "--shape", "x=1"], &["--shape"]);
+    fails(2, &["bench", &artifact, "--entry", "nowhere"], &["nowhere"]);
+    fails(2, &["inspect", &artifact, "--dot", "x.dot"], &["--dot"]);
+    fails(2, &["bench", &digits(), "--seconds=-1"], &["--seconds"]);
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kiln"))
+        .args(["inspect", &digits(), "--text"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
