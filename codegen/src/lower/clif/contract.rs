@@ -16,14 +16,18 @@
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use kiln_ir::DType;
+use kiln_runtime::cpu::Tier;
 use rustc_hash::FxHashMap;
 
 use super::LowerError;
-use super::emit::{Emitter, Result};
+use super::emit::{Callee, Emitter, Result};
+use crate::lower::wide::Width;
+use crate::lower::wide::tile::Tile;
 use crate::kir::{
     Access, Axis, Block, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Operand, Rhs,
     Stmt, Val, Var,
 };
+use crate::schedule::panel_width;
 
 /// Rows of a tile: a block of the right operand comes from memory once for so many rows, and four micro-kernels of
 /// full height use it.
@@ -45,8 +49,11 @@ const COLUMN_BLOCK: i64 = 480;
 /// Elements of a right operand that is packed whole.
 const MAX_PANELS: i64 = 1 << 18;
 
-/// Panel width for right operands that are packed on the fly.
+/// Panel width for right operands that are packed on the fly, without wide vectors.
 const STRIDED_WIDTH: i64 = 8;
+
+/// Longest tile with wide vectors: a few of the tallest tile functions.
+const WIDE_TILE: i64 = 56;
 
 /// What the lowering adds to the kernel for one contraction.
 #[derive(Clone, Debug)]
@@ -61,6 +68,8 @@ pub(super) struct ContractPlan {
     sums: BufferId,
     /// Elements between rows of sums: the padded upper bound of the column count.
     columns: Ix,
+    /// Panel width.
+    width: i64,
     /// Packed right operand, where it is not packed at compile time.
     panels: Option<BufferId>,
     /// Whether all of the right operand is packed first, or each block of the reduction for each tile.
@@ -101,12 +110,12 @@ struct Block3 {
 }
 
 /// Plans every contraction of the kernel; adds scratch buffers, variables and values to it.
-pub(super) fn plan_all(kernel: &mut Kernel) -> Result<FxHashMap<Val, ContractPlan>> {
+pub(super) fn plan_all(kernel: &mut Kernel, tier: Tier) -> Result<FxHashMap<Val, ContractPlan>> {
     let mut found = vec![];
     collect(&kernel.body, &mut found);
     let mut plans = FxHashMap::default();
     for contract in found {
-        let plan = plan(kernel, &contract)?;
+        let plan = plan(kernel, &contract, tier)?;
         plans.insert(contract.acc, plan);
     }
     Ok(plans)
@@ -130,12 +139,12 @@ fn collect(block: &Block, found: &mut Vec<Contract>) {
     }
 }
 
-fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
+fn plan(kernel: &mut Kernel, c: &Contract, tier: Tier) -> Result<ContractPlan> {
     let unsupported =
         |what: &str| LowerError::Unsupported { kernel: kernel.name.clone(), what: what.to_owned() };
     let width = match &c.b {
         Rhs::Packed { width, .. } => i64::from(*width),
-        Rhs::Strided(_) => STRIDED_WIDTH,
+        Rhs::Strided(_) => strided_width(c, tier),
     };
     if width % lanes(c.acc_dtype) != 0 {
         return Err(unsupported(&format!("panels of width {width}")));
@@ -149,7 +158,15 @@ fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
     let whole = depth.and_then(|d| d.checked_mul(columns)).filter(|n| *n <= MAX_PANELS);
     let strided = matches!(c.b, Rhs::Strided(_));
     let rows_bound = c.m.extent.upper_bound().and_then(|m| m.as_const());
-    let tile = rows_bound.map_or(TILE, |m| m.clamp(1, TILE));
+    let tile = match (Width::of(tier), rows_bound) {
+        (None, bound) => bound.map_or(TILE, |m| m.clamp(1, TILE)),
+        (Some(_), None) => TILE,
+        // Tiles of nearly equal height.
+        (Some(_), Some(rows)) => {
+            let count = (rows.max(1) + WIDE_TILE - 1) / WIDE_TILE;
+            (rows.max(1) + count - 1) / count
+        }
+    };
     let mut scratch = |len: i64| {
         kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
         BufferId(kernel.buffers.len() as u32 - 1)
@@ -174,6 +191,7 @@ fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
         rows,
         sums,
         columns: Ix::Const(columns),
+        width,
         panels,
         whole_panels: strided && whole.is_some(),
         taps_per_block,
@@ -189,6 +207,16 @@ fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
         n_count,
         widened,
     })
+}
+
+/// Width of panels that are packed on the fly.
+fn strided_width(c: &Contract, tier: Tier) -> i64 {
+    let Some(vectors) = Width::of(tier) else { return STRIDED_WIDTH };
+    let lanes = vectors.bytes() * 8 / c.acc_dtype.bits() as i64;
+    match c.n.extent.upper_bound().and_then(|n| n.as_const()) {
+        Some(n) => i64::from(panel_width(n, lanes as u32)),
+        None => 3 * lanes,
+    }
 }
 
 /// Taps and elements of `k` in one block of the reduction.
@@ -258,7 +286,7 @@ impl Emitter<'_> {
                 let base = self.bases[buffer.index()];
                 let depth =
                     if plan.whole_panels { total } else { Ix::Const(plan.taps_per_block * plan.k_per_block) };
-                Panels { base, storage: c.acc_dtype, width: STRIDED_WIDTH, depth, n0: Ix::Const(0) }
+                Panels { base, storage: c.acc_dtype, width: plan.width, depth, n0: Ix::Const(0) }
             }
         };
         let zero = self.i64(0);
@@ -478,8 +506,23 @@ impl Emitter<'_> {
         let zero = self.i64(0);
         let row_base = self.bases[plan.rows.index()];
         let sum_base = self.bases[plan.sums.index()];
+        let tile = Width::of(self.tier).map(|vectors| Tile {
+            vectors,
+            acc: c.acc_dtype,
+            storage: panels.storage,
+            width: panels.width,
+            row_stride: STRIDE * bytes,
+            accumulate: !is_first,
+        });
+        let tile = tile.filter(Tile::is_supported);
         self.counted(zero, n, panels.width, &[start], |s, column, args| {
             let panel = args[0];
+            if let Some(tile) = tile {
+                let column_bytes = s.scaled(column, bytes);
+                let sums = s.b.ins().iadd(sum_base, column_bytes);
+                s.call(Callee::Tile(tile), &[row_base, panel, sums, row_bytes, depth, rows]);
+                return Ok(vec![s.b.ins().iadd(panel, panel_bytes)]);
+            }
             let left = s.b.ins().isub(n, column);
             let left = s.b.ins().iadd_imm_s(left, step - 1);
             let left = s.b.ins().udiv_imm_u(left, step);
@@ -509,7 +552,7 @@ impl Emitter<'_> {
                             vectors: wide,
                             accumulate: !is_first,
                         };
-                        s.call_micro(&micro, &[a, b, sums, row_bytes, depth]);
+                        s.call(Callee::Micro(micro), &[a, b, sums, row_bytes, depth]);
                         Ok(vec![])
                     })?;
                     Ok(vec![])
@@ -556,7 +599,7 @@ impl Emitter<'_> {
         } else {
             (Ix::Const(plan.taps_per_block * plan.k_per_block), Ix::Const(plan.k_per_block))
         };
-        let width = STRIDED_WIDTH;
+        let width = plan.width;
         let zero = self.i64(0);
         let n = self.ix(&c.n.extent)?;
         let n_begin = self.ix(&c.n.begin)?;
@@ -584,7 +627,7 @@ impl Emitter<'_> {
             let left = s.b.ins().isub(n, at);
             let most = s.i64(width);
             let used = s.b.ins().smin(left, most);
-            s.clear_last_panel(c, &depth, buffer, [at, used])?;
+            s.clear_last_panel(c, &depth, (buffer, width), [at, used])?;
             s.each_tap(c, plan, taps, |s| {
                 if along_n {
                     s.pack_along_n(c, plan, &block, &body, [n_begin, at, used])
@@ -642,18 +685,18 @@ impl Emitter<'_> {
         &mut self,
         c: &Contract,
         depth: &Ix,
-        buffer: BufferId,
+        (buffer, width): (BufferId, i64),
         [at, used]: [Value; 2],
     ) -> Result<()> {
         let total = self.ix(depth)?;
-        let partial = self.b.ins().icmp_imm_s(IntCC::SignedLessThan, used, STRIDED_WIDTH);
+        let partial = self.b.ins().icmp_imm_s(IntCC::SignedLessThan, used, width);
         let bytes = (c.acc_dtype.bits() / 8) as i64;
         let step = lanes(c.acc_dtype);
         self.branch(
             partial,
             |s| {
                 let first = s.b.ins().imul(at, total);
-                let count = s.scaled(total, STRIDED_WIDTH);
+                let count = s.scaled(total, width);
                 let base = s.address(buffer, first, bytes);
                 let vector = s.zero_vector(c.acc_dtype);
                 let zero = s.i64(0);
