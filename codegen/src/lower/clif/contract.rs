@@ -78,7 +78,8 @@ pub(super) struct ContractPlan {
     taps_per_block: i64,
     /// Elements of `k` a block.
     k_per_block: i64,
-    row: Var,
+    first_row: Var,
+    row_count: Var,
     tap: Var,
     k0: Var,
     kn: Var,
@@ -178,7 +179,7 @@ fn plan(kernel: &mut Kernel, c: &Contract, tier: Tier) -> Result<ContractPlan> {
         kernel.vars += 1;
         Var(kernel.vars - 1)
     };
-    let (row, tap, k0, kn, column) = (var(), var(), var(), var(), var());
+    let (first_row, row_count, tap, k0, kn, column) = (var(), var(), var(), var(), var(), var());
     let (used, first_column, n0, n_count) = (var(), var(), var(), var());
     let mut val = |dtype| {
         kernel.vals.push(dtype);
@@ -196,7 +197,8 @@ fn plan(kernel: &mut Kernel, c: &Contract, tier: Tier) -> Result<ContractPlan> {
         whole_panels: strided && whole.is_some(),
         taps_per_block,
         k_per_block,
-        row,
+        first_row,
+        row_count,
         tap,
         k0,
         kn,
@@ -378,15 +380,19 @@ impl Emitter<'_> {
         self.vars[plan.k0.index()] = Some(k0);
         self.vars[plan.kn.index()] = Some(kn);
         let zero = self.i64(0);
-        let m_begin = self.ix(&c.m.begin)?;
-        let m_first = self.b.ins().iadd(m_begin, first);
-        self.counted(zero, rows, 1, &[], |s, row, _| {
-            s.vars[plan.row.index()] = Some(row);
-            let m = s.b.ins().iadd(m_first, row);
-            s.vars[c.m.var.index()] = Some(m);
-            s.each_tap(c, plan, [t0, tn], |s| s.pack_row(c, plan))?;
-            Ok(vec![])
-        })?;
+        let m = self.row_axis(c, plan, first, rows)?;
+        if c.taps.is_empty() && hoistable_guard(c).is_none() {
+            self.vars[plan.tap.index()] = Some(zero);
+            let body = vec![Stmt::For(Box::new(self.packed_row(c, plan, c.a.body.clone(), c.a.value)))];
+            self.for_stmt(&For { axis: m, kind: LoopKind::Sequential, carried: vec![], body })?;
+        } else {
+            let (begin, end) = self.range(&m)?;
+            self.counted(begin, end, 1, &[], |s, m, _| {
+                s.vars[c.m.var.index()] = Some(m);
+                s.each_tap(c, plan, [t0, tn], |s| s.pack_row(c, plan))?;
+                Ok(vec![])
+            })?;
+        }
         // Position of the block in the panels.
         let before = if repacked.is_some() {
             zero
@@ -444,39 +450,40 @@ impl Emitter<'_> {
 
     /// Packs `k0 .. k0 + kn` of one row and tap.
     fn pack_row(&mut self, c: &Contract, plan: &ContractPlan) -> Result<()> {
+        let Some((dst, guard, plain)) = hoistable_guard(c) else {
+            let row = self.packed_row(c, plan, c.a.body.clone(), c.a.value);
+            return self.for_stmt(&row);
+        };
+        let inside = self.packed_row(c, plan, vec![Stmt::Let { dst, op: plain }], c.a.value);
+        let padding = Stmt::Let { dst, op: Op::Const(guard.otherwise) };
+        let outside = self.packed_row(c, plan, vec![padding], c.a.value);
+        let cond = self.guard_holds(guard)?;
+        self.branch(cond, |s| s.for_stmt(&inside), |s| s.for_stmt(&outside))
+    }
+
+    /// The loop that packs `k0 .. k0 + kn` of one row and tap.
+    fn packed_row(&self, c: &Contract, plan: &ContractPlan, mut body: Block, value: Val) -> For {
         let position = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.k0);
-        let index = Ix::Var(plan.row) * STRIDE + Ix::Var(plan.tap) * plan.k_per_block + position;
-        let begin = c.k.begin.clone() + Ix::Var(plan.k0);
-        let axis = Axis { var: c.k.var, begin, extent: Ix::Var(plan.kn) };
+        let row = Ix::Var(c.m.var) - Ix::Var(plan.first_row);
+        let index = row * STRIDE + Ix::Var(plan.tap) * plan.k_per_block + position;
         // The extent is often known although the block's is a run-time minimum.
         let extent = match c.k.extent.as_const() {
             Some(k) if k <= plan.k_per_block || k % plan.k_per_block == 0 => {
                 Ix::Const(k.min(plan.k_per_block))
             }
-            _ => axis.extent.clone(),
+            _ => Ix::Var(plan.kn),
         };
-        let axis = Axis { extent, ..axis };
-        let pack = |body: Block, value: Val, widened: Option<Val>| {
-            let mut body = body;
-            let value = match widened {
-                Some(dst) => {
-                    body.push(Stmt::Let { dst, op: Op::Cast(value) });
-                    dst
-                }
-                None => value,
-            };
-            body.push(Stmt::Store { buffer: plan.rows, index: index.clone(), value });
-            For { axis: axis.clone(), kind: LoopKind::Vector, carried: vec![], body }
-        };
+        let axis = Axis { var: c.k.var, begin: c.k.begin.clone() + Ix::Var(plan.k0), extent };
         let widened = plan.widened.map(|(a, _)| a).filter(|_| self.kernel.dtype(c.a.value) != DType::I32);
-        let Some((dst, guard, plain)) = hoistable_guard(c) else {
-            return self.for_stmt(&pack(c.a.body.clone(), c.a.value, widened));
+        let value = match widened {
+            Some(dst) => {
+                body.push(Stmt::Let { dst, op: Op::Cast(value) });
+                dst
+            }
+            None => value,
         };
-        let inside = pack(vec![Stmt::Let { dst, op: plain }], c.a.value, widened);
-        let padding = Stmt::Let { dst, op: Op::Const(guard.otherwise) };
-        let outside = pack(vec![padding], c.a.value, widened);
-        let cond = self.guard_holds(guard)?;
-        self.branch(cond, |s| s.for_stmt(&inside), |s| s.for_stmt(&outside))
+        body.push(Stmt::Store { buffer: plan.rows, index, value });
+        For { axis, kind: LoopKind::Vector, carried: vec![], body }
     }
 
     /// Multiplies the packed rows with the panels: `depth` steps from position `before` of the reduction on.
@@ -565,20 +572,22 @@ impl Emitter<'_> {
 
     /// Runs the epilogue over the sums of a tile.
     fn epilogue(&mut self, c: &Contract, plan: &ContractPlan, first: Value, rows: Value) -> Result<()> {
-        let index = Ix::Var(plan.row) * plan.columns.clone() + (Ix::Var(c.n.var) - c.n.begin.clone());
+        let m = self.row_axis(c, plan, first, rows)?;
+        let row = Ix::Var(c.m.var) - Ix::Var(plan.first_row);
+        let index = row * plan.columns.clone() + (Ix::Var(c.n.var) - c.n.begin.clone());
         let mut body = vec![Stmt::Let { dst: c.acc, op: Op::Load { buffer: plan.sums, index, guard: None } }];
         body.extend(c.epilogue.iter().cloned());
         let columns = For { axis: c.n.clone(), kind: LoopKind::Vector, carried: vec![], body };
-        let zero = self.i64(0);
-        let m_begin = self.ix(&c.m.begin)?;
-        let m_first = self.b.ins().iadd(m_begin, first);
-        self.counted(zero, rows, 1, &[], |s, row, _| {
-            s.vars[plan.row.index()] = Some(row);
-            s.vars[c.m.var.index()] = Some(s.b.ins().iadd(m_first, row));
-            s.for_stmt(&columns)?;
-            Ok(vec![])
-        })?;
-        Ok(())
+        let body = vec![Stmt::For(Box::new(columns))];
+        self.for_stmt(&For { axis: m, kind: LoopKind::Sequential, carried: vec![], body })
+    }
+
+    /// The rows of a tile as a loop over the contraction's row variable.
+    fn row_axis(&mut self, c: &Contract, plan: &ContractPlan, first: Value, rows: Value) -> Result<Axis> {
+        let begin = self.ix(&c.m.begin)?;
+        self.vars[plan.first_row.index()] = Some(self.b.ins().iadd(begin, first));
+        self.vars[plan.row_count.index()] = Some(rows);
+        Ok(Axis { var: c.m.var, begin: Ix::Var(plan.first_row), extent: Ix::Var(plan.row_count) })
     }
 
     /// Packs a block of the reduction of the right operand into panels, zero-padded to whole panels.

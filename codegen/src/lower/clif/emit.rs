@@ -16,6 +16,7 @@ use smallvec::{SmallVec, smallvec};
 use super::LowerError;
 use super::contract::ContractPlan;
 use super::micro::Micro;
+use crate::lower::wide::WideFunction;
 use crate::lower::wide::tile::Tile;
 use crate::kir::{self, Access, BufferId, Ix, Kernel, Stmt, Val, Var};
 
@@ -49,6 +50,8 @@ pub(super) enum Callee {
     Micro(Micro),
     /// A tile of a contraction with wide vectors.
     Tile(Tile),
+    /// A loop with wide vectors.
+    Loop(WideFunction),
 }
 
 /// Emits the body of one kernel function.

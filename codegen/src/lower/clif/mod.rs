@@ -11,6 +11,7 @@ mod math;
 mod memory;
 mod micro;
 mod ops;
+mod outline;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -216,6 +217,7 @@ impl Compiler {
             return Ok(compiled.clone());
         }
         let compiled = match callee {
+            Callee::Loop(function) => Compiled::from(function.clone()),
             Callee::Micro(micro) => self.micro(kernel, micro, listing)?,
             Callee::Tile(tile) => {
                 let wide = tile.emit().map_err(|source| LowerError::Wide { kernel: kernel.to_owned(), source });

@@ -7,8 +7,17 @@
 //!
 //! Control and index arithmetic stay in the portable lowering, which calls these functions.
 
+mod access;
 mod asm;
+mod codes;
+mod emit;
 mod features;
+mod inst;
+mod lir;
+mod math;
+mod prims;
+mod registers;
+mod select;
 pub(super) mod tile;
 
 use std::fmt::Write as _;
@@ -17,6 +26,8 @@ use std::sync::Arc;
 use kiln_runtime::cpu::Tier;
 
 pub use features::{FeatureError, features};
+pub(super) use lir::{COUNT, ROWS};
+pub(super) use select::{Selection, Word, select};
 
 /// Width of a vector register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,7 +80,7 @@ pub enum WideError {
 }
 
 /// A function in machine code, without relocations.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WideFunction {
     /// Constants, then instructions.
     pub bytes: Arc<[u8]>,
@@ -77,6 +88,15 @@ pub struct WideFunction {
     pub entry: usize,
     /// CPU features that the instructions need, by the names of `kiln_runtime::cpu`.
     pub features: Vec<&'static str>,
+}
+
+impl Selection {
+    /// The function `(words)` that runs the program; `count` is the number of iterations where it is known.
+    ///
+    /// With 256-bit vectors it leaves the last iterations, fewer than lanes, to the caller.
+    pub fn function(&self, count: Option<i64>, width: Width) -> Result<WideFunction, WideError> {
+        emit::emit(&self.program, count, width)
+    }
 }
 
 impl WideFunction {
