@@ -93,7 +93,7 @@ pub struct CompileArgs {
     /// How to read and compile.
     #[command(flatten)]
     pub options: ModelArgs,
-    /// Threads that the artifact is meant to run on; plans fit any number, so this only sets how many compile.
+    /// Threads that generate code; all available ones by default. The artifact runs on any number.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
     /// Print every pass, fused kernel and refused rewrite.

@@ -43,7 +43,7 @@ fn broadcasting() {
     gives("add", &["f32[N]", "f32[1]"], "f32[N]");
     gives("add", &["f32[N]", "f32[5]"], "f32[5]");
     gives("add", &["f32[N]", "f32[N]"], "f32[N]");
-    gives("add", &["f32[N]", "f32[M]"], "f32[?]");
+    gives("add", &["f32[N]", "f32[M]"], "f32[broadcast(M,N)]");
     gives("add", &["f32[0]", "f32[1]"], "f32[0]");
     gives("add", &["f32[*]", "f32[3]"], "f32[*]");
     gives("eq", &["i64[]", "i64[7]"], "bool[7]");

@@ -20,6 +20,9 @@ pub enum Error {
     /// The run failed.
     #[error(transparent)]
     Run(#[from] kiln_runtime::RunError),
+    /// The threads that compile could not be started.
+    #[error("starting threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     /// A file could not be read.
     #[error("{}: {source}", path.display())]
     Io {

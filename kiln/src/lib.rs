@@ -40,6 +40,8 @@ pub struct Options {
     pub tier: Option<Tier>,
     /// Options of the passes.
     pub passes: kiln_passes::Options,
+    /// Threads that generate code; all available ones if not given. The result does not depend on them.
+    pub threads: Option<usize>,
 }
 
 /// A compiled model with the story of its compilation.
@@ -99,8 +101,12 @@ pub fn compile(mut module: Module, options: &Options) -> Result<Compiled, Error>
     let passes = kiln_passes::optimize(&mut module, &options.passes)?;
     let codegen =
         kiln_codegen::build::Options { tier: options.tier.or_else(Tier::native).unwrap_or(Tier::X86V1) };
-    let kiln_codegen::build::Compiled { image, summary, kernel_texts } =
-        kiln_codegen::build::compile(&module, &codegen)?;
+    let generate = || kiln_codegen::build::compile(&module, &codegen);
+    let generated = match options.threads {
+        Some(threads) => rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(generate),
+        None => generate(),
+    };
+    let kiln_codegen::build::Compiled { image, summary, kernel_texts } = generated?;
     Ok(Compiled { image, passes, summary, kernel_texts })
 }
 

@@ -133,3 +133,15 @@ fn heroes_read_their_operands_from_memory() {
     });
     assert_eq!(found, ["broadcast", "contract"]);
 }
+
+#[test]
+fn a_reshape_of_what_kernels_copy_is_a_kernel() {
+    let found = kernels(|b| {
+        let (row, w) = (input(b, "row", &[4]), input(b, "w", &[4, 8]));
+        let wide = b.broadcast(row, &[2.into(), 1.into(), 4.into()]).unwrap();
+        let narrow = b.reshape(wide, &[2.into(), 4.into()]).unwrap();
+        let product = b.einsum("mk,kn->mn", narrow, w).unwrap();
+        b.output("product", product);
+    });
+    assert_eq!(found, ["broadcast reshape", "contract"]);
+}

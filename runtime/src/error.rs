@@ -7,6 +7,7 @@ use std::sync::Arc;
 use kiln_ir::{DType, Dim, DimError};
 
 use crate::memory::MemoryError;
+use crate::program::Relation;
 
 /// Where a program came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,15 +204,17 @@ pub enum RunError {
         /// What is wrong.
         reason: String,
     },
-    /// Two dims that must agree do not.
-    #[error("{place}: {what}: {left} and {right} differ")]
+    /// Two sizes are not as the program needs them.
+    #[error("{place}: {what}: {left} {relation} {right} does not hold")]
     Check {
         /// Node at fault.
         place: String,
-        /// What the equality means.
+        /// What the relation means.
         what: String,
         /// One value.
         left: i64,
+        /// How they must relate.
+        relation: Relation,
         /// The other.
         right: i64,
     },

@@ -214,6 +214,34 @@ pub struct Step {
     pub provenance: Vec<String>,
 }
 
+/// How two dims must relate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Relation {
+    /// Both are the same.
+    Equal,
+    /// The first is not larger.
+    AtMost,
+}
+
+impl Relation {
+    /// Whether it holds.
+    pub fn holds(self, left: i64, right: i64) -> bool {
+        match self {
+            Relation::Equal => left == right,
+            Relation::AtMost => left <= right,
+        }
+    }
+}
+
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Relation::Equal => "=",
+            Relation::AtMost => "<=",
+        })
+    }
+}
+
 /// What a step does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
@@ -276,13 +304,15 @@ pub enum Action {
         /// Destination.
         to: SlotId,
     },
-    /// Fails unless the two dims are equal.
+    /// Fails unless the two dims relate so.
     Check {
         /// One side.
         left: Dim,
+        /// How they must relate.
+        relation: Relation,
         /// Other side.
         right: Dim,
-        /// What the equality means, for the error.
+        /// What the relation means, for the error.
         what: String,
     },
     /// Reads a state; the result's storage is [`Storage::Object`].

@@ -211,14 +211,14 @@ fn checks_fail_with_their_reason() {
     function.steps.insert(
         0,
         Step {
-            action: Action::Check { left: dim("N"), right: dim("4"), what },
+            action: Action::Check { left: dim("N"), relation: Relation::Equal, right: dim("4"), what },
             provenance: vec!["concat_7".to_owned()],
         },
     );
     let session = session(image(program(vec![function])), 1);
     assert!(session.run("main", &[tensor(&[4], &[0; 4])]).is_ok());
     let error = session.run("main", &[tensor(&[5], &[0; 5])]).unwrap_err();
-    assert_eq!(error.to_string(), "node `concat_7`: operands of concat: 5 and 4 differ");
+    assert_eq!(error.to_string(), "node `concat_7`: operands of concat: 5 = 4 does not hold");
 }
 
 #[test]

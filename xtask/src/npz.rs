@@ -52,14 +52,15 @@ impl Arrays {
 
     /// The largest difference between an element of `self` and the one of `reference` in its place, divided by the
     /// largest magnitude in that array of the reference; the worst over the reference's arrays, of which `self` must
-    /// have each, in the same dtype and shape.
+    /// have each, in the same dtype and, axes of size 1 aside (some references were saved squeezed), the same shape.
     pub fn difference(&self, reference: &Self) -> Result<f64> {
         let mut worst = 0.0_f64;
         for (name, expected) in &reference.0 {
             let got = self.0.get(name).with_context(|| format!("there is no output `{name}`"))?;
             let got = numbers(got).with_context(|| format!("the output `{name}`"))?;
             let expected = numbers(expected).with_context(|| format!("the reference `{name}`"))?;
-            if (&got.dtype, &got.shape) != (&expected.dtype, &expected.shape) {
+            let squeezed = |n: &Numbers| n.shape.iter().copied().filter(|&d| d != 1).collect::<Vec<_>>();
+            if got.dtype != expected.dtype || squeezed(&got) != squeezed(&expected) {
                 bail!(
                     "`{name}` is {} {:?}, not {} {:?}",
                     got.dtype,

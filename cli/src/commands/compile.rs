@@ -27,6 +27,7 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     let (model, output) = model.zip(output).context("MODEL and -o OUT.kiln are needed")?;
     let mut options = options(&args.options);
     options.passes.dump_after.clone_from(&args.dump_after);
+    options.threads = args.threads.and_then(|threads| usize::try_from(threads).ok());
 
     let start = Instant::now();
     let bar = spinner(&format!("loading {}", model.display()));

@@ -55,7 +55,7 @@ pub fn options(args: &ModelArgs) -> Options {
         TargetArg::Aarch64 => Some(Tier::Aarch64),
     };
     let passes = kiln::passes::Options { disabled: args.disable_pass.clone(), ..Default::default() };
-    Options { shapes: args.shapes.clone(), tier, passes }
+    Options { shapes: args.shapes.clone(), tier, passes, threads: None }
 }
 
 /// A session on a model or artifact, with a spinner while a model compiles.

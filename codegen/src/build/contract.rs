@@ -295,7 +295,7 @@ impl<'a, 'g> Builder<'a, 'g> {
 
     fn build(self, region: &Region<'_>, name: &str) -> Result<Lowered, Refusal> {
         let Builder { trace, pieces, grid, m, n, taps, k, packed } = self;
-        let Trace { terms, axes, sources, .. } = trace;
+        let Trace { terms, axes, sources, fits, .. } = trace;
         let mut tops: Vec<TermId> = pieces.roots.iter().map(|r| r.term).collect();
         let operands = [pieces.a, pieces.b];
         let reduces = reduce_groups(&terms, &axes, &[&tops[..], &operands[..]].concat());
@@ -336,7 +336,7 @@ impl<'a, 'g> Builder<'a, 'g> {
         let each = flops.floor_div(&points.greater(&one)).greater(&one);
         let grain = Dim::known(CHUNK_FLOPS).floor_div(&each).greater(&one);
         let outputs = region.outputs.clone();
-        Ok(Lowered { kernel, params, sources, outputs, dims, grid: points, grain, flops })
+        Ok(Lowered { kernel, params, sources, outputs, dims, grid: points, grain, flops, fits })
     }
 }
 

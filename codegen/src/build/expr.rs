@@ -38,6 +38,8 @@ pub struct Expr {
 #[derive(Clone, Debug, Default)]
 pub struct Axes {
     extents: Vec<Dim>,
+    /// Ranges of atoms that are tighter than their parts show.
+    ranges: Vec<(Atom, Dim, Dim)>,
 }
 
 impl Axes {
@@ -47,9 +49,44 @@ impl Axes {
         AxisId(self.extents.len() as u32 - 1)
     }
 
+    /// States the smallest and largest value of an expression that is one opaque atom.
+    pub fn set_range(&mut self, expr: &Expr, low: Dim, high: Dim) {
+        if let [(atom, _)] = expr.terms.as_slice() {
+            self.ranges.push((atom.clone(), low, high));
+        }
+    }
+
+    fn known_range(&self, atom: &Atom) -> Option<(Dim, Dim)> {
+        let (_, low, high) = self.ranges.iter().find(|(known, ..)| known == atom)?;
+        Some((low.clone(), high.clone()))
+    }
+
     /// Number of values that the axis takes: `0 .. extent`.
     pub fn extent(&self, axis: AxisId) -> &Dim {
         &self.extents[axis.0 as usize]
+    }
+}
+
+impl Atom {
+    /// As [`Expr::range`].
+    fn range(&self, axes: &Axes) -> Option<(Dim, Dim)> {
+        Some(match self {
+            Atom::Axis(a) => (Dim::known(0), axes.extent(*a) - Dim::known(1)),
+            Atom::Mod(_, d) => (Dim::known(0), d - Dim::known(1)),
+            Atom::Div(e, d) => {
+                let (low, high) = e.range(axes)?;
+                (low.floor_div(d), high.floor_div(d))
+            }
+            Atom::Min(a, b) => {
+                let (a, b) = (a.range(axes)?, b.range(axes)?);
+                (a.0.lesser(&b.0), a.1.lesser(&b.1))
+            }
+            Atom::Max(a, b) => {
+                let (a, b) = (a.range(axes)?, b.range(axes)?);
+                (a.0.greater(&b.0), a.1.greater(&b.1))
+            }
+            Atom::Value(_) => (Dim::known(0), Dim::known(0)),
+        })
     }
 }
 
@@ -133,6 +170,38 @@ impl Expr {
             }
             Err(at) => self.terms.insert(at, (atom, coefficient)),
         }
+    }
+
+    /// Smallest and largest value that the expression takes where no axis is empty; `None` where that is not evident.
+    /// The bounds need not be tight. Values that kernels compute are clamped where they are made and count as 0.
+    pub fn range(&self, axes: &Axes) -> Option<(Dim, Dim)> {
+        let (mut low, mut high) = (self.constant.clone(), self.constant.clone());
+        for (atom, c) in &self.terms {
+            let (least, most) = match axes.known_range(atom) {
+                Some(range) => range,
+                None => atom.range(axes)?,
+            };
+            let (at_least, at_most) = (c * &least, c * &most);
+            if c.is_non_negative() {
+                (low, high) = (low + &at_least, high + &at_most);
+            } else {
+                (low, high) = (low + at_least.lesser(&at_most), high + at_least.greater(&at_most));
+            }
+        }
+        (!low.is_unknown() && !high.is_unknown()).then_some((low, high))
+    }
+
+    /// The axes of the expression, those inside opaque atoms too.
+    pub fn axes(&self) -> Vec<AxisId> {
+        let mut all = vec![];
+        self.visit(&mut |atom, _| {
+            if let Atom::Axis(axis) = atom
+                && !all.contains(axis)
+            {
+                all.push(*axis);
+            }
+        });
+        all
     }
 
     /// Largest value that the expression takes, if it is evident and the smallest is not negative.

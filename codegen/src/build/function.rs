@@ -1,10 +1,11 @@
 //! One graph as a function of the program: every node becomes kernels, a view, a control step or a host step.
 
-use kiln_ir::op::{Control, Movement, Object, Source};
-use kiln_ir::{Dim, Graph, Node, NodeId, Op, Tensor, Type, Value};
+use kiln_ir::op::{Attr, Control, Movement, Object, Source};
+use kiln_ir::{Dim, Graph, Node, NodeId, Op, Symbol, Tensor, Type, Value};
 use kiln_runtime::plan::{byte_size, fixed_layout};
 use kiln_runtime::program::{
-    Access, Action, BufferArg, ConstantId, Function, KernelCall, KernelId, SlotId, StateId, Step, Storage,
+    Access, Action, BufferArg, ConstantId, Function, KernelCall, KernelId, Relation, SlotId, StateId, Step,
+    Storage,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -14,7 +15,7 @@ use super::loops::Lowered;
 use super::program::ProgramBuilder;
 use super::region::{lower_hero, lower_region};
 use super::scope::{Bound, Scope, Slots, Wish};
-use super::trace::{Refusal, Region};
+use super::trace::{Fit, Refusal, Region};
 use super::{CompileError, SlowNode};
 
 /// Lowers one graph.
@@ -23,6 +24,8 @@ pub struct FunctionBuilder<'b, 'm> {
     slots: Slots,
     steps: Vec<Step>,
     constants: FxHashMap<ConstantId, Vec<(Type, SlotId)>>,
+    /// Symbols that have a value where the next step runs.
+    bound: FxHashSet<Symbol>,
 }
 
 type Result<T> = std::result::Result<T, CompileError>;
@@ -35,12 +38,19 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
             slots: Slots::default(),
             steps: vec![],
             constants: Default::default(),
+            bound: FxHashSet::default(),
         };
         let mut scope = Scope::new(graph);
         let mut inputs = vec![];
         for (i, &v) in (0u32..).zip(graph.inputs()) {
             let slot = builder.slots.add(graph.ty(v).clone(), Storage::Input(i));
             scope.values.insert(v, Bound::Slot(slot));
+            // What an input's size alone does not determine comes from the caller.
+            Attr::visit_dims(graph.ty(v), &mut |d| {
+                d.symbols(&mut |s| {
+                    builder.bound.insert(s.clone());
+                });
+            });
             inputs.push(slot);
         }
         wish_outputs(&mut scope);
@@ -143,7 +153,7 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
             Op::Control(control) => self.control(scope, id, control),
             Op::Object(Object::StateRead { name, .. }) => {
                 let state = self.state(scope, node, name)?;
-                let result = self.slots.object(scope, node.results[0]);
+                let result = self.object(scope, node.results[0]);
                 self.push(scope, id, Action::StateRead { state, result });
                 Ok(())
             }
@@ -154,14 +164,14 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
                 Ok(())
             }
             Op::Movement(Movement::Reshape { .. }) => {
-                if self.view(scope, node.results[0], node.operands[0], Dim::known(0))? {
+                if self.view(scope, id, Dim::known(0))? {
                     return Ok(());
                 }
                 self.single(scope, id)
             }
             Op::Movement(Movement::Slice { starts, sizes, steps }) => {
                 if let Some(offset) = slice_offset(graph, node.operands[0], starts, sizes, steps)
-                    && self.view(scope, node.results[0], node.operands[0], offset)?
+                    && self.view(scope, id, offset)?
                 {
                     return Ok(());
                 }
@@ -185,8 +195,44 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
         })
     }
 
-    /// Binds `v` to the bytes of `of` from `offset` on, if both are dense; says whether it did.
-    fn view(&mut self, scope: &mut Scope<'_>, v: Value, of: Value, offset: Dim) -> Result<bool> {
+    /// The slot of a result that a step allocates when it runs.
+    fn object(&mut self, scope: &mut Scope<'_>, v: Value) -> SlotId {
+        self.bind_symbols(scope.graph.ty(v));
+        self.slots.object(scope, v)
+    }
+
+    fn objects(&mut self, scope: &mut Scope<'_>, node: &Node) -> Vec<SlotId> {
+        node.results.iter().map(|&v| self.object(scope, v)).collect()
+    }
+
+    /// Notes that a step whose result has this type binds its symbols.
+    fn bind_symbols(&mut self, ty: &Type) {
+        Attr::visit_dims(ty, &mut |d| self.bound.extend(d.as_symbol().cloned()));
+    }
+
+    /// Refuses kernels for results whose size shows only when they are computed: host steps bind such symbols.
+    fn sizes_known(&self, graph: &Graph, nodes: &[NodeId]) -> std::result::Result<(), Refusal> {
+        let mut missing: Option<Symbol> = None;
+        for &v in nodes.iter().flat_map(|n| &graph.node(*n).results) {
+            Attr::visit_dims(graph.ty(v), &mut |d| {
+                d.symbols(&mut |s| {
+                    if !self.bound.contains(s) {
+                        missing = Some(s.clone());
+                    }
+                });
+            });
+        }
+        match missing {
+            Some(symbol) => Err(Refusal::new(format!("the size `{symbol}` shows only in the result"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the result of a movement a view of its operand from `offset` bytes on, if both are dense; says whether
+    /// it did.
+    fn view(&mut self, scope: &mut Scope<'_>, id: NodeId, offset: Dim) -> Result<bool> {
+        let node = scope.graph.node(id);
+        let (v, of) = (node.results[0], node.operands[0]);
         if scope.values.contains_key(&v) {
             // A kernel wrote it in place already.
             return Ok(true);
@@ -197,8 +243,16 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
                 t.dtype.bits() >= 8 && t.shape.rank().is_some() && !t.shape.numel().is_unknown()
             })
         };
-        if !dense(v) || !dense(of) {
+        if !dense(v) || !dense(of) || self.sizes_known(scope.graph, &[id]).is_err() {
             return Ok(false);
+        }
+        if let Op::Movement(Movement::Reshape { .. }) = &scope.graph.node(id).op {
+            let count = |v: Value| scope.graph.shape(v).map_or(Dim::unknown(), |s| s.numel());
+            let (left, right) = (count(of), count(v));
+            if left != right {
+                let what = "the numbers of elements of a reshape".to_owned();
+                self.push(scope, id, Action::Check { left, relation: Relation::Equal, right, what });
+            }
         }
         let of = self.slot(scope, of)?;
         let slot = self.slots.add(scope.graph.ty(v).clone(), Storage::View { of, offset });
@@ -228,6 +282,7 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
         region: &Region<'m>,
         nodes: &[NodeId],
     ) -> std::result::Result<(), Refusal> {
+        self.sizes_known(region.graph, nodes)?;
         let name = kernel_name(region, nodes);
         let constants = |v: Value| scope.constant(v);
         let hero = lower_hero(region, nodes, &constants, self.program.tuning, &name)
@@ -244,8 +299,13 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
         };
         let mut written = FxHashMap::default();
         for (l, kernel) in lowered.into_iter().zip(ids) {
-            let action = self.kernel_call(scope, l, kernel, &mut written)?;
             let provenance = self.provenance(scope, nodes);
+            for Fit { most, size, what } in &l.fits {
+                let (left, right, what) = (most.clone(), size - Dim::known(1), what.clone());
+                let action = Action::Check { left, relation: Relation::AtMost, right, what };
+                self.steps.push(Step { action, provenance: provenance.clone() });
+            }
+            let action = self.kernel_call(scope, l, kernel, &mut written)?;
             self.steps.push(Step { action, provenance });
         }
         self.program.note_kernels(nodes.len());
@@ -366,7 +426,7 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
         for graph in control.graphs() {
             functions.push(self.program.function(graph)?);
         }
-        let results: Vec<SlotId> = node.results.iter().map(|&v| self.slots.object(scope, v)).collect();
+        let results = self.objects(scope, node);
         let action = match (control, functions.as_slice(), operands.as_slice()) {
             (Control::If { .. }, [then_branch, else_branch], [condition, rest @ ..]) => Action::If {
                 condition: *condition,
@@ -414,7 +474,7 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
         let types: Vec<Type> = node.results.iter().map(|&v| scope.graph.ty(v).clone()).collect();
         let constants: Vec<Option<Tensor>> = node.operands.iter().map(|&v| scope.constant(v)).collect();
         let graph = self.program.host_graph(&node.op, &operand_types, &constants, &types, &name)?;
-        let results: Vec<SlotId> = node.results.iter().map(|&v| self.slots.object(scope, v)).collect();
+        let results = self.objects(scope, node);
         self.program.note_slow(SlowNode {
             node: name,
             op: node.op.mnemonic().to_owned(),

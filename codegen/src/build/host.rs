@@ -8,7 +8,8 @@ use rustc_hash::FxHashMap;
 #[derive(Debug, Default)]
 pub struct HostModule {
     module: Module,
-    names: FxHashMap<(Op, Vec<Type>), String>,
+    /// By operator, operands and results.
+    names: FxHashMap<(Op, Vec<Type>, Vec<Type>), String>,
     count: usize,
     imported: FxHashMap<GraphId, GraphId>,
 }
@@ -24,7 +25,7 @@ impl HostModule {
         constants: &[Option<Tensor>],
         types: &[Type],
     ) -> Result<String, InferError> {
-        let key = (op.clone(), operands.to_vec());
+        let key = (op.clone(), operands.to_vec(), types.to_vec());
         if let Some(name) = self.names.get(&key) {
             return Ok(name.clone());
         }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::emit::{Emitter, Group, Param, is_joint};
 use super::expr::{Atom, Axes, AxisId, Expr, flatten};
 use super::term::{Term, TermId, Terms};
-use super::trace::{Refusal, Region, SourceTensor, Trace};
+use super::trace::{Fit, Refusal, Region, SourceTensor, Trace};
 use crate::kir::{BufferId, Ix, Kernel, KernelBuilder, LoopKind};
 
 /// A kernel with what a call of it needs.
@@ -30,6 +30,8 @@ pub struct Lowered {
     pub grain: Dim,
     /// Arithmetic operations of the whole grid.
     pub flops: Dim,
+    /// What must hold of symbolic sizes before a call.
+    pub fits: Vec<Fit>,
 }
 
 /// A value that the kernel stores.
@@ -152,7 +154,8 @@ impl Domain {
                 for (part, c) in inner.terms() {
                     let Atom::Axis(a) = part else { continue };
                     // A quotient by d of c * axis splits the axis at d / c.
-                    let Some(at) = d.exact_div(c).filter(|at| at.as_known() != Some(1)) else { continue };
+                    let splits = |at: &Dim| at.as_known() != Some(1) && at.is_non_negative();
+                    let Some(at) = d.exact_div(c).filter(splits) else { continue };
                     let fits = trace.axes.extent(*a).exact_div(&at);
                     if fits.is_some_and(|q| q.as_known() != Some(1)) {
                         wanted.entry(*a).or_insert(at);
@@ -248,7 +251,7 @@ fn schedule(
     roots: Vec<Root>,
     name: &str,
 ) -> Result<Lowered, Refusal> {
-    let Trace { terms, axes, sources, .. } = trace;
+    let Trace { terms, axes, sources, fits, .. } = trace;
     let tops: Vec<TermId> = roots.iter().map(|r| r.term).collect();
     let mut exprs = all_exprs(&terms, &tops);
     exprs.extend(roots.iter().map(|r| r.offset.clone()));
@@ -268,7 +271,7 @@ fn schedule(
     let work = tops.iter().fold(Dim::known(1), |n, t| n + terms.operations(*t, &axes));
     let flops = &points * &work;
     let grain = grain(&grid, &flops);
-    Ok(Lowered { kernel, params, sources, outputs: region.outputs.clone(), dims, grid, grain, flops })
+    Ok(Lowered { kernel, params, sources, outputs: region.outputs.clone(), dims, grid, grain, flops, fits })
 }
 
 /// Grid points that make a chunk of [`CHUNK_WORK`], given the work of the whole grid.

@@ -87,7 +87,9 @@ impl Trace<'_, '_> {
                     } else {
                         let phase = shifted.modulo(&period, &self.axes);
                         let back = Expr::constant(period).plus(&phase.times(&Dim::known(-1)));
-                        phase.lesser(&back)
+                        let folded = phase.lesser(&back);
+                        self.axes.set_range(&folded, zero.clone(), n - &one);
+                        folded
                     }
                 }
             });

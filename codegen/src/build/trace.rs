@@ -48,6 +48,17 @@ pub struct SourceTensor {
     pub constant: Option<Tensor>,
 }
 
+/// What must hold when the kernel runs, because shapes do not prove it: `most < size`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// The largest index used; negative where none is.
+    pub most: Dim,
+    /// The size of the axis.
+    pub size: Dim,
+    /// Which axis.
+    pub what: String,
+}
+
 /// The value of the kernel's contraction and the index at which the epilogue has it.
 #[derive(Clone, Debug)]
 pub struct Hero {
@@ -79,6 +90,8 @@ pub struct Trace<'a, 'g> {
     pub sources: Vec<SourceTensor>,
     /// The contraction, if the kernel has one.
     pub hero: Option<Hero>,
+    /// What the sizes of symbolic axes must satisfy.
+    pub fits: Vec<Fit>,
     source_of: FxHashMap<Value, usize>,
     memo: FxHashMap<MemoKey, TermId>,
     depth: usize,
@@ -111,6 +124,7 @@ impl<'a, 'g> Trace<'a, 'g> {
             axes: Axes::default(),
             sources: vec![],
             hero: None,
+            fits: vec![],
             source_of: FxHashMap::default(),
             memo: FxHashMap::default(),
             depth: 0,
@@ -201,9 +215,44 @@ impl<'a, 'g> Trace<'a, 'g> {
         if offset.is_unknown() {
             return Err(Refusal::new("an offset is unknown"));
         }
+        self.require_fit(source, index, guards)?;
         let otherwise = zero_of(dtype);
         let guards = guards.to_vec();
         Ok(self.terms.add(Term::Load { source, offset, guards, otherwise }, dtype))
+    }
+
+    /// Notes what keeps `index` inside the source. Axes of constant size need nothing: inference has seen them fit.
+    fn require_fit(&mut self, source: usize, index: &[Expr], guards: &[InRange]) -> Result<(), Refusal> {
+        let tensor = &self.sources[source];
+        for (axis, (at, size)) in index.iter().zip(&tensor.dims).enumerate() {
+            let guarded = guards.iter().find_map(|g| {
+                let shift = at.plus(&g.index.times(&Dim::known(-1)));
+                let shift = shift.as_constant()?;
+                Some((shift.clone(), shift + &g.upper - Dim::known(1)))
+            });
+            let range = guarded.or_else(|| at.range(&self.axes));
+            let (low, high) = range.ok_or_else(|| Refusal::new("an index without evident bounds"))?;
+            let spare = size - &high - Dim::known(1);
+            let constant = low.as_known().is_some() && spare.as_known().is_some();
+            if constant || (low.is_non_negative() && spare.is_non_negative()) {
+                continue;
+            }
+            // Nothing is read where an axis is empty.
+            let extents = at.axes().into_iter().map(|a| self.axes.extent(a));
+            let some = extents.fold(Dim::known(1), |all, e| all * e).lesser(&Dim::known(1));
+            let past_end = (&high + Dim::known(1)) * &some - Dim::known(1);
+            let before = (Dim::known(0) - &low) * &some + (size - Dim::known(1));
+            let name = self.graph().value(tensor.value).name().unwrap_or("a value").to_owned();
+            for most in [past_end, before] {
+                let what = format!("the indices of axis {axis} of `{name}`");
+                let fit = Fit { most, size: size.clone(), what };
+                let evident = (&fit.size - &fit.most - Dim::known(1)).is_non_negative();
+                if !evident && !self.fits.contains(&fit) {
+                    self.fits.push(fit);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The position of `v` among the sources.

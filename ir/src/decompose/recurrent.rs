@@ -146,7 +146,13 @@ pub(super) fn recurrent(
     };
     let dtype = b.dtype(*x)?;
     let x = widen(b, *x)?;
-    let lengths = rest.last().copied().filter(|_| a.lengths);
+    let lengths = match rest.last().filter(|_| a.lengths) {
+        Some(&lengths) => {
+            let shape = [batch(b, x)?];
+            Some(b.reshape(lengths, &shape)?)
+        }
+        None => None,
+    };
     let mut parts: Vec<Vec<Value>> = vec![vec![]; 1 + states];
     for (d, &reverse) in reversed.iter().enumerate() {
         let activations = a.gates.get(d * a.cell.activations()..).unwrap_or(&[]);
@@ -160,6 +166,8 @@ pub(super) fn recurrent(
             _ => None,
         };
         let weights = layer.weights(b, x, w, r, bias, peepholes, lengths)?;
+        let initial: Vec<Value> =
+            initial.into_iter().map(|s| layer.in_batch(b, s, x)).collect::<Result<_, InferError>>()?;
         for (part, v) in parts.iter_mut().zip(layer.run(b, &weights, &initial)?) {
             part.push(v);
         }
@@ -178,6 +186,11 @@ pub(super) fn recurrent(
         results.push(b.cast(joined, dtype)?);
     }
     Ok(results)
+}
+
+/// The batch size of a sequence `[T, B, I]`.
+fn batch(b: &mut dyn Build, x: Value) -> Result<Dim, InferError> {
+    dims(b, x)?.get(1).cloned().ok_or_else(|| InferError::new("a sequence without a batch axis"))
 }
 
 /// Part `d` of the first axis, without the axis, in the dtype that bodies compute in.
@@ -200,6 +213,12 @@ impl Layer<'_> {
     ) -> Result<Value, InferError> {
         let of = |n: i64| Dim::known(n) * &self.hidden;
         b.slice_axis(v, axis, of(from), of(count))
+    }
+
+    /// A state under the batch size of the sequence `x`: files may name the two differently.
+    fn in_batch(&self, b: &mut dyn Build, state: Value, x: Value) -> Result<Value, InferError> {
+        let shape = [batch(b, x)?, self.hidden.clone()];
+        if dims(b, state)? == shape { Ok(state) } else { b.reshape(state, &shape) }
     }
 
     #[expect(clippy::too_many_arguments, reason = "the operator's operands")]

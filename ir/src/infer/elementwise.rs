@@ -54,18 +54,12 @@ pub(crate) fn broadcast_shapes(shapes: &[&Shape]) -> Result<Shape, InferError> {
     Ok(Shape::new(out))
 }
 
-/// Broadcast of two dims. Two sizes that are neither provably equal nor constant give an unknown size: either may be
-/// 1 when the program runs.
+/// Broadcast of two dims; refused where it is evident that they do not fit.
 pub(crate) fn broadcast_dims(a: &Dim, b: &Dim) -> Result<Dim, InferError> {
-    if a == b {
-        return Ok(a.clone());
-    }
     match (a.as_known(), b.as_known()) {
-        (Some(1), _) => Ok(b.clone()),
-        (_, Some(1)) => Ok(a.clone()),
-        (Some(x), Some(y)) => Err(InferError::new(format!("sizes {x} and {y} do not broadcast"))),
-        (Some(_), None) => Ok(a.clone()),
-        (None, Some(_)) => Ok(b.clone()),
-        (None, None) => Ok(Dim::unknown()),
+        (Some(x), Some(y)) if x != y && x != 1 && y != 1 => {
+            Err(InferError::new(format!("sizes {x} and {y} do not broadcast")))
+        }
+        _ => Ok(a.broadcast(b)),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kiln_ir::op::Movement;
-use kiln_ir::{Dim, Op};
+use kiln_ir::{Dim, Op, Value};
 
 use super::role::{Role, Web};
 use super::{Group, Kind, reduced_axes};
@@ -269,13 +269,19 @@ impl Grow<'_, '_> {
         })
     }
 
-    /// A reshape that is a group by itself is a view and stays outside.
+    /// A reshape that is a group by itself is a view and stays outside, unless it reads what lives on as copies in
+    /// kernels only.
     fn drop_views(&mut self) {
         let web = self.web;
         for group in &mut self.groups {
             if let [only] = group.members[..] {
-                let op = &web.node(only).op;
-                if matches!(op, Op::Movement(Movement::Reshape { .. })) {
+                let node = web.node(only);
+                let copied = |&v: &Value| {
+                    let from = web.producer(v).filter(|&p| web.roles[p] == Role::Free);
+                    from.is_some_and(|p| !web.is_constant(p) && !web.is_kept(p))
+                };
+                let view = matches!(node.op, Op::Movement(Movement::Reshape { .. }));
+                if view && !node.operands.iter().any(copied) {
                     self.of[only] = None;
                     group.members.clear();
                 }

@@ -10,7 +10,7 @@ use crate::error::RunError;
 use crate::executable::Executable;
 use crate::prepare::{Item, Prepared};
 use crate::profile::{StepId, Work};
-use crate::program::{Action, Function, KernelCall, SlotId, Storage};
+use crate::program::{Action, Function, KernelCall, Relation, SlotId, Storage};
 use crate::threads::region::{BoundStep, MAX_CHUNKS, Region};
 
 /// Estimated nanoseconds below which a kernel runs as one chunk: sharing it costs more than it gains.
@@ -104,7 +104,7 @@ pub(super) fn bind(
         match &function.steps[step].action {
             Action::Kernel(call) => binder.kernel(call)?,
             Action::Copy { from, to } => binder.copy(*from, *to)?,
-            Action::Check { left, right, what } => binder.check(left, right, what)?,
+            Action::Check { left, relation, right, what } => binder.check(left, *relation, right, what)?,
             Action::Host { .. }
             | Action::If { .. }
             | Action::Loop { .. }
@@ -161,12 +161,12 @@ impl Binder<'_> {
         slot_size(self.exe, self.function, &self.function.slots[slot.index()].ty, &self.frame.bindings)
     }
 
-    fn check(&self, left: &Dim, right: &Dim, what: &str) -> Result<(), RunError> {
-        let (l, r) = (self.eval(left)?, self.eval(right)?);
-        if l == r {
+    fn check(&self, left: &Dim, relation: Relation, right: &Dim, what: &str) -> Result<(), RunError> {
+        let (left, right) = (self.eval(left)?, self.eval(right)?);
+        if relation.holds(left, right) {
             return Ok(());
         }
-        Err(RunError::Check { place: self.place(), what: what.to_owned(), left: l, right: r })
+        Err(RunError::Check { place: self.place(), what: what.to_owned(), left, relation, right })
     }
 
     /// Offset of a slot from the first byte of its root; each view must lie inside what it is a view of.

@@ -156,14 +156,17 @@ impl<'a> Executor<'a> {
             return Err(RunError::Depth { place, limit: MAX_DEPTH });
         }
         self.bind_inputs(function, input, input_place)?;
-        for &symbol in &prepared.free_symbols {
-            self.cx.bindings.set(symbol, inherited.and_then(|b| b.get(symbol)));
-        }
         let cx = &mut *self.cx;
+        let symbols = || prepared.input_symbols.iter().chain(&prepared.free_symbols);
+        // What the sizes of the inputs do not determine has the caller's value.
+        for &symbol in symbols() {
+            if cx.bindings.get(symbol).is_none() {
+                cx.bindings.set(symbol, inherited.and_then(|b| b.get(symbol)));
+            }
+        }
         cx.key.clear();
-        let symbols = prepared.input_symbols.iter().chain(&prepared.free_symbols);
         // Sizes are never negative, so that -1 can stand for "no value".
-        cx.key.extend(symbols.map(|&s| cx.bindings.get(s).unwrap_or(-1)));
+        cx.key.extend(symbols().map(|&s| cx.bindings.get(s).unwrap_or(-1)));
         let mut frame = self.frame(id, function, prepared)?;
         for (i, slot) in function.inputs.iter().enumerate() {
             let actual = input(i);

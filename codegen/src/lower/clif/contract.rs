@@ -21,12 +21,12 @@ use rustc_hash::FxHashMap;
 
 use super::LowerError;
 use super::emit::{Callee, Emitter, Result};
-use crate::lower::wide::Width;
-use crate::lower::wide::tile::Tile;
 use crate::kir::{
     Access, Axis, Block, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Operand, Rhs,
     Stmt, Val, Var,
 };
+use crate::lower::wide::Width;
+use crate::lower::wide::tile::Tile;
 use crate::schedule::panel_width;
 
 /// Rows of a tile: a block of the right operand comes from memory once for so many rows, and four micro-kernels of

@@ -16,9 +16,9 @@ use smallvec::{SmallVec, smallvec};
 use super::LowerError;
 use super::contract::ContractPlan;
 use super::micro::Micro;
+use crate::kir::{self, Access, BufferId, Ix, Kernel, Stmt, Val, Var};
 use crate::lower::wide::WideFunction;
 use crate::lower::wide::tile::Tile;
-use crate::kir::{self, Access, BufferId, Ix, Kernel, Stmt, Val, Var};
 
 /// Lanes of one vector group: values of up to 32 bits in a 128-bit register.
 pub(super) const LANES: usize = 4;

@@ -120,8 +120,9 @@ impl Emitter<'_> {
         let is_zero = self.b.ins().fcmp(FloatCC::Equal, x, zero);
         let result = self.choose(is_zero, minus_infinity, result);
         let nan = self.fconst(ty, f32::NAN);
-        let invalid = self.b.ins().fcmp(FloatCC::UnorderedOrLessThan, x, zero);
-        self.choose(invalid, nan, result)
+        // Ordered: Cranelift's aarch64 back end has no vector comparison "unordered or less".
+        let valid = self.b.ins().fcmp(FloatCC::GreaterThanOrEqual, x, zero);
+        self.choose(valid, result, nan)
     }
 
     /// tanh(x), after Cephes' `tanhf`: an odd polynomial below 0.625, `1 - 2 / (e^(2|x|) + 1)` above.

@@ -220,7 +220,8 @@ impl Compiler {
             Callee::Loop(function) => Compiled::from(function.clone()),
             Callee::Micro(micro) => self.micro(kernel, micro, listing)?,
             Callee::Tile(tile) => {
-                let wide = tile.emit().map_err(|source| LowerError::Wide { kernel: kernel.to_owned(), source });
+                let wide =
+                    tile.emit().map_err(|source| LowerError::Wide { kernel: kernel.to_owned(), source });
                 Compiled::from(wide?)
             }
         };

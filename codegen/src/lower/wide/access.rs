@@ -18,7 +18,9 @@ pub(super) fn can_load(width: Width, storage: DType, step: Step) -> bool {
     match (step, storage) {
         (_, DType::F32 | DType::I32 | DType::U32) => true,
         (Step::Contiguous, DType::F16) => width == Width::W512,
-        (Step::Contiguous, DType::BF16 | DType::I16 | DType::U16 | DType::I8 | DType::U8 | DType::Bool) => true,
+        (Step::Contiguous, DType::BF16 | DType::I16 | DType::U16 | DType::I8 | DType::U8 | DType::Bool) => {
+            true
+        }
         _ => false,
     }
 }

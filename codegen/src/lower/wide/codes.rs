@@ -38,11 +38,8 @@ pub(super) fn binary(width: Width, op: Binary) -> Code {
 
 /// The instruction of an operation on one vector, and its immediate.
 pub(super) fn unary(width: Width, op: Unary) -> (Code, Option<i32>) {
-    let round = pick(
-        width,
-        Code::VEX_Vroundps_ymm_ymmm256_imm8,
-        Code::EVEX_Vrndscaleps_zmm_k1z_zmmm512b32_imm8_sae,
-    );
+    let round =
+        pick(width, Code::VEX_Vroundps_ymm_ymmm256_imm8, Code::EVEX_Vrndscaleps_zmm_k1z_zmmm512b32_imm8_sae);
     let (w256, w512) = match op {
         // Modes of ROUNDPS, without the inexact exception.
         Unary::Nearest => return (round, Some(8)),

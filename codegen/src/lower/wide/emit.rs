@@ -53,7 +53,11 @@ pub(super) struct Emission<'p> {
 }
 
 /// The function `(words)` that runs a program.
-pub(super) fn emit(program: &LoopProgram, count: Option<i64>, width: Width) -> Result<WideFunction, WideError> {
+pub(super) fn emit(
+    program: &LoopProgram,
+    count: Option<i64>,
+    width: Width,
+) -> Result<WideFunction, WideError> {
     let mut slots = 0;
     // How many slots the stack needs is known when all is emitted.
     for _ in 0..2 {
@@ -155,7 +159,8 @@ impl<'p> Emission<'p> {
             self.asm.op2(store, Self::word(total.result), self.accumulator(0, number));
         }
         for &(param, step) in &self.program.row_steps {
-            let step = i32::try_from(step).map_err(|_| WideError::Unsupported("rows far apart".to_owned()))?;
+            let step =
+                i32::try_from(step).map_err(|_| WideError::Unsupported("rows far apart".to_owned()))?;
             self.asm.op2(Code::Add_rm64_imm32, Self::word(param), step);
         }
         self.asm.op1(Code::Dec_rm64, Self::word(ROWS));
@@ -248,8 +253,7 @@ impl<'p> Emission<'p> {
             return Err(WideError::Unsupported("that many accumulators".to_owned()));
         }
         self.group = group;
-        self.registers =
-            Registers::new(&program.body, program.registers, self.width.registers(), pinned);
+        self.registers = Registers::new(&program.body, program.registers, self.width.registers(), pinned);
         for (position, inst) in program.body.iter().enumerate() {
             self.position = position;
             self.inst(inst)?;

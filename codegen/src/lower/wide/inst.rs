@@ -235,14 +235,12 @@ impl Emission<'_> {
         let equal = op == Compare::EqI;
         if self.width == Width::W256 {
             let dst = self.result(inst, dst)?;
-            let code = if equal {
-                Code::VEX_Vpcmpeqd_ymm_ymm_ymmm256
-            } else {
-                Code::VEX_Vpcmpgtd_ymm_ymm_ymmm256
-            };
+            let code =
+                if equal { Code::VEX_Vpcmpeqd_ymm_ymm_ymmm256 } else { Code::VEX_Vpcmpgtd_ymm_ymm_ymmm256 };
             match predicate {
                 Some(p) => {
-                    self.asm.op(Code::VEX_Vcmpps_ymm_ymm_ymmm256_imm8, &[dst.into(), ra.into(), ob, p.into()]);
+                    self.asm
+                        .op(Code::VEX_Vcmpps_ymm_ymm_ymmm256_imm8, &[dst.into(), ra.into(), ob, p.into()]);
                 }
                 None => self.asm.op3(code, dst, ra, ob),
             }
@@ -293,8 +291,7 @@ impl Emission<'_> {
             self.asm.op2(Code::EVEX_Vpmovd2m_kr_zmm, MASK, mask);
         }
         let dst = self.result(inst, dst)?;
-        let blend =
-            self.asm.op(Code::EVEX_Vblendmps_zmm_k1z_zmm_zmmm512b32, &[dst.into(), rb.into(), oa]);
+        let blend = self.asm.op(Code::EVEX_Vblendmps_zmm_k1z_zmm_zmmm512b32, &[dst.into(), rb.into(), oa]);
         if let Some(blend) = blend {
             blend.set_op_mask(MASK);
         }

@@ -168,8 +168,11 @@ impl Selector<'_> {
         if bits >= 32 {
             return converted.into();
         }
-        let (low, high) =
-            if signed(to) { (-(1i32 << (bits - 1)), (1i32 << (bits - 1)) - 1) } else { (0, (1i32 << bits) - 1) };
+        let (low, high) = if signed(to) {
+            (-(1i32 << (bits - 1)), (1i32 << (bits - 1)) - 1)
+        } else {
+            (0, (1i32 << bits) - 1)
+        };
         let above = self.binary(Binary::MaxS, converted, Src::Bits(low as u32));
         self.binary(Binary::MinS, above, Src::Bits(high as u32)).into()
     }

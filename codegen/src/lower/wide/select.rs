@@ -130,7 +130,8 @@ pub fn select(
     };
     let room = (width.registers() - 8) / totals.len().max(1);
     let groups = if totals.is_empty() { groups } else { groups.min(room).max(1) };
-    let program = LoopProgram { body: s.insts, registers: s.registers, groups, totals, row_steps: s.row_steps };
+    let program =
+        LoopProgram { body: s.insts, registers: s.registers, groups, totals, row_steps: s.row_steps };
     Ok(Selection { program, words: s.words, hoisted: s.hoisted, dtypes: s.dtypes })
 }
 
@@ -543,7 +544,9 @@ fn operations(block: &Block) -> i64 {
         Stmt::Let { op: Op::Const(_), .. } => 0,
         Stmt::Let { .. } | Stmt::Store { .. } | Stmt::Contract(_) => 1,
         Stmt::For(l) => l.axis.extent.as_const().unwrap_or(i64::MAX).saturating_mul(operations(&l.body)),
-        Stmt::Reduce(r) => r.axis.extent.as_const().unwrap_or(i64::MAX).saturating_mul(operations(&r.body) + 1),
+        Stmt::Reduce(r) => {
+            r.axis.extent.as_const().unwrap_or(i64::MAX).saturating_mul(operations(&r.body) + 1)
+        }
         Stmt::If { then, otherwise, .. } => operations(then).saturating_add(operations(otherwise)),
     };
     block.iter().fold(0i64, |n, stmt| n.saturating_add(one(stmt)))

@@ -63,7 +63,9 @@ impl Tile {
         let storage = match self.acc {
             DType::F32 => matches!(self.storage, DType::F32 | DType::F16 | DType::BF16),
             DType::F64 => self.storage == DType::F64,
-            DType::I32 => matches!(self.storage, DType::I32 | DType::I16 | DType::I8 | DType::U16 | DType::U8),
+            DType::I32 => {
+                matches!(self.storage, DType::I32 | DType::I16 | DType::I8 | DType::U16 | DType::U8)
+            }
             _ => false,
         };
         // F16C is no part of every machine that has AVX2.
@@ -300,8 +302,7 @@ impl Tile {
         };
         asm.op2(load, register, memory);
         if self.storage == DType::BF16 {
-            let shift =
-                pick(Code::EVEX_Vpslld_zmm_k1z_zmmm512b32_imm8, Code::VEX_Vpslld_ymm_ymm_imm8);
+            let shift = pick(Code::EVEX_Vpslld_zmm_k1z_zmmm512b32_imm8, Code::VEX_Vpslld_ymm_ymm_imm8);
             asm.op3(shift, register, register, 16);
         }
     }

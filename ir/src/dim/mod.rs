@@ -1,12 +1,16 @@
 //! Symbolic dimensions: integer polynomials over named symbols, kept in one canonical form so that `==` means
-//! "provably equal". Floor division, modulo, minimum and maximum that do not simplify become atoms.
+//! "provably equal". Floor division, modulo, minimum, maximum and broadcasting that
+//! do not simplify become atoms.
 //!
 //! Guarantee: arithmetic never panics and never wraps. A constant that overflows `i64` becomes [`Dim::unknown`].
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
+
+mod text;
+
+pub use text::ParseDimError;
 
 /// The name of a symbolic dimension, unique within a module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,7 +31,7 @@ impl fmt::Display for Symbol {
                 .chars()
                 .enumerate()
                 .all(|(i, c)| c == '_' || c.is_ascii_alphabetic() || (i > 0 && c.is_ascii_digit()))
-            && !matches!(&*self.0, "floordiv" | "mod" | "min" | "max");
+            && !text::FUNCTIONS.contains(&&*self.0);
         if plain { f.write_str(&self.0) } else { write!(f, "{:?}", &*self.0) }
     }
 }
@@ -39,6 +43,8 @@ enum Atom {
     Mod(Dim, Dim),
     Min(Dim, Dim),
     Max(Dim, Dim),
+    /// At least two, sorted.
+    Broadcast(Vec<Dim>),
 }
 
 /// Product of atoms, sorted; the empty product is 1.
@@ -71,6 +77,14 @@ pub enum DimError {
     /// A divisor is zero.
     #[error("dimension `{0}` divides by zero")]
     DivisionByZero(Dim),
+    /// Sizes that differ, and neither is 1.
+    #[error("sizes {left} and {right} do not broadcast")]
+    Broadcast {
+        /// The first.
+        left: i64,
+        /// The other.
+        right: i64,
+    },
 }
 
 /// Most monomials, and most factors of one, that an expression may have before it is given up as unknown.
@@ -300,6 +314,40 @@ impl Dim {
         Dim::from_atom(if smaller { Atom::Min(a, b) } else { Atom::Max(a, b) })
     }
 
+    /// The size of an axis over which `self` and `other` broadcast: the one that is not 1. Constants that contradict
+    /// each other give an unknown dim; sizes that do so under a binding fail to evaluate.
+    pub fn broadcast(&self, other: &Dim) -> Dim {
+        match (self.as_known(), other.as_known()) {
+            _ if self == other => self.clone(),
+            (Some(1), _) => other.clone(),
+            (_, Some(1)) => self.clone(),
+            (Some(_), Some(_)) => Dim::unknown(),
+            (Some(_), None) => self.clone(),
+            (None, Some(_)) => other.clone(),
+            _ if self.is_unknown() || other.is_unknown() => Dim::unknown(),
+            _ => {
+                let mut parts = [self.broadcast_parts(), other.broadcast_parts()].concat();
+                parts.sort();
+                parts.dedup();
+                match parts.as_slice() {
+                    [only] => only.clone(),
+                    _ => Dim::from_atom(Atom::Broadcast(parts)),
+                }
+            }
+        }
+    }
+
+    /// The dims that broadcast to this one.
+    fn broadcast_parts(&self) -> &[Dim] {
+        if let Repr::Poly(terms) = &self.0
+            && let [(m, 1)] = terms.as_slice()
+            && let [Atom::Broadcast(parts)] = m.as_slice()
+        {
+            return parts;
+        }
+        std::slice::from_ref(self)
+    }
+
     /// Whether the dim is a minimum (else a maximum), and of what.
     fn as_extremum(&self) -> Option<(bool, &Dim, &Dim)> {
         let Repr::Poly(terms) = &self.0 else { return None };
@@ -371,6 +419,10 @@ impl Dim {
                     Atom::Mod(a, b) => a.substitute(with).modulo(&b.substitute(with)),
                     Atom::Min(a, b) => a.substitute(with).lesser(&b.substitute(with)),
                     Atom::Max(a, b) => a.substitute(with).greater(&b.substitute(with)),
+                    Atom::Broadcast(parts) => parts
+                        .iter()
+                        .map(|part| part.substitute(with))
+                        .fold(Dim::known(1), |all, part| all.broadcast(&part)),
                 };
                 product = product * factor;
             }
@@ -389,6 +441,7 @@ impl Dim {
                     a.symbols(visit);
                     b.symbols(visit);
                 }
+                Atom::Broadcast(parts) => parts.iter().for_each(|part| part.symbols(visit)),
             }
         }
     }
@@ -409,6 +462,10 @@ impl Atom {
                 (Some(a), Some(b)) => Some(a.max(b)),
                 (a, b) => a.or(b),
             },
+            // One of the parts is the value.
+            Atom::Broadcast(parts) => {
+                parts.iter().map(Dim::lower_bound).try_fold(i64::MAX, |least, bound| Some(least.min(bound?)))
+            }
         }
     }
 
@@ -424,6 +481,11 @@ impl Atom {
             }
             Atom::Min(a, b) => Ok(a.eval(lookup)?.min(b.eval(lookup)?)),
             Atom::Max(a, b) => Ok(a.eval(lookup)?.max(b.eval(lookup)?)),
+            Atom::Broadcast(parts) => parts.iter().try_fold(1, |all, part| match (all, part.eval(lookup)?) {
+                (1, size) | (size, 1) => Ok(size),
+                (all, size) if all == size => Ok(all),
+                (left, right) => Err(DimError::Broadcast { left, right }),
+            }),
         }
     }
 }
@@ -475,215 +537,6 @@ arithmetic! {
     Mul mul |a, b| a.product(b);
 }
 
-impl fmt::Display for Dim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Repr::Const(c) => write!(f, "{c}"),
-            Repr::Unknown => f.write_str("?"),
-            Repr::Poly(terms) => {
-                // The constant term sorts first in memory; people expect it last.
-                let constant = terms.iter().filter(|(m, _)| m.is_empty());
-                let rest = terms.iter().filter(|(m, _)| !m.is_empty());
-                for (i, (m, c)) in rest.chain(constant).enumerate() {
-                    write_term(f, m, *c, i == 0)?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-fn write_term(f: &mut fmt::Formatter<'_>, m: &Monomial, c: i64, first: bool) -> fmt::Result {
-    if c < 0 {
-        f.write_str("-")?;
-    } else if !first {
-        f.write_str("+")?;
-    }
-    let magnitude = c.unsigned_abs();
-    if m.is_empty() {
-        return write!(f, "{magnitude}");
-    }
-    if magnitude != 1 {
-        write!(f, "{magnitude}*")?;
-    }
-    for (i, atom) in m.iter().enumerate() {
-        if i > 0 {
-            f.write_str("*")?;
-        }
-        match atom {
-            Atom::Sym(s) => write!(f, "{s}")?,
-            Atom::FloorDiv(a, b) => write!(f, "floordiv({a},{b})")?,
-            Atom::Mod(a, b) => write!(f, "mod({a},{b})")?,
-            Atom::Min(a, b) => write!(f, "min({a},{b})")?,
-            Atom::Max(a, b) => write!(f, "max({a},{b})")?,
-        }
-    }
-    Ok(())
-}
-
-/// A text that is not a dim.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a dimension: {reason} at byte {at}")]
-pub struct ParseDimError {
-    /// The whole text.
-    pub text: String,
-    /// What is wrong.
-    pub reason: &'static str,
-    /// Where, in bytes.
-    pub at: usize,
-}
-
-struct DimParser<'a> {
-    text: &'a str,
-    at: usize,
-    depth: usize,
-}
-
-/// Nesting that a dim's text may have.
-const MAX_DEPTH: usize = 32;
-
-impl DimParser<'_> {
-    fn fail<T>(&self, reason: &'static str) -> Result<T, ParseDimError> {
-        Err(ParseDimError { text: self.text.to_owned(), reason, at: self.at })
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
-    }
-
-    fn spaces(&mut self) {
-        while self.peek() == Some(b' ') {
-            self.at += 1;
-        }
-    }
-
-    fn eat(&mut self, c: u8) -> bool {
-        self.spaces();
-        let hit = self.peek() == Some(c);
-        if hit {
-            self.at += 1;
-        }
-        hit
-    }
-
-    fn sum(&mut self) -> Result<Dim, ParseDimError> {
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return self.fail("nested too deeply");
-        }
-        let mut total = if self.eat(b'-') { Dim::known(0) - self.product()? } else { self.product()? };
-        loop {
-            if self.eat(b'+') {
-                total = total + self.product()?;
-            } else if self.eat(b'-') {
-                total = total - self.product()?;
-            } else {
-                self.depth -= 1;
-                return Ok(total);
-            }
-        }
-    }
-
-    fn product(&mut self) -> Result<Dim, ParseDimError> {
-        let mut total = self.factor()?;
-        while self.eat(b'*') {
-            total = total * self.factor()?;
-        }
-        Ok(total)
-    }
-
-    fn factor(&mut self) -> Result<Dim, ParseDimError> {
-        self.spaces();
-        match self.peek() {
-            Some(b'?') => {
-                self.at += 1;
-                Ok(Dim::unknown())
-            }
-            Some(b'(') => {
-                self.at += 1;
-                let inner = self.sum()?;
-                if self.eat(b')') { Ok(inner) } else { self.fail("expected `)`") }
-            }
-            Some(b'"') => self.quoted(),
-            Some(c) if c.is_ascii_digit() => {
-                let start = self.at;
-                while self.peek().is_some_and(|c| c.is_ascii_digit()) {
-                    self.at += 1;
-                }
-                match self.text[start..self.at].parse() {
-                    Ok(v) => Ok(Dim::known(v)),
-                    Err(_) => self.fail("a number beyond 64 bits"),
-                }
-            }
-            Some(c) if c == b'_' || c.is_ascii_alphabetic() => {
-                let start = self.at;
-                while self.peek().is_some_and(|c| c == b'_' || c.is_ascii_alphanumeric()) {
-                    self.at += 1;
-                }
-                let name = &self.text[start..self.at];
-                match name {
-                    "floordiv" | "mod" | "min" | "max" if self.peek() == Some(b'(') => {
-                        self.call(name.to_owned())
-                    }
-                    _ => Ok(Dim::symbol(name)),
-                }
-            }
-            _ => self.fail("expected a number, a name or `?`"),
-        }
-    }
-
-    /// A name in Rust's string-literal syntax, as `{:?}` prints it.
-    fn quoted(&mut self) -> Result<Dim, ParseDimError> {
-        let Some((name, used)) = crate::text::lexer::unquote(&self.text[self.at..]) else {
-            return self.fail("unterminated or malformed quoted name");
-        };
-        self.at += used;
-        Ok(Dim::symbol(&name))
-    }
-
-    fn call(&mut self, name: String) -> Result<Dim, ParseDimError> {
-        self.at += 1;
-        let a = self.sum()?;
-        if !self.eat(b',') {
-            return self.fail("expected `,`");
-        }
-        let b = self.sum()?;
-        if !self.eat(b')') {
-            return self.fail("expected `)`");
-        }
-        Ok(match name.as_str() {
-            "floordiv" => a.floor_div(&b),
-            "mod" => a.modulo(&b),
-            "min" => a.lesser(&b),
-            _ => a.greater(&b),
-        })
-    }
-}
-
-impl FromStr for Dim {
-    type Err = ParseDimError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parser = DimParser { text, at: 0, depth: 0 };
-        let dim = parser.sum()?;
-        parser.spaces();
-        if parser.at == text.len() { Ok(dim) } else { parser.fail("unexpected text") }
-    }
-}
-
-impl serde::Serialize for Dim {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Dim {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -710,7 +563,18 @@ mod tests {
 
     #[test]
     fn prints_as_it_parses() {
-        for text in ["N", "3*N+1", "-N+4", "floordiv(N,2)+1", "\"seq len\"", "max(M,N)", "?", "7", "2*M*N"] {
+        for text in [
+            "N",
+            "3*N+1",
+            "-N+4",
+            "floordiv(N,2)+1",
+            "\"seq len\"",
+            "max(M,N)",
+            "broadcast(M,N)",
+            "?",
+            "7",
+            "2*M*N",
+        ] {
             assert_eq!(d(text).to_string(), text);
         }
     }
@@ -723,6 +587,20 @@ mod tests {
         assert!(matches!(d("M").eval(&env), Err(DimError::Unbound(_))));
         assert!(matches!(d("N*9223372036854775807").eval(&env), Err(DimError::Overflow(_))));
         assert!(matches!(d("floordiv(3,N-7)").eval(&env), Err(DimError::DivisionByZero(_))));
+    }
+
+    #[test]
+    fn broadcasting_is_idempotent_and_checked() {
+        assert_eq!(d("broadcast(broadcast(N,M),N)"), d("broadcast(M,N)"));
+        assert_eq!(d("broadcast(N,1)"), d("N"));
+        assert_eq!(d("broadcast(N,4)"), d("4"));
+        assert!(d("broadcast(3,4)").is_unknown());
+        let env = |m: i64| move |s: &Symbol| Some(if &*s.0 == "M" { m } else { 7 });
+        assert_eq!(d("broadcast(M,N)").eval(&env(1)), Ok(7));
+        assert_eq!(d("broadcast(M,N)").eval(&env(7)), Ok(7));
+        assert_eq!(d("broadcast(M,N)").eval(&env(0)), Err(DimError::Broadcast { left: 0, right: 7 }));
+        let one = |s: &Symbol| (&*s.0 == "M").then(|| Dim::known(1));
+        assert_eq!(d("broadcast(M,N)").substitute(&one), d("N"));
     }
 
     #[test]

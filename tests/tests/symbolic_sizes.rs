@@ -1,0 +1,72 @@
+//! Sizes that show at run time: kernels run where they fit, and nothing is read where they do not.
+
+use kiln::ir::{Build, DType, Datum, Dim, GraphBuilder, Module, Tensor, Type};
+use kiln::runtime::{Session, SessionOptions};
+use kiln::{Options, compile};
+
+/// A session on a graph of f32 inputs of these dims.
+fn session(inputs: &[&[&str]], build: impl FnOnce(&mut GraphBuilder<'_>, &[kiln::ir::Value])) -> Session {
+    let mut module = Module::new();
+    let mut b = GraphBuilder::new(&mut module, "main");
+    let values: Vec<_> = (inputs.iter().enumerate())
+        .map(|(i, dims)| {
+            let dims: Vec<Dim> = dims.iter().map(|d| d.parse().unwrap()).collect();
+            b.input(&format!("x{i}"), Type::tensor(DType::F32, dims))
+        })
+        .collect();
+    build(&mut b, &values);
+    let id = b.finish();
+    module.add_entry(id);
+    let compiled = compile(module, &Options::default()).unwrap();
+    assert!(compiled.summary.slow.is_empty(), "{:?}", compiled.summary.slow);
+    compiled.into_session(SessionOptions { threads: Some(1), ..Default::default() }).unwrap()
+}
+
+fn ramp(dims: &[usize]) -> Datum {
+    let values: Vec<f32> = (0u16..).take(dims.iter().product()).map(f32::from).collect();
+    Datum::Tensor(Tensor::from_slice(dims, &values).unwrap())
+}
+
+fn run(session: &Session, inputs: &[&[usize]]) -> Result<Vec<f32>, String> {
+    let inputs: Vec<Datum> = inputs.iter().map(|dims| ramp(dims)).collect();
+    let outputs = session.run("main", &inputs).map_err(|e| e.to_string())?;
+    let [Datum::Tensor(out)] = outputs.as_slice() else { return Err("not one tensor".to_owned()) };
+    Ok(out.to_f64s().unwrap().into_iter().map(|v| v as f32).collect())
+}
+
+#[test]
+fn unlike_symbols_broadcast_where_one_is_1() {
+    let session = session(&[&["N", "2"], &["M", "2"]], |b, x| {
+        let sum = b.ew("add", x).unwrap();
+        b.output("sum", sum);
+    });
+    assert_eq!(run(&session, &[&[2, 2], &[2, 2]]).unwrap(), [0.0, 2.0, 4.0, 6.0]);
+    assert_eq!(run(&session, &[&[1, 2], &[2, 2]]).unwrap(), [0.0, 2.0, 2.0, 4.0]);
+    assert_eq!(run(&session, &[&[2, 2], &[1, 2]]).unwrap(), [0.0, 2.0, 2.0, 4.0]);
+    assert_eq!(run(&session, &[&[0, 2], &[1, 2]]).unwrap(), Vec::<f32>::new());
+    let error = run(&session, &[&[2, 2], &[3, 2]]).unwrap_err();
+    assert!(error.contains("do not broadcast"), "{error}");
+}
+
+#[test]
+fn sizes_that_a_contraction_needs_equal_are_checked() {
+    let session = session(&[&["2", "K"], &["L", "2"]], |b, x| {
+        let product = b.einsum("mk,kn->mn", x[0], x[1]).unwrap();
+        b.output("product", product);
+    });
+    assert_eq!(run(&session, &[&[2, 2], &[2, 2]]).unwrap(), [2.0, 3.0, 6.0, 11.0]);
+    let error = run(&session, &[&[2, 300], &[2, 2]]).unwrap_err();
+    assert!(error.contains("299 <= 1 does not hold"), "{error}");
+}
+
+#[test]
+fn a_reshape_needs_as_many_elements() {
+    let session = session(&[&["N", "2"], &["M"]], |b, x| {
+        let flat = b.reshape(x[0], &["M".parse().unwrap()]).unwrap();
+        let sum = b.ew("add", &[flat, x[1]]).unwrap();
+        b.output("sum", sum);
+    });
+    assert_eq!(run(&session, &[&[2, 2], &[4]]).unwrap(), [0.0, 2.0, 4.0, 6.0]);
+    let error = run(&session, &[&[2, 2], &[3]]).unwrap_err();
+    assert!(error.contains("4 = 3 does not hold"), "{error}");
+}
