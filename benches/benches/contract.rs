@@ -1,4 +1,4 @@
-//! Contractions and convolutions of the portable lowering, as shares of the 128-bit FMA peak of this machine.
+//! Contractions and convolutions, as shares of the FMA peak of this machine's widest vectors.
 //!
 //! The peak and the kernels are measured in turns, so that a busy neighbour slows both; each figure is the best of many
 //! short runs. `cargo bench -p kiln-benches --bench contract`
@@ -10,7 +10,7 @@ use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
 use kiln_codegen::kir::{Bound, BufferId, Ix, Kernel, KernelBuilder};
 use kiln_codegen::lower::clif::Compiler;
 use kiln_codegen::lower::jit::JitKernel;
-use kiln_codegen::schedule::{Blocks, contract_blocks};
+use kiln_codegen::schedule::{Blocks, contract_blocks, panel_width};
 use kiln_ir::{DType, Prim};
 use kiln_runtime::cpu::Tier;
 use kiln_runtime::memory::AlignedBuf;
@@ -127,21 +127,21 @@ fn conv([h, w]: [i64; 2], [ci, co]: [i64; 2], size: i64, stride: i64, width: i64
     }
 }
 
-fn cases() -> Vec<Case> {
-    let width = std::env::var("KILN_PANEL_WIDTH").ok().and_then(|w| w.parse().ok()).unwrap_or(16);
+fn cases(lanes: u32) -> Vec<Case> {
+    let width = |n: i64| i64::from(panel_width(n, lanes));
     vec![
-        gemm(256, 768, 768, width),
-        gemm(128, 768, 3072, width),
-        gemm(128, 3072, 768, width),
-        gemm(1, 1000, 2048, width),
+        gemm(256, 768, 768, width(768)),
+        gemm(128, 768, 3072, width(768)),
+        gemm(128, 3072, 768, width(3072)),
+        gemm(1, 1000, 2048, width(1000)),
         batched(12, 128, 128, 64),
-        conv([56, 56], [64, 64], 3, 1, width),
-        conv([56, 56], [64, 256], 1, 1, width),
-        conv([56, 56], [256, 64], 1, 1, width),
-        conv([14, 14], [256, 256], 3, 1, width),
-        conv([7, 7], [512, 512], 3, 1, width),
-        conv([224, 224], [3, 64], 7, 2, width),
-        conv([112, 112], [16, 64], 1, 1, width),
+        conv([56, 56], [64, 64], 3, 1, width(64)),
+        conv([56, 56], [64, 256], 1, 1, width(256)),
+        conv([56, 56], [256, 64], 1, 1, width(64)),
+        conv([14, 14], [256, 256], 3, 1, width(256)),
+        conv([7, 7], [512, 512], 3, 1, width(512)),
+        conv([224, 224], [3, 64], 7, 2, width(64)),
+        conv([112, 112], [16, 64], 1, 1, width(64)),
     ]
 }
 
@@ -189,19 +189,25 @@ fn best(ready: &Ready, best: &mut [f64]) -> f64 {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let Some(tier) = [Tier::X86V3, Tier::Aarch64, Tier::X86V2].into_iter().find(|t| t.is_supported()) else {
-        println!("no tier of the portable lowering runs here");
+    let wanted = std::env::var("KILN_TIER").ok().and_then(|name| Tier::from_name(&name));
+    let Some(tier) = wanted.or_else(Tier::native).filter(|t| t.is_supported()) else {
+        println!("no tier with code runs here");
         return Ok(());
+    };
+    let (lanes, peak_width) = match tier {
+        Tier::X86V4 => (16, VectorWidth::W512),
+        Tier::X86V3 => (8, VectorWidth::W256),
+        Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => (4, VectorWidth::W128),
     };
     let compiler = Compiler::new(tier)?;
     let mut criterion = Criterion::default().configure_from_args().sample_size(10);
     let mut shares = vec![];
-    for case in cases() {
+    for case in cases(lanes) {
         let ready = Ready::new(&compiler, &case)?;
         let (mut peak, mut seconds) = (0.0f64, f64::MAX);
         let mut points = vec![f64::MAX; ready.points as usize];
         for _ in 0..4 {
-            peak = peak.max(fma_gflops(VectorWidth::W128).unwrap_or(f64::NAN));
+            peak = peak.max(fma_gflops(peak_width).unwrap_or(f64::NAN));
             seconds = seconds.min(best(&ready, &mut points));
         }
         shares.push((case.name.clone(), case.flops / seconds / 1e9, peak));

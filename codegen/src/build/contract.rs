@@ -8,12 +8,12 @@ use rustc_hash::FxHashMap;
 use super::emit::{Emitter, Group};
 use super::expr::{AxisId, Expr, flatten, reshape_index};
 use super::loops::{Domain, Lowered, Root, all_exprs, bind_all, collapse, reduce_groups};
-use super::panels::{Panels, pack_panels, panel_width};
+use super::panels::{Panels, pack_panels};
 use super::reduction::spatial_axes;
 use super::term::{Term, TermId};
 use super::trace::{Hero, Refusal, Region, Trace, kernel_type};
 use crate::kir::{Axis, Contract, Ix, KernelBuilder, Operand, Rhs, Stmt, Var};
-use crate::schedule::contract_blocks;
+use crate::schedule::{contract_blocks, panel_width};
 
 /// What the lowerings like: sizes in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,21 +17,6 @@ pub struct Panels {
     pub base: Expr,
 }
 
-/// The panel width for `n` columns: the fewest padded columns among the multiples of a vector that kernels like, the
-/// first of them on ties.
-pub fn panel_width(n: i64, lanes: u32) -> u32 {
-    let mut best = (i64::MAX, lanes);
-    for vectors in [3, 4, 2, 1] {
-        let width = lanes * vectors;
-        let w = i64::from(width);
-        let padded = (n + w - 1) / w * w;
-        if padded < best.0 {
-            best = (padded, width);
-        }
-    }
-    best.1
-}
-
 /// Packs the elements of `tensor` at `offset` over outer, reduced and column axes.
 pub fn pack_panels(
     tensor: &Tensor,

@@ -2,3 +2,4 @@
 
 pub mod clif;
 pub mod jit;
+pub mod wide;

@@ -40,6 +40,21 @@ pub fn contract_blocks(m: Option<i64>, n: Option<i64>, depth: i64, width: i64) -
     Blocks { rows: m.map_or(rows, |m| rows.max(goal).min(m.max(1))), columns }
 }
 
+/// The panel width for `n` columns: the fewest padded columns among the multiples of a vector that kernels like, the
+/// first of them on ties.
+pub fn panel_width(n: i64, lanes: u32) -> u32 {
+    let mut best = (i64::MAX, lanes);
+    for vectors in [3, 4, 2, 1] {
+        let width = lanes * vectors;
+        let w = i64::from(width);
+        let padded = (n + w - 1) / w * w;
+        if padded < best.0 {
+            best = (padded, width);
+        }
+    }
+    best.1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

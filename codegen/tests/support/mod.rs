@@ -38,7 +38,7 @@ pub fn scalars(dtype: DType, bytes: &[u8]) -> Vec<Scalar> {
 
 /// Tiers whose code this machine executes.
 pub fn tiers() -> Vec<Tier> {
-    [Tier::X86V2, Tier::X86V3, Tier::Aarch64].into_iter().filter(|t| t.is_supported()).collect()
+    [Tier::X86V2, Tier::X86V3, Tier::X86V4, Tier::Aarch64].into_iter().filter(|t| t.is_supported()).collect()
 }
 
 /// The kernel's buffers after a run of compiled code, the grid split into chunks of `chunk` points.
@@ -124,7 +124,7 @@ pub fn check(kernel: &Kernel, buffers: &[Vec<u8>], dims: &[i64], tolerance: Tole
         assert_eq!(got, run_compiled(kernel, tier, buffers, dims, 1), "{}: chunks\n{kernel}", tier.name());
     }
     // Tiers that this machine may not execute must compile too.
-    for tier in [Tier::X86V2, Tier::X86V3, Tier::Aarch64] {
+    for tier in [Tier::X86V2, Tier::X86V3, Tier::X86V4, Tier::Aarch64] {
         Compiler::new(tier).unwrap().compile(kernel).unwrap();
     }
     want

@@ -16,14 +16,18 @@
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use kiln_ir::DType;
+use kiln_runtime::cpu::Tier;
 use rustc_hash::FxHashMap;
 
 use super::LowerError;
-use super::emit::{Emitter, Result};
+use super::emit::{Callee, Emitter, Result};
 use crate::kir::{
     Access, Axis, Block, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Operand, Rhs,
     Stmt, Val, Var,
 };
+use crate::lower::wide::Width;
+use crate::lower::wide::tile::Tile;
+use crate::schedule::panel_width;
 
 /// Rows of a tile: a block of the right operand comes from memory once for so many rows, and four micro-kernels of
 /// full height use it.
@@ -45,8 +49,11 @@ const COLUMN_BLOCK: i64 = 480;
 /// Elements of a right operand that is packed whole.
 const MAX_PANELS: i64 = 1 << 18;
 
-/// Panel width for right operands that are packed on the fly.
+/// Panel width for right operands that are packed on the fly, without wide vectors.
 const STRIDED_WIDTH: i64 = 8;
+
+/// Longest tile with wide vectors: a few of the tallest tile functions.
+const WIDE_TILE: i64 = 56;
 
 /// What the lowering adds to the kernel for one contraction.
 #[derive(Clone, Debug)]
@@ -61,6 +68,8 @@ pub(super) struct ContractPlan {
     sums: BufferId,
     /// Elements between rows of sums: the padded upper bound of the column count.
     columns: Ix,
+    /// Panel width.
+    width: i64,
     /// Packed right operand, where it is not packed at compile time.
     panels: Option<BufferId>,
     /// Whether all of the right operand is packed first, or each block of the reduction for each tile.
@@ -69,7 +78,8 @@ pub(super) struct ContractPlan {
     taps_per_block: i64,
     /// Elements of `k` a block.
     k_per_block: i64,
-    row: Var,
+    first_row: Var,
+    row_count: Var,
     tap: Var,
     k0: Var,
     kn: Var,
@@ -101,12 +111,12 @@ struct Block3 {
 }
 
 /// Plans every contraction of the kernel; adds scratch buffers, variables and values to it.
-pub(super) fn plan_all(kernel: &mut Kernel) -> Result<FxHashMap<Val, ContractPlan>> {
+pub(super) fn plan_all(kernel: &mut Kernel, tier: Tier) -> Result<FxHashMap<Val, ContractPlan>> {
     let mut found = vec![];
     collect(&kernel.body, &mut found);
     let mut plans = FxHashMap::default();
     for contract in found {
-        let plan = plan(kernel, &contract)?;
+        let plan = plan(kernel, &contract, tier)?;
         plans.insert(contract.acc, plan);
     }
     Ok(plans)
@@ -130,12 +140,12 @@ fn collect(block: &Block, found: &mut Vec<Contract>) {
     }
 }
 
-fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
+fn plan(kernel: &mut Kernel, c: &Contract, tier: Tier) -> Result<ContractPlan> {
     let unsupported =
         |what: &str| LowerError::Unsupported { kernel: kernel.name.clone(), what: what.to_owned() };
     let width = match &c.b {
         Rhs::Packed { width, .. } => i64::from(*width),
-        Rhs::Strided(_) => STRIDED_WIDTH,
+        Rhs::Strided(_) => strided_width(c, tier),
     };
     if width % lanes(c.acc_dtype) != 0 {
         return Err(unsupported(&format!("panels of width {width}")));
@@ -149,7 +159,15 @@ fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
     let whole = depth.and_then(|d| d.checked_mul(columns)).filter(|n| *n <= MAX_PANELS);
     let strided = matches!(c.b, Rhs::Strided(_));
     let rows_bound = c.m.extent.upper_bound().and_then(|m| m.as_const());
-    let tile = rows_bound.map_or(TILE, |m| m.clamp(1, TILE));
+    let tile = match (Width::of(tier), rows_bound) {
+        (None, bound) => bound.map_or(TILE, |m| m.clamp(1, TILE)),
+        (Some(_), None) => TILE,
+        // Tiles of nearly equal height.
+        (Some(_), Some(rows)) => {
+            let count = (rows.max(1) + WIDE_TILE - 1) / WIDE_TILE;
+            (rows.max(1) + count - 1) / count
+        }
+    };
     let mut scratch = |len: i64| {
         kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
         BufferId(kernel.buffers.len() as u32 - 1)
@@ -161,7 +179,7 @@ fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
         kernel.vars += 1;
         Var(kernel.vars - 1)
     };
-    let (row, tap, k0, kn, column) = (var(), var(), var(), var(), var());
+    let (first_row, row_count, tap, k0, kn, column) = (var(), var(), var(), var(), var(), var());
     let (used, first_column, n0, n_count) = (var(), var(), var(), var());
     let mut val = |dtype| {
         kernel.vals.push(dtype);
@@ -174,11 +192,13 @@ fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
         rows,
         sums,
         columns: Ix::Const(columns),
+        width,
         panels,
         whole_panels: strided && whole.is_some(),
         taps_per_block,
         k_per_block,
-        row,
+        first_row,
+        row_count,
         tap,
         k0,
         kn,
@@ -189,6 +209,16 @@ fn plan(kernel: &mut Kernel, c: &Contract) -> Result<ContractPlan> {
         n_count,
         widened,
     })
+}
+
+/// Width of panels that are packed on the fly.
+fn strided_width(c: &Contract, tier: Tier) -> i64 {
+    let Some(vectors) = Width::of(tier) else { return STRIDED_WIDTH };
+    let lanes = vectors.bytes() * 8 / c.acc_dtype.bits() as i64;
+    match c.n.extent.upper_bound().and_then(|n| n.as_const()) {
+        Some(n) => i64::from(panel_width(n, lanes as u32)),
+        None => 3 * lanes,
+    }
 }
 
 /// Taps and elements of `k` in one block of the reduction.
@@ -258,7 +288,7 @@ impl Emitter<'_> {
                 let base = self.bases[buffer.index()];
                 let depth =
                     if plan.whole_panels { total } else { Ix::Const(plan.taps_per_block * plan.k_per_block) };
-                Panels { base, storage: c.acc_dtype, width: STRIDED_WIDTH, depth, n0: Ix::Const(0) }
+                Panels { base, storage: c.acc_dtype, width: plan.width, depth, n0: Ix::Const(0) }
             }
         };
         let zero = self.i64(0);
@@ -350,15 +380,19 @@ impl Emitter<'_> {
         self.vars[plan.k0.index()] = Some(k0);
         self.vars[plan.kn.index()] = Some(kn);
         let zero = self.i64(0);
-        let m_begin = self.ix(&c.m.begin)?;
-        let m_first = self.b.ins().iadd(m_begin, first);
-        self.counted(zero, rows, 1, &[], |s, row, _| {
-            s.vars[plan.row.index()] = Some(row);
-            let m = s.b.ins().iadd(m_first, row);
-            s.vars[c.m.var.index()] = Some(m);
-            s.each_tap(c, plan, [t0, tn], |s| s.pack_row(c, plan))?;
-            Ok(vec![])
-        })?;
+        let m = self.row_axis(c, plan, first, rows)?;
+        if c.taps.is_empty() && hoistable_guard(c).is_none() {
+            self.vars[plan.tap.index()] = Some(zero);
+            let body = vec![Stmt::For(Box::new(self.packed_row(c, plan, c.a.body.clone(), c.a.value)))];
+            self.for_stmt(&For { axis: m, kind: LoopKind::Sequential, carried: vec![], body })?;
+        } else {
+            let (begin, end) = self.range(&m)?;
+            self.counted(begin, end, 1, &[], |s, m, _| {
+                s.vars[c.m.var.index()] = Some(m);
+                s.each_tap(c, plan, [t0, tn], |s| s.pack_row(c, plan))?;
+                Ok(vec![])
+            })?;
+        }
         // Position of the block in the panels.
         let before = if repacked.is_some() {
             zero
@@ -416,39 +450,40 @@ impl Emitter<'_> {
 
     /// Packs `k0 .. k0 + kn` of one row and tap.
     fn pack_row(&mut self, c: &Contract, plan: &ContractPlan) -> Result<()> {
+        let Some((dst, guard, plain)) = hoistable_guard(c) else {
+            let row = self.packed_row(c, plan, c.a.body.clone(), c.a.value);
+            return self.for_stmt(&row);
+        };
+        let inside = self.packed_row(c, plan, vec![Stmt::Let { dst, op: plain }], c.a.value);
+        let padding = Stmt::Let { dst, op: Op::Const(guard.otherwise) };
+        let outside = self.packed_row(c, plan, vec![padding], c.a.value);
+        let cond = self.guard_holds(guard)?;
+        self.branch(cond, |s| s.for_stmt(&inside), |s| s.for_stmt(&outside))
+    }
+
+    /// The loop that packs `k0 .. k0 + kn` of one row and tap.
+    fn packed_row(&self, c: &Contract, plan: &ContractPlan, mut body: Block, value: Val) -> For {
         let position = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.k0);
-        let index = Ix::Var(plan.row) * STRIDE + Ix::Var(plan.tap) * plan.k_per_block + position;
-        let begin = c.k.begin.clone() + Ix::Var(plan.k0);
-        let axis = Axis { var: c.k.var, begin, extent: Ix::Var(plan.kn) };
+        let row = Ix::Var(c.m.var) - Ix::Var(plan.first_row);
+        let index = row * STRIDE + Ix::Var(plan.tap) * plan.k_per_block + position;
         // The extent is often known although the block's is a run-time minimum.
         let extent = match c.k.extent.as_const() {
             Some(k) if k <= plan.k_per_block || k % plan.k_per_block == 0 => {
                 Ix::Const(k.min(plan.k_per_block))
             }
-            _ => axis.extent.clone(),
+            _ => Ix::Var(plan.kn),
         };
-        let axis = Axis { extent, ..axis };
-        let pack = |body: Block, value: Val, widened: Option<Val>| {
-            let mut body = body;
-            let value = match widened {
-                Some(dst) => {
-                    body.push(Stmt::Let { dst, op: Op::Cast(value) });
-                    dst
-                }
-                None => value,
-            };
-            body.push(Stmt::Store { buffer: plan.rows, index: index.clone(), value });
-            For { axis: axis.clone(), kind: LoopKind::Vector, carried: vec![], body }
-        };
+        let axis = Axis { var: c.k.var, begin: c.k.begin.clone() + Ix::Var(plan.k0), extent };
         let widened = plan.widened.map(|(a, _)| a).filter(|_| self.kernel.dtype(c.a.value) != DType::I32);
-        let Some((dst, guard, plain)) = hoistable_guard(c) else {
-            return self.for_stmt(&pack(c.a.body.clone(), c.a.value, widened));
+        let value = match widened {
+            Some(dst) => {
+                body.push(Stmt::Let { dst, op: Op::Cast(value) });
+                dst
+            }
+            None => value,
         };
-        let inside = pack(vec![Stmt::Let { dst, op: plain }], c.a.value, widened);
-        let padding = Stmt::Let { dst, op: Op::Const(guard.otherwise) };
-        let outside = pack(vec![padding], c.a.value, widened);
-        let cond = self.guard_holds(guard)?;
-        self.branch(cond, |s| s.for_stmt(&inside), |s| s.for_stmt(&outside))
+        body.push(Stmt::Store { buffer: plan.rows, index, value });
+        For { axis, kind: LoopKind::Vector, carried: vec![], body }
     }
 
     /// Multiplies the packed rows with the panels: `depth` steps from position `before` of the reduction on.
@@ -478,8 +513,23 @@ impl Emitter<'_> {
         let zero = self.i64(0);
         let row_base = self.bases[plan.rows.index()];
         let sum_base = self.bases[plan.sums.index()];
+        let tile = Width::of(self.tier).map(|vectors| Tile {
+            vectors,
+            acc: c.acc_dtype,
+            storage: panels.storage,
+            width: panels.width,
+            row_stride: STRIDE * bytes,
+            accumulate: !is_first,
+        });
+        let tile = tile.filter(Tile::is_supported);
         self.counted(zero, n, panels.width, &[start], |s, column, args| {
             let panel = args[0];
+            if let Some(tile) = tile {
+                let column_bytes = s.scaled(column, bytes);
+                let sums = s.b.ins().iadd(sum_base, column_bytes);
+                s.call(Callee::Tile(tile), &[row_base, panel, sums, row_bytes, depth, rows]);
+                return Ok(vec![s.b.ins().iadd(panel, panel_bytes)]);
+            }
             let left = s.b.ins().isub(n, column);
             let left = s.b.ins().iadd_imm_s(left, step - 1);
             let left = s.b.ins().udiv_imm_u(left, step);
@@ -509,7 +559,7 @@ impl Emitter<'_> {
                             vectors: wide,
                             accumulate: !is_first,
                         };
-                        s.call_micro(&micro, &[a, b, sums, row_bytes, depth]);
+                        s.call(Callee::Micro(micro), &[a, b, sums, row_bytes, depth]);
                         Ok(vec![])
                     })?;
                     Ok(vec![])
@@ -522,20 +572,22 @@ impl Emitter<'_> {
 
     /// Runs the epilogue over the sums of a tile.
     fn epilogue(&mut self, c: &Contract, plan: &ContractPlan, first: Value, rows: Value) -> Result<()> {
-        let index = Ix::Var(plan.row) * plan.columns.clone() + (Ix::Var(c.n.var) - c.n.begin.clone());
+        let m = self.row_axis(c, plan, first, rows)?;
+        let row = Ix::Var(c.m.var) - Ix::Var(plan.first_row);
+        let index = row * plan.columns.clone() + (Ix::Var(c.n.var) - c.n.begin.clone());
         let mut body = vec![Stmt::Let { dst: c.acc, op: Op::Load { buffer: plan.sums, index, guard: None } }];
         body.extend(c.epilogue.iter().cloned());
         let columns = For { axis: c.n.clone(), kind: LoopKind::Vector, carried: vec![], body };
-        let zero = self.i64(0);
-        let m_begin = self.ix(&c.m.begin)?;
-        let m_first = self.b.ins().iadd(m_begin, first);
-        self.counted(zero, rows, 1, &[], |s, row, _| {
-            s.vars[plan.row.index()] = Some(row);
-            s.vars[c.m.var.index()] = Some(s.b.ins().iadd(m_first, row));
-            s.for_stmt(&columns)?;
-            Ok(vec![])
-        })?;
-        Ok(())
+        let body = vec![Stmt::For(Box::new(columns))];
+        self.for_stmt(&For { axis: m, kind: LoopKind::Sequential, carried: vec![], body })
+    }
+
+    /// The rows of a tile as a loop over the contraction's row variable.
+    fn row_axis(&mut self, c: &Contract, plan: &ContractPlan, first: Value, rows: Value) -> Result<Axis> {
+        let begin = self.ix(&c.m.begin)?;
+        self.vars[plan.first_row.index()] = Some(self.b.ins().iadd(begin, first));
+        self.vars[plan.row_count.index()] = Some(rows);
+        Ok(Axis { var: c.m.var, begin: Ix::Var(plan.first_row), extent: Ix::Var(plan.row_count) })
     }
 
     /// Packs a block of the reduction of the right operand into panels, zero-padded to whole panels.
@@ -556,7 +608,7 @@ impl Emitter<'_> {
         } else {
             (Ix::Const(plan.taps_per_block * plan.k_per_block), Ix::Const(plan.k_per_block))
         };
-        let width = STRIDED_WIDTH;
+        let width = plan.width;
         let zero = self.i64(0);
         let n = self.ix(&c.n.extent)?;
         let n_begin = self.ix(&c.n.begin)?;
@@ -584,7 +636,7 @@ impl Emitter<'_> {
             let left = s.b.ins().isub(n, at);
             let most = s.i64(width);
             let used = s.b.ins().smin(left, most);
-            s.clear_last_panel(c, &depth, buffer, [at, used])?;
+            s.clear_last_panel(c, &depth, (buffer, width), [at, used])?;
             s.each_tap(c, plan, taps, |s| {
                 if along_n {
                     s.pack_along_n(c, plan, &block, &body, [n_begin, at, used])
@@ -642,18 +694,18 @@ impl Emitter<'_> {
         &mut self,
         c: &Contract,
         depth: &Ix,
-        buffer: BufferId,
+        (buffer, width): (BufferId, i64),
         [at, used]: [Value; 2],
     ) -> Result<()> {
         let total = self.ix(depth)?;
-        let partial = self.b.ins().icmp_imm_s(IntCC::SignedLessThan, used, STRIDED_WIDTH);
+        let partial = self.b.ins().icmp_imm_s(IntCC::SignedLessThan, used, width);
         let bytes = (c.acc_dtype.bits() / 8) as i64;
         let step = lanes(c.acc_dtype);
         self.branch(
             partial,
             |s| {
                 let first = s.b.ins().imul(at, total);
-                let count = s.scaled(total, STRIDED_WIDTH);
+                let count = s.scaled(total, width);
                 let base = s.address(buffer, first, bytes);
                 let vector = s.zero_vector(c.acc_dtype);
                 let zero = s.i64(0);

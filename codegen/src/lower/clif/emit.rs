@@ -17,6 +17,8 @@ use super::LowerError;
 use super::contract::ContractPlan;
 use super::micro::Micro;
 use crate::kir::{self, Access, BufferId, Ix, Kernel, Stmt, Val, Var};
+use crate::lower::wide::WideFunction;
+use crate::lower::wide::tile::Tile;
 
 /// Lanes of one vector group: values of up to 32 bits in a 128-bit register.
 pub(super) const LANES: usize = 4;
@@ -41,6 +43,17 @@ pub(super) struct VectorMode {
 
 pub(super) type Result<T> = std::result::Result<T, LowerError>;
 
+/// A function that a kernel calls.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Callee {
+    /// A micro-kernel of this lowering.
+    Micro(Micro),
+    /// A tile of a contraction with wide vectors.
+    Tile(Tile),
+    /// A loop with wide vectors.
+    Loop(WideFunction),
+}
+
 /// Emits the body of one kernel function.
 pub(super) struct Emitter<'a> {
     pub b: FunctionBuilder<'a>,
@@ -52,21 +65,21 @@ pub(super) struct Emitter<'a> {
     pub bases: Vec<Value>,
     pub mode: Option<VectorMode>,
     pub plans: FxHashMap<Val, ContractPlan>,
-    /// Micro-kernels that the function calls, by the index of their external name.
-    pub micros: Vec<Micro>,
+    /// Functions that the kernel calls, by the index of their external name.
+    pub callees: Vec<Callee>,
     dims: Vec<Value>,
     helpers: Value,
 }
 
-/// Emits the kernel; gives the scratch size and the micro-kernels it calls.
+/// Emits the kernel; gives the scratch size and the functions it calls.
 pub(super) fn emit(
     b: FunctionBuilder<'_>,
     kernel: &Kernel,
     tier: Tier,
     config: TargetFrontendConfig,
-) -> Result<(Ix, Vec<Micro>)> {
+) -> Result<(Ix, Vec<Callee>)> {
     let mut kernel = kernel.clone();
-    let plans = super::contract::plan_all(&mut kernel)?;
+    let plans = super::contract::plan_all(&mut kernel, tier)?;
     let mut emitter = Emitter::bare(b, tier);
     emitter.vals = vec![None; kernel.vals.len()];
     emitter.vars = vec![None; kernel.vars as usize];
@@ -74,9 +87,9 @@ pub(super) fn emit(
     emitter.kernel = kernel;
     let scratch = emitter.function()?;
     emitter.b.seal_all_blocks();
-    let micros = emitter.micros;
+    let callees = emitter.callees;
     emitter.b.finalize(config);
-    Ok((scratch, micros))
+    Ok((scratch, callees))
 }
 
 pub(super) const fn flags() -> MemFlagsData {
@@ -109,20 +122,22 @@ impl<'a> Emitter<'a> {
             bases: vec![],
             mode: None,
             plans: FxHashMap::default(),
-            micros: vec![],
+            callees: vec![],
             dims: vec![],
             helpers: Value::from_u32(0),
             kernel,
         }
     }
 
-    /// Calls a micro-kernel.
-    pub fn call_micro(&mut self, micro: &Micro, args: &[Value]) {
-        let index = self.micros.iter().position(|m| m == micro).unwrap_or_else(|| {
-            self.micros.push(*micro);
-            self.micros.len() - 1
+    /// Calls a function that is linked into the kernel's image; all its arguments are 64-bit integers.
+    pub fn call(&mut self, callee: Callee, args: &[Value]) {
+        let index = self.callees.iter().position(|c| *c == callee).unwrap_or_else(|| {
+            self.callees.push(callee);
+            self.callees.len() - 1
         });
-        let signature = self.b.import_signature(super::micro::signature());
+        let mut signature = Signature::new(CallConv::SystemV);
+        signature.params.extend(args.iter().map(|_| AbiParam::new(types::I64)));
+        let signature = self.b.import_signature(signature);
         let name = self.b.func.declare_imported_user_function(UserExternalName::new(0, index as u32));
         let callee = self.b.import_function(ExtFuncData {
             name: ExternalName::User(name),

@@ -6,6 +6,7 @@ use rustc_hash::FxHashSet;
 
 use super::emit::{Emitter, LANES, Repr, Result, VectorMode};
 use super::memory::{in_lanes, lane_storage};
+use super::outline::Rest;
 use crate::kir::{Accumulator, Axis, Block, For, Ix, LoopKind, Op, Reduce, Stmt, Val, Var};
 
 /// Bodies of more operations than this run one group of lanes at a time.
@@ -114,7 +115,7 @@ impl Emitter<'_> {
         fits.then_some(analysis.operations)
     }
 
-    fn range(&mut self, axis: &Axis) -> Result<(Value, Value)> {
+    pub fn range(&mut self, axis: &Axis) -> Result<(Value, Value)> {
         let begin = self.ix(&axis.begin)?;
         let extent = self.ix(&axis.extent)?;
         Ok((begin, self.b.ins().iadd(begin, extent)))
@@ -122,7 +123,16 @@ impl Emitter<'_> {
 
     /// Emits a loop.
     pub fn for_stmt(&mut self, l: &For) -> Result<()> {
-        let (begin, end) = self.range(&l.axis)?;
+        if self.wide_rows(l)? {
+            return Ok(());
+        }
+        let (mut begin, end) = self.range(&l.axis)?;
+        if l.kind == LoopKind::Vector {
+            match self.wide_for(l, begin, end)? {
+                Rest::Nothing => return Ok(()),
+                Rest::From(at) => begin = at,
+            }
+        }
         let size = match l.kind {
             LoopKind::Vector => self.lanewise_size(l.axis.var, &l.body, &[]),
             LoopKind::Sequential => None,
@@ -221,7 +231,19 @@ impl Emitter<'_> {
             initial.extend(self.flat(a.init)?);
         }
         let mut at = begin;
-        if let Some(size) = size {
+        if r.kind == LoopKind::Vector
+            && let Some(outlined) = self.outlined(None, &r.axis, &r.body, &r.accumulators)
+        {
+            let totals;
+            (at, totals) = self.wide_totals(&outlined, &r.axis, begin, end)?;
+            for ((a, vectors), initial) in r.accumulators.iter().zip(totals).zip(&mut initial) {
+                let vector = self.fold_pairwise(a, &vectors, true)?;
+                *initial = self.fold_lanes(a, vector, *initial)?;
+            }
+            if matches!(outlined.rest(&r.axis, at), Rest::Nothing) {
+                at = end;
+            }
+        } else if let Some(size) = size {
             let groups = if size > BIG_BODY { 2 } else { 4 };
             let step = (groups * LANES) as i64;
             let enough = r.axis.extent.as_const().is_none_or(|n| n >= LANES as i64);
@@ -241,10 +263,7 @@ impl Emitter<'_> {
                 let limit = self.b.ins().iadd_imm_s(end, 1 - LANES as i64);
                 (at, lanes) = self.reduce_lanes(r, at, limit, 1, folded)?;
                 for ((a, vector), initial) in r.accumulators.iter().zip(lanes).zip(&mut initial) {
-                    let dtype = self.kernel.dtype(a.init);
-                    let scalars: Vec<Value> = (0..LANES).map(|i| self.lane(dtype, vector, i)).collect();
-                    let total = self.fold_pairwise(a, &scalars, false)?;
-                    *initial = self.combine(a, *initial, total, false)?;
+                    *initial = self.fold_lanes(a, vector, *initial)?;
                 }
             }
         }
@@ -300,6 +319,14 @@ impl Emitter<'_> {
     fn combine(&mut self, a: &Accumulator, x: Value, y: Value, vector: bool) -> Result<Value> {
         let dtype = self.kernel.dtype(a.init);
         self.apply(a.combine, &[dtype, dtype], &[x, y], vector)
+    }
+
+    /// The lanes of a vector of partial results, combined with the value before.
+    fn fold_lanes(&mut self, a: &Accumulator, vector: Value, initial: Value) -> Result<Value> {
+        let dtype = self.kernel.dtype(a.init);
+        let scalars: Vec<Value> = (0..LANES).map(|i| self.lane(dtype, vector, i)).collect();
+        let total = self.fold_pairwise(a, &scalars, false)?;
+        self.combine(a, initial, total, false)
     }
 
     /// `(v0 . v1) . (v2 . v3)` and so on, for a power of two of values.

@@ -11,6 +11,7 @@ mod math;
 mod memory;
 mod micro;
 mod ops;
+mod outline;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,8 +25,9 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use kiln_runtime::cpu::Tier;
 use rustc_hash::FxHashMap;
 
-use micro::Micro;
+use emit::Callee;
 
+use super::wide::{WideError, WideFunction};
 use crate::kir::{Ix, Kernel, VerifyError, verify};
 
 /// Cranelift's names of the settings of a tier; `None` where this lowering has no code for it.
@@ -92,6 +94,14 @@ pub enum LowerError {
         /// Cranelift's message.
         reason: String,
     },
+    /// A function with wide vectors could not be assembled.
+    #[error("kernel `{kernel}`: {source}")]
+    Wide {
+        /// Name of the kernel.
+        kernel: String,
+        /// What the assembler says.
+        source: WideError,
+    },
     /// The target could not be set up.
     #[error("no code generator for {}: {reason}", tier.name())]
     Target {
@@ -109,8 +119,8 @@ pub struct CompiledKernel {
     pub code: Vec<u8>,
     /// Required alignment of the first byte.
     pub align: u32,
-    /// CPU features the code needs.
-    pub features: &'static [&'static str],
+    /// CPU features the code needs, without duplicates.
+    pub features: Vec<&'static str>,
     /// Bytes of scratch a worker needs, an expression over constants and dims.
     pub scratch_bytes: Ix,
 }
@@ -122,16 +132,32 @@ pub struct Compiler {
     isa: Arc<dyn TargetIsa>,
     /// The same machine without Cranelift's optimizer, which keeps instructions in the order they are emitted in.
     plain_isa: Arc<dyn TargetIsa>,
-    /// Micro-kernels compiled so far; kernels share few shapes.
-    micros: Arc<Mutex<FxHashMap<Micro, Compiled>>>,
+    /// Functions that kernels share, compiled so far: there are few shapes.
+    callees: Arc<Mutex<FxHashMap<Callee, Compiled>>>,
 }
 
 /// One compiled function.
 #[derive(Clone)]
 struct Compiled {
     code: Arc<[u8]>,
+    /// Offset of the first instruction.
+    entry: usize,
     align: u32,
+    /// Features beyond those of the portable lowering.
+    features: Arc<[&'static str]>,
     listing: Arc<str>,
+}
+
+impl From<WideFunction> for Compiled {
+    fn from(function: WideFunction) -> Compiled {
+        Compiled {
+            listing: function.listing().into(),
+            code: function.bytes,
+            entry: function.entry,
+            align: 64,
+            features: function.features.into(),
+        }
+    }
 }
 
 impl Compiler {
@@ -141,7 +167,7 @@ impl Compiler {
             tier,
             isa: target(tier, "speed")?,
             plain_isa: target(tier, "none")?,
-            micros: Arc::default(),
+            callees: Arc::default(),
         })
     }
 
@@ -168,27 +194,43 @@ impl Compiler {
             Context::for_function(Function::with_name_signature(UserFuncName::default(), signature));
         let mut builder_context = FunctionBuilderContext::new();
         let builder = FunctionBuilder::new(&mut context.func, &mut builder_context);
-        let (scratch_bytes, micros) = emit::emit(builder, kernel, self.tier, self.isa.frontend_config())?;
+        let (scratch_bytes, callees) = emit::emit(builder, kernel, self.tier, self.isa.frontend_config())?;
         let mut image =
             Image { kernel: &kernel.name, code: vec![], align: 16, calls: vec![], listing: String::new() };
         image.append(&mut context, &*self.isa, listing)?;
         let mut entries = vec![];
-        for micro in &micros {
-            let compiled = self.micro(&kernel.name, micro, listing)?;
+        let mut features = needed_features(self.tier).to_vec();
+        for callee in &callees {
+            let compiled = self.callee(&kernel.name, callee, listing)?;
+            features.extend(compiled.features.iter().filter(|f| !features.contains(f)).collect::<Vec<_>>());
             entries.push(image.place(&compiled));
         }
         image.link(&entries)?;
-        let features = needed_features(self.tier);
         let result = CompiledKernel { code: image.code, align: image.align, features, scratch_bytes };
         Ok((result, image.listing))
     }
 
-    /// A micro-kernel, compiled once.
-    fn micro(&self, kernel: &str, micro: &Micro, listing: bool) -> Result<Compiled, LowerError> {
-        let known = || self.micros.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(compiled) = known().get(micro).filter(|c| !listing || !c.listing.is_empty()) {
+    /// A function that the kernel calls, compiled once.
+    fn callee(&self, kernel: &str, callee: &Callee, listing: bool) -> Result<Compiled, LowerError> {
+        let known = || self.callees.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(compiled) = known().get(callee).filter(|c| !listing || !c.listing.is_empty()) {
             return Ok(compiled.clone());
         }
+        let compiled = match callee {
+            Callee::Loop(function) => Compiled::from(function.clone()),
+            Callee::Micro(micro) => self.micro(kernel, micro, listing)?,
+            Callee::Tile(tile) => {
+                let wide =
+                    tile.emit().map_err(|source| LowerError::Wide { kernel: kernel.to_owned(), source });
+                Compiled::from(wide?)
+            }
+        };
+        known().insert(callee.clone(), compiled.clone());
+        Ok(compiled)
+    }
+
+    /// A micro-kernel of the portable lowering.
+    fn micro(&self, kernel: &str, micro: &micro::Micro, listing: bool) -> Result<Compiled, LowerError> {
         let function = Function::with_name_signature(UserFuncName::default(), micro::signature());
         let mut context = Context::for_function(function);
         let mut builder_context = FunctionBuilderContext::new();
@@ -199,7 +241,6 @@ impl Compiler {
             let reason = format!("a micro-kernel refers to something outside: {:?}", reloc.target);
             return Err(LowerError::Cranelift { kernel: kernel.to_owned(), reason });
         }
-        known().insert(*micro, compiled.clone());
         Ok(compiled)
     }
 }
@@ -218,7 +259,9 @@ fn compile_function(
     let relocs = compiled.buffer.relocs().to_vec();
     let function = Compiled {
         code: compiled.code_buffer().into(),
+        entry: 0,
         align: compiled.buffer.alignment,
+        features: Arc::default(),
         listing: compiled.vcode.as_deref().unwrap_or_default().into(),
     };
     Ok((function, relocs))
@@ -293,7 +336,7 @@ impl Image<'_> {
         Ok(())
     }
 
-    /// Copies a function to the end of the image; gives its offset.
+    /// Copies a function to the end of the image; gives the offset of its first instruction.
     fn place(&mut self, compiled: &Compiled) -> usize {
         let align = compiled.align.max(64);
         self.align = self.align.max(align);
@@ -301,7 +344,7 @@ impl Image<'_> {
         self.code.resize(start, 0);
         self.code.extend_from_slice(&compiled.code);
         self.listing.push_str(&compiled.listing);
-        start
+        start + compiled.entry
     }
 
     /// Fills in the calls, so that no relocation is left.

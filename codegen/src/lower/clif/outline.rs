@@ -1,0 +1,232 @@
+//! Vectorizable loops as functions with wide vectors, which the kernel calls.
+//!
+//! A call passes one pointer to words on the stack: the number of iterations and of rows, addresses, scalars, and
+//! places for the totals of reductions.
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, Value, types};
+use kiln_ir::DType;
+
+use super::emit::{Callee, Emitter, Repr, Result, flags};
+use super::memory::vector_type;
+use crate::kir::{Accumulator, Axis, Block, For, LoopKind, Stmt};
+use crate::lower::wide::{COUNT, ROWS, Selection, WideFunction, Width, Word, select};
+
+/// Shortest loops of known length that are worth a call.
+const SHORTEST: i64 = 8;
+
+/// A loop to be called.
+pub(super) struct Outlined {
+    selection: Selection,
+    function: WideFunction,
+    width: Width,
+}
+
+/// What a call leaves to do.
+pub(super) enum Rest {
+    /// Nothing.
+    Nothing,
+    /// The iterations from this one on.
+    From(Value),
+}
+
+impl Outlined {
+    /// What a call that came to iteration `at` leaves.
+    pub fn rest(&self, axis: &Axis, at: Value) -> Rest {
+        let whole = axis.extent.as_const().is_some_and(|n| n % self.lanes() == 0);
+        match self.width {
+            Width::W512 => Rest::Nothing,
+            Width::W256 if whole => Rest::Nothing,
+            Width::W256 => Rest::From(at),
+        }
+    }
+
+    fn lanes(&self) -> i64 {
+        self.width.bytes() / 4
+    }
+}
+
+impl Emitter<'_> {
+    /// The loop as a function with wide vectors; `None` where there is none.
+    pub fn outlined(
+        &mut self,
+        rows: Option<&Axis>,
+        axis: &Axis,
+        body: &Block,
+        accumulators: &[Accumulator],
+    ) -> Option<Outlined> {
+        let width = Width::of(self.tier).filter(|_| self.mode.is_none())?;
+        let count = axis.extent.as_const();
+        let lanes = width.bytes() / 4;
+        let shortest = match width {
+            Width::W512 => SHORTEST,
+            Width::W256 => lanes,
+        };
+        if count.is_some_and(|n| n < shortest) {
+            return None;
+        }
+        // Without masks, the rest of each row is the caller's: it cannot be inside a loop over rows.
+        if rows.is_some() && width == Width::W256 && count.is_none_or(|n| n % lanes != 0) {
+            return None;
+        }
+        let made = select(&self.kernel, width, rows, axis, body, accumulators)
+            .and_then(|selection| Ok((selection.function(count, width)?, selection)));
+        match made {
+            Ok((function, selection)) => Some(Outlined { selection, function, width }),
+            Err(reason) => {
+                tracing::trace!(kernel = self.kernel.name, %reason, "a loop keeps 128-bit vectors");
+                None
+            }
+        }
+    }
+
+    /// A loop of independent iterations with wide vectors.
+    pub fn wide_for(&mut self, l: &For, begin: Value, end: Value) -> Result<Rest> {
+        let Some(outlined) = self.outlined(None, &l.axis, &l.body, &[]) else { return Ok(Rest::From(begin)) };
+        let (at, _) = self.call_outlined(&outlined, None, &l.axis, begin, end)?;
+        Ok(outlined.rest(&l.axis, at))
+    }
+
+    /// A loop over rows of vectorizable loops with wide vectors; false where it is none of theirs.
+    pub fn wide_rows(&mut self, l: &For) -> Result<bool> {
+        let [Stmt::For(inner)] = l.body.as_slice() else { return Ok(false) };
+        let plain = l.carried.is_empty() && inner.kind == LoopKind::Vector && inner.carried.is_empty();
+        let depends = inner.axis.begin.uses(l.axis.var) || inner.axis.extent.uses(l.axis.var);
+        if !plain || depends {
+            return Ok(false);
+        }
+        let Some(outlined) = self.outlined(Some(&l.axis), &inner.axis, &inner.body, &[]) else {
+            return Ok(false);
+        };
+        let (begin, end) = self.range(&inner.axis)?;
+        self.call_outlined(&outlined, Some(&l.axis), &inner.axis, begin, end)?;
+        Ok(true)
+    }
+
+    /// The totals of a reduction with wide vectors, one a lane of four, and the first iteration that is left.
+    pub fn wide_totals(
+        &mut self,
+        outlined: &Outlined,
+        axis: &Axis,
+        begin: Value,
+        end: Value,
+    ) -> Result<(Value, Vec<Vec<Value>>)> {
+        let (at, frame) = self.call_outlined(outlined, None, axis, begin, end)?;
+        let mut totals = vec![];
+        for total in &outlined.selection.program.totals {
+            let dtype = match total.op {
+                op if op.is_float() => DType::F32,
+                _ => DType::I32,
+            };
+            let parts = (0..outlined.lanes() / 4).map(|i| {
+                let offset = 8 * total.result.0 as i32 + 16 * i as i32;
+                self.b.ins().load(vector_type(dtype), flags(), frame, offset)
+            });
+            totals.push(parts.collect());
+        }
+        Ok((at, totals))
+    }
+
+    /// Calls the function for `[begin, end)`, rows outside; gives the first iteration that is left and the words.
+    fn call_outlined(
+        &mut self,
+        outlined: &Outlined,
+        rows: Option<&Axis>,
+        axis: &Axis,
+        begin: Value,
+        end: Value,
+    ) -> Result<(Value, Value)> {
+        let selection = &outlined.selection;
+        let bytes = 8 * selection.words.len() as u32;
+        let data = StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 4);
+        let slot = self.b.create_sized_stack_slot(data);
+        let frame = self.b.ins().stack_addr(types::I64, slot, 0);
+        for total in &selection.program.totals {
+            let identity = self.iconst(types::I32X4, i64::from(total.identity));
+            for i in 0..outlined.lanes() / 4 {
+                self.b.ins().store(flags(), identity, frame, 8 * total.result.0 as i32 + 16 * i as i32);
+            }
+        }
+        let all = self.b.ins().isub(end, begin);
+        let zero = self.i64(0);
+        let empty = self.b.ins().icmp(IntCC::SignedLessThan, all, zero);
+        let all = self.b.ins().select(empty, zero, all);
+        let count = match outlined.width {
+            Width::W512 => all,
+            Width::W256 => self.b.ins().band_imm_s(all, -outlined.lanes()),
+        };
+        let known = axis.extent.as_const().is_some_and(|n| n >= outlined.lanes());
+        let (row_begin, row_count) = match rows {
+            Some(rows) => {
+                let begin = self.ix(&rows.begin)?;
+                (Some((rows.var, begin)), self.ix(&rows.extent)?)
+            }
+            None => (None, self.i64(1)),
+        };
+        let some = self.b.ins().icmp(IntCC::SignedGreaterThan, count, zero);
+        let some_rows = self.b.ins().icmp(IntCC::SignedGreaterThan, row_count, zero);
+        let some = if known { some_rows } else { self.b.ins().band(some, some_rows) };
+        let run = |s: &mut Self| {
+            s.vars[axis.var.index()] = Some(begin);
+            if let Some((var, begin)) = row_begin {
+                s.vars[var.index()] = Some(begin);
+            }
+            s.b.ins().store(flags(), count, frame, 8 * COUNT.0 as i32);
+            s.b.ins().store(flags(), row_count, frame, 8 * ROWS.0 as i32);
+            s.store_words(selection, frame)?;
+            s.call(Callee::Loop(outlined.function.clone()), &[frame]);
+            Ok(())
+        };
+        if known && rows.is_none() {
+            run(self)?;
+        } else {
+            self.branch(some, run, |_| Ok(()))?;
+        }
+        Ok((self.b.ins().iadd(begin, count), frame))
+    }
+
+    /// Evaluates what the program asks for.
+    fn store_words(&mut self, selection: &Selection, frame: Value) -> Result<()> {
+        let own = self.kernel.vals.len();
+        self.kernel.vals.extend(&selection.dtypes);
+        self.vals.resize(own + selection.dtypes.len(), None);
+        self.block(&selection.hoisted)?;
+        for (i, word) in (0i32..).zip(&selection.words) {
+            let value = match word {
+                Word::Reserved | Word::Totals => continue,
+                Word::Address { buffer, index, guard } => {
+                    let bytes = (self.kernel.buffers[buffer.index()].dtype.bits() / 8) as i64;
+                    let at = self.ix(index)?;
+                    let address = self.address(*buffer, at, bytes);
+                    match guard {
+                        Some(guard) => {
+                            let holds = self.guard_holds(guard)?;
+                            self.b.ins().select(holds, address, self.bases[buffer.index()])
+                        }
+                        None => address,
+                    }
+                }
+                Word::Flag(guard) => {
+                    let holds = self.guard_holds(guard)?;
+                    let wide = self.b.ins().uextend(types::I64, holds);
+                    self.b.ins().ineg(wide)
+                }
+                Word::Scalar(val) => {
+                    let Repr::Uniform(value) = self.val(*val)? else {
+                        return self.unsupported("lanes outside a loop");
+                    };
+                    if self.kernel.dtype(*val) == DType::Bool {
+                        let wide = self.b.ins().uextend(types::I32, value);
+                        self.b.ins().ineg(wide)
+                    } else {
+                        value
+                    }
+                }
+            };
+            self.b.ins().store(flags(), value, frame, 8 * i);
+        }
+        self.kernel.vals.truncate(own);
+        self.vals.truncate(own);
+        Ok(())
+    }
+}

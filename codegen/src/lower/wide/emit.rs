@@ -1,0 +1,322 @@
+//! Vector programs to machine code: the loops around a program, and its instructions one by one.
+//!
+//! ```text
+//! for rows:
+//!     pointers of the row into registers
+//!     main loop: several groups of lanes an iteration
+//!     loop: one group an iteration
+//!     the rest under a mask (512 bits; otherwise the caller does the rest)
+//!     totals of the lanes to memory
+//!     pointers of the row move on
+//! ```
+
+use iced_x86::{Code, MemoryOperand, Register};
+
+use super::asm::{Assembler, at, vector};
+use super::codes::{moves, pick};
+use super::lir::{Binary, COUNT, Inst, LoopProgram, Param, ROWS, Reg, Src};
+use super::registers::{Motion, Registers};
+use super::{WideError, WideFunction, Width};
+
+/// The words that the caller passes.
+const FRAME: Register = Register::RDI;
+/// Number of the first element of the group.
+pub(super) const INDEX: Register = Register::RCX;
+/// Elements left, less one group.
+const LEFT: Register = Register::RDX;
+/// For addresses and masks.
+pub(super) const SCRATCH: [Register; 2] = [Register::RAX, Register::R11];
+/// Pointers that stay in registers.
+const POINTERS: [Register; 4] = [Register::RSI, Register::R8, Register::R9, Register::R10];
+/// Lanes that exist in the last group.
+pub(super) const TAIL: Register = Register::K7;
+
+/// Emits instructions of one program.
+pub(super) struct Emission<'p> {
+    pub asm: Assembler,
+    pub width: Width,
+    pub program: &'p LoopProgram,
+    pub registers: Registers,
+    /// Which group of the iteration is emitted.
+    pub group: usize,
+    /// Whether only some lanes exist.
+    pub masked: bool,
+    /// The comparison whose result is in a mask register, for the next instruction.
+    pub fused: Option<Reg>,
+    /// Position of the instruction that is emitted.
+    pub position: usize,
+    pointers: Vec<Param>,
+    /// Stack slots of vectors, and of loop counters behind them.
+    slots: u32,
+    needed_slots: u32,
+    pub labels: Vec<(super::lir::LoopId, super::asm::Label)>,
+}
+
+/// The function `(words)` that runs a program.
+pub(super) fn emit(
+    program: &LoopProgram,
+    count: Option<i64>,
+    width: Width,
+) -> Result<WideFunction, WideError> {
+    let mut slots = 0;
+    // How many slots the stack needs is known when all is emitted.
+    for _ in 0..2 {
+        let mut emission = Emission::new(program, width, slots);
+        emission.function(count)?;
+        if emission.needed_slots <= slots {
+            return emission.asm.finish();
+        }
+        slots = emission.needed_slots;
+    }
+    Err(WideError::Unsupported("programs whose need of stack changes".to_owned()))
+}
+
+impl<'p> Emission<'p> {
+    fn new(program: &'p LoopProgram, width: Width, slots: u32) -> Emission<'p> {
+        let mut pointers: Vec<Param> = vec![];
+        for inst in &program.body {
+            if let Inst::Load { at, .. } | Inst::Store { at, .. } = inst
+                && at.inner.is_empty()
+                && !pointers.contains(&at.pointer)
+                && pointers.len() < POINTERS.len()
+            {
+                pointers.push(at.pointer);
+            }
+        }
+        Emission {
+            asm: Assembler::default(),
+            width,
+            program,
+            registers: Registers::new(&[], 0, 0, 0),
+            group: 0,
+            masked: false,
+            fused: None,
+            position: 0,
+            pointers,
+            slots,
+            needed_slots: 0,
+            labels: vec![],
+        }
+    }
+
+    pub fn lanes(&self) -> i64 {
+        self.width.bytes() / 4
+    }
+
+    pub fn vector(&self, register: u8) -> Register {
+        vector(self.width.bytes(), register as usize)
+    }
+
+    /// A word of the caller's.
+    pub fn word(param: Param) -> MemoryOperand {
+        at(FRAME, 8 * i64::from(param.0))
+    }
+
+    /// The register of a pointer, loaded where it is not at hand.
+    pub fn pointer(&mut self, param: Param) -> Register {
+        match self.pointers.iter().position(|p| *p == param) {
+            Some(i) => POINTERS[i],
+            None => {
+                self.asm.op2(Code::Mov_r64_rm64, SCRATCH[0], Self::word(param));
+                SCRATCH[0]
+            }
+        }
+    }
+
+    fn accumulator(&self, group: usize, number: usize) -> Register {
+        self.vector((group * self.program.totals.len() + number) as u8)
+    }
+
+    pub fn current_accumulator(&self, number: u32) -> Register {
+        self.accumulator(self.group, number as usize)
+    }
+
+    /// Offset from the stack pointer of a loop's counter.
+    pub fn counter(&self, id: super::lir::LoopId) -> MemoryOperand {
+        at(Register::RSP, i64::from(self.slots) * self.width.bytes() + 8 * i64::from(id.0))
+    }
+
+    fn stack_bytes(&self) -> i32 {
+        let loops = self.program.body.iter().filter(|i| matches!(i, Inst::Begin { .. })).count() as i32;
+        self.slots as i32 * self.width.bytes() as i32 + 8 * loops
+    }
+
+    fn function(&mut self, count: Option<i64>) -> Result<(), WideError> {
+        let stack = self.stack_bytes();
+        if stack > 0 {
+            self.asm.op2(Code::Sub_rm64_imm32, Register::RSP, stack);
+        }
+        let row = self.asm.here();
+        for (i, param) in self.pointers.clone().into_iter().enumerate() {
+            self.asm.op2(Code::Mov_r64_rm64, POINTERS[i], Self::word(param));
+        }
+        self.asm.op2(Code::Mov_r64_rm64, LEFT, Self::word(COUNT));
+        self.asm.op2(Code::Xor_r32_rm32, Register::ECX, Register::ECX);
+        self.groups(count)?;
+        for total in self.program.totals.clone().iter().enumerate() {
+            let [_, store, _] = moves(self.width);
+            let (number, total) = total;
+            self.asm.op2(store, Self::word(total.result), self.accumulator(0, number));
+        }
+        for &(param, step) in &self.program.row_steps {
+            let step =
+                i32::try_from(step).map_err(|_| WideError::Unsupported("rows far apart".to_owned()))?;
+            self.asm.op2(Code::Add_rm64_imm32, Self::word(param), step);
+        }
+        self.asm.op1(Code::Dec_rm64, Self::word(ROWS));
+        self.asm.jump(Code::Jne_rel32_64, row);
+        if stack > 0 {
+            self.asm.op2(Code::Add_rm64_imm32, Register::RSP, stack);
+        }
+        self.asm.op0(Code::VEX_Vzeroupper);
+        self.asm.op0(Code::Retnq);
+        Ok(())
+    }
+
+    /// All groups of a row.
+    fn groups(&mut self, count: Option<i64>) -> Result<(), WideError> {
+        let lanes = self.lanes();
+        let groups = self.program.groups;
+        for group in 0..groups {
+            for number in 0..self.program.totals.len() {
+                let register = self.accumulator(group, number);
+                self.fill(register, self.program.totals[number].identity);
+            }
+        }
+        let step = groups as i64 * lanes;
+        let at_least = |n: i64| count.is_none_or(|c| c >= n);
+        if groups > 1 && at_least(step) {
+            self.counted(groups)?;
+        }
+        self.combine_groups();
+        let rest = count.map(|c| if groups > 1 { c % step } else { c });
+        if rest.is_none_or(|r| r >= lanes) {
+            self.counted(1)?;
+        }
+        if self.width == Width::W512 && count.is_none_or(|c| c % lanes != 0) {
+            let done = self.asm.label();
+            self.asm.op2(Code::Test_rm64_r64, LEFT, LEFT);
+            self.asm.jump(Code::Je_rel32_64, done);
+            self.asm.op2(Code::Mov_r32_imm32, Register::EAX, -1);
+            self.asm.op3(Code::VEX_Bzhi_r32_rm32_r32, Register::EAX, Register::EAX, Register::EDX);
+            self.asm.op2(Code::VEX_Kmovw_kr_r32, TAIL, Register::EAX);
+            self.masked = true;
+            self.body(0)?;
+            self.masked = false;
+            self.asm.bind(done);
+        }
+        Ok(())
+    }
+
+    /// A loop over whole iterations of some groups.
+    fn counted(&mut self, groups: usize) -> Result<(), WideError> {
+        let step = (groups as i64 * self.lanes()) as i32;
+        let rest = self.asm.label();
+        self.asm.op2(Code::Sub_rm64_imm32, LEFT, step);
+        self.asm.jump(Code::Jl_rel32_64, rest);
+        let again = self.asm.here();
+        for group in 0..groups {
+            self.body(group)?;
+        }
+        self.asm.op2(Code::Add_rm64_imm32, INDEX, step);
+        self.asm.op2(Code::Sub_rm64_imm32, LEFT, step);
+        self.asm.jump(Code::Jge_rel32_64, again);
+        self.asm.bind(rest);
+        self.asm.op2(Code::Add_rm64_imm32, LEFT, step);
+        Ok(())
+    }
+
+    /// Combines the accumulators of all groups in those of the first, pairwise.
+    fn combine_groups(&mut self) {
+        let mut groups = self.program.groups;
+        while groups > 1 {
+            let half = groups.div_ceil(2);
+            for group in half..groups {
+                for number in 0..self.program.totals.len() {
+                    let (into, from) =
+                        (self.accumulator(group - half, number), self.accumulator(group, number));
+                    let op = self.program.totals[number].op;
+                    self.masked = false;
+                    let spare = self.vector(self.width.registers() as u8 - 1);
+                    self.accumulate(op, into, from, spare);
+                }
+            }
+            groups = half;
+        }
+    }
+
+    /// One group of lanes.
+    fn body(&mut self, group: usize) -> Result<(), WideError> {
+        let program = self.program;
+        let pinned = program.groups * program.totals.len();
+        if pinned + 8 > self.width.registers() {
+            return Err(WideError::Unsupported("that many accumulators".to_owned()));
+        }
+        self.group = group;
+        self.registers = Registers::new(&program.body, program.registers, self.width.registers(), pinned);
+        for (position, inst) in program.body.iter().enumerate() {
+            self.position = position;
+            self.inst(inst)?;
+            self.registers.finish();
+            self.needed_slots = self.needed_slots.max(self.registers.slots());
+        }
+        Ok(())
+    }
+
+    /// Emits the loads and stores that the register file asks for.
+    pub fn settle(&mut self) {
+        let [load, store, _] = moves(self.width);
+        for motion in std::mem::take(&mut self.registers.motions) {
+            let slot = |slot: u32| at(Register::RSP, i64::from(slot) * self.width.bytes());
+            match motion {
+                Motion::Save(register, to) => self.asm.op2(store, slot(to), self.vector(register)),
+                Motion::Restore(register, from) => self.asm.op2(load, self.vector(register), slot(from)),
+            }
+        }
+    }
+
+    /// The same 32 bits in every lane.
+    pub fn fill(&mut self, register: Register, bits: u32) {
+        if bits == 0 {
+            let zero = super::codes::binary(self.width, Binary::Xor);
+            self.asm.op3(zero, register, register, register);
+            return;
+        }
+        let address = self.asm.constant(&bits.to_le_bytes(), 4);
+        self.asm.op2(self.splat_code(), register, constant_at(address, false));
+    }
+
+    /// The instruction that repeats 32 bits from memory.
+    pub fn splat_code(&self) -> Code {
+        pick(self.width, Code::VEX_Vbroadcastss_ymm_m32, Code::EVEX_Vbroadcastss_zmm_k1z_xmmm32)
+    }
+
+    /// A constant vector as an operand in memory.
+    pub fn constant(&mut self, bits: u32) -> MemoryOperand {
+        match self.width {
+            Width::W512 => constant_at(self.asm.constant(&bits.to_le_bytes(), 4), true),
+            Width::W256 => constant_at(self.asm.constant(&bits.to_le_bytes().repeat(8), 32), false),
+        }
+    }
+
+    /// A vector of the pool in a register.
+    pub fn pooled(&mut self, register: Register, words: &[i32]) {
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let address = self.asm.constant(&bytes, 64);
+        let [load, _, _] = moves(self.width);
+        self.asm.op2(load, register, constant_at(address, false));
+    }
+}
+
+fn constant_at(address: u64, repeat: bool) -> MemoryOperand {
+    let none = Register::None;
+    MemoryOperand::new(Register::RIP, none, 1, address as i64, 8, repeat, none)
+}
+
+/// Whether the operand is a register.
+pub(super) fn as_reg(src: Src) -> Option<Reg> {
+    match src {
+        Src::Reg(reg) => Some(reg),
+        Src::Bits(_) | Src::Param(_) => None,
+    }
+}

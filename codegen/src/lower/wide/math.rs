@@ -1,0 +1,219 @@
+//! Elementary functions of single precision in vector programs: the polynomials of the portable lowering.
+//!
+//! Bounds in units in the last place against the exact result: exp 1, log 1, tanh 1.5, erf 1.2. NaN in gives NaN out.
+
+use super::lir::{Binary, Compare, Inst, Reg, Shift, Src, Unary};
+use super::select::Selector;
+
+/// Bits of a float in every lane.
+pub(super) fn float(x: f32) -> Src {
+    Src::Bits(x.to_bits())
+}
+
+impl Selector<'_> {
+    pub fn binary(&mut self, op: Binary, a: impl Into<Src>, b: impl Into<Src>) -> Reg {
+        let dst = self.fresh();
+        self.push(Inst::Binary { op, dst, a: a.into(), b: b.into() });
+        dst
+    }
+
+    pub fn unary(&mut self, op: Unary, a: impl Into<Src>) -> Reg {
+        let dst = self.fresh();
+        self.push(Inst::Unary { op, dst, a: a.into() });
+        dst
+    }
+
+    pub fn shift(&mut self, op: Shift, a: impl Into<Src>, bits: u8) -> Reg {
+        let dst = self.fresh();
+        self.push(Inst::Shift { op, dst, a: a.into(), bits });
+        dst
+    }
+
+    pub fn mul_add(&mut self, a: impl Into<Src>, b: impl Into<Src>, c: impl Into<Src>) -> Reg {
+        let dst = self.fresh();
+        self.push(Inst::MulAdd { dst, args: [a.into(), b.into(), c.into()] });
+        dst
+    }
+
+    pub fn compare(&mut self, op: Compare, a: impl Into<Src>, b: impl Into<Src>) -> Reg {
+        let dst = self.fresh();
+        self.push(Inst::Compare { op, dst, a: a.into(), b: b.into() });
+        dst
+    }
+
+    pub fn select(&mut self, mask: impl Into<Src>, a: impl Into<Src>, b: impl Into<Src>) -> Reg {
+        let dst = self.fresh();
+        self.push(Inst::Select { dst, mask: mask.into(), a: a.into(), b: b.into() });
+        dst
+    }
+
+    /// `x` limited to `[low, high]`; NaN stays.
+    fn clamp(&mut self, x: Src, low: f32, high: f32) -> Reg {
+        let above = self.binary(Binary::MaxF, float(low), x);
+        self.binary(Binary::MinF, float(high), above)
+    }
+
+    /// Horner's scheme, highest coefficient first.
+    fn horner(&mut self, x: Reg, coefficients: &[f32]) -> Reg {
+        let mut sum = float(coefficients[0]);
+        for &c in &coefficients[1..] {
+            sum = self.mul_add(sum, x, float(c)).into();
+        }
+        match sum {
+            Src::Reg(reg) => reg,
+            Src::Bits(_) | Src::Param(_) => x,
+        }
+    }
+
+    /// e^x: `2^n * e^r` with `|r| <= ln(2) / 2`; the polynomial is that of Cephes' `expf`.
+    pub fn exp(&mut self, x: Src) -> Reg {
+        let x = self.clamp(x, -104.0, 88.8);
+        // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+        let magic = float(12_582_912.0);
+        let shifted = self.mul_add(x, float(std::f32::consts::LOG2_E), magic);
+        let n = self.binary(Binary::SubF, shifted, magic);
+        // -ln(2) in two parts, the first of which multiplies n exactly.
+        let r = self.mul_add(n, float(-0.693_359_375), x);
+        let r = self.mul_add(n, float(2.121_944_4e-4), r);
+        let coefficients =
+            [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+        let p = self.horner(r, &coefficients);
+        let square = self.binary(Binary::MulF, r, r);
+        let p = self.mul_add(p, square, r);
+        let p = self.binary(Binary::AddF, p, float(1.0));
+        // 2^n in two steps: n reaches from -150 to 128, beyond one exponent.
+        let n = self.binary(Binary::SubI, shifted, magic);
+        let first = self.shift(Shift::RightSigned, n, 1);
+        let second = self.binary(Binary::SubI, n, first);
+        let (first, second) = (self.power_of_two(first), self.power_of_two(second));
+        let p = self.binary(Binary::MulF, p, first);
+        self.binary(Binary::MulF, p, second)
+    }
+
+    /// 2^n for an integer in the range of normal exponents.
+    fn power_of_two(&mut self, n: Reg) -> Reg {
+        let exponent = self.binary(Binary::AddI, n, Src::Bits(127));
+        self.shift(Shift::Left, exponent, 23)
+    }
+
+    /// ln(x), after Cephes' `logf`: `x = m * 2^e` with m in `[sqrt(1/2), sqrt(2))`.
+    pub fn log(&mut self, x: Src) -> Reg {
+        let x = self.in_register(x);
+        // Subnormals are scaled up first.
+        let scaled = self.binary(Binary::MulF, x, float(33_554_432.0));
+        let tiny = self.compare(Compare::LtF, x, float(f32::MIN_POSITIVE));
+        let m = self.select(tiny, scaled, x);
+        let adjust = self.select(tiny, float(-25.0), float(0.0));
+        // Subtracting the bits of sqrt(1/2) puts the split of the exponent there.
+        let root = Src::Bits(std::f32::consts::FRAC_1_SQRT_2.to_bits());
+        let offset = self.binary(Binary::SubI, m, root);
+        let exponent = self.shift(Shift::RightSigned, offset, 23);
+        let fraction = self.binary(Binary::And, offset, Src::Bits(0x007f_ffff));
+        let m = self.binary(Binary::AddI, fraction, root);
+        let e = self.unary(Unary::ToFloat, exponent);
+        let e = self.binary(Binary::AddF, e, adjust);
+        let r = self.binary(Binary::SubF, m, float(1.0));
+        let coefficients = [
+            7.037_683_6e-2,
+            -1.151_461e-1,
+            1.167_699_9e-1,
+            -1.242_014_1e-1,
+            1.424_932_3e-1,
+            -1.666_805_8e-1,
+            2.000_071_5e-1,
+            -2.499_999_4e-1,
+            3.333_333_1e-1,
+        ];
+        let p = self.horner(r, &coefficients);
+        let square = self.binary(Binary::MulF, r, r);
+        let p = self.binary(Binary::MulF, p, r);
+        let y = self.binary(Binary::MulF, p, square);
+        let y = self.mul_add(e, float(-2.121_944_4e-4), y);
+        let y = self.mul_add(square, float(-0.5), y);
+        let sum = self.binary(Binary::AddF, r, y);
+        let result = self.mul_add(e, float(0.693_359_375), sum);
+        // 0 gives -inf, infinity itself, negative numbers and NaN give NaN.
+        let is_infinite = self.compare(Compare::EqF, x, float(f32::INFINITY));
+        let result = self.select(is_infinite, float(f32::INFINITY), result);
+        let is_zero = self.compare(Compare::EqF, x, float(0.0));
+        let result = self.select(is_zero, float(f32::NEG_INFINITY), result);
+        let negative = self.compare(Compare::LtF, x, float(0.0));
+        let result = self.select(negative, float(f32::NAN), result);
+        let is_nan = self.compare(Compare::Unordered, x, x);
+        self.select(is_nan, x, result)
+    }
+
+    /// tanh(x), after Cephes' `tanhf`: an odd polynomial below 0.625, `1 - 2 / (e^(2|x|) + 1)` above.
+    pub fn tanh(&mut self, x: Src) -> Reg {
+        let x = self.in_register(x);
+        let magnitude = self.magnitude(x.into());
+        let double = self.binary(Binary::AddF, magnitude, magnitude);
+        let e = self.exp(double.into());
+        let divisor = self.binary(Binary::AddF, e, float(1.0));
+        let ratio = self.binary(Binary::DivF, float(-2.0), divisor);
+        let large = self.binary(Binary::AddF, ratio, float(1.0));
+        let large = self.with_sign_of(large, x);
+        let square = self.binary(Binary::MulF, x, x);
+        let coefficients =
+            [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1];
+        let p = self.horner(square, &coefficients);
+        let p = self.binary(Binary::MulF, p, square);
+        let small = self.mul_add(p, x, x);
+        let is_small = self.compare(Compare::LtF, magnitude, float(0.625));
+        self.select(is_small, small, large)
+    }
+
+    /// `|x|` of floats.
+    pub fn magnitude(&mut self, x: Src) -> Reg {
+        self.binary(Binary::And, x, Src::Bits(0x7fff_ffff))
+    }
+
+    /// A non-negative value with the sign of another.
+    fn with_sign_of(&mut self, value: Reg, sign: Reg) -> Reg {
+        let sign = self.binary(Binary::And, sign, Src::Bits(0x8000_0000));
+        self.binary(Binary::Or, value, sign)
+    }
+
+    /// erf(x): an odd polynomial below 0.93, `1 - exp(polynomial)` above.
+    pub fn erf(&mut self, x: Src) -> Reg {
+        let x = self.in_register(x);
+        let magnitude = self.magnitude(x.into());
+        let t = self.binary(Binary::MinF, float(10.0), magnitude);
+        let s = self.binary(Binary::MulF, t, t);
+        // Large arguments.
+        let r = self.horner(t, &[-1.728_534_7e-5, 3.831_971_3e-4]);
+        let u = self.horner(t, &[-3.883_964_4e-3, 2.425_462_2e-2]);
+        let mut r = self.mul_add(r, s, u);
+        for c in [-1.067_778_8e-1, -6.348_467e-1, -1.287_175_1e-1] {
+            r = self.mul_add(r, t, float(c));
+        }
+        let minus_t = self.binary(Binary::Xor, t, Src::Bits(0x8000_0000));
+        let r = self.mul_add(r, t, minus_t);
+        let e = self.exp(r.into());
+        let large = self.binary(Binary::SubF, float(1.0), e);
+        let large = self.with_sign_of(large, x);
+        // Small arguments.
+        let coefficients =
+            [-5.967_617e-4, 4.991_194e-3, -2.676_813_5e-2, 1.128_199_3e-1, -3.761_253_4e-1, 1.283_791_7e-1];
+        let p = self.horner(s, &coefficients);
+        let small = self.mul_add(p, x, x);
+        // An integer comparison of magnitudes: NaN counts as large and comes through the exponential.
+        let threshold = Src::Bits(0.927_734_4f32.to_bits());
+        let is_large = self.compare(Compare::GtI, magnitude, threshold);
+        self.select(is_large, large, small)
+    }
+
+    /// The nearest bfloat16, ties to even, in the low 16 bits; NaN stays NaN.
+    pub fn to_bf16(&mut self, value: Src) -> Reg {
+        let value = self.in_register(value);
+        let odd = self.shift(Shift::Right, value, 16);
+        let odd = self.binary(Binary::And, odd, Src::Bits(1));
+        let sum = self.binary(Binary::AddI, value, Src::Bits(0x7fff));
+        let sum = self.binary(Binary::AddI, sum, odd);
+        let rounded = self.shift(Shift::Right, sum, 16);
+        let quiet = self.binary(Binary::Or, value, Src::Bits(0x0040_0000));
+        let nan = self.shift(Shift::Right, quiet, 16);
+        let is_nan = self.compare(Compare::Unordered, value, value);
+        self.select(is_nan, nan, rounded)
+    }
+}

@@ -1,0 +1,116 @@
+//! The wide lowering: machine code with 256- and 512-bit vectors for x86-64-v3 and x86-64-v4.
+//!
+//! Guarantees: every function is position-independent and free of relocations, reads and writes nothing but what its
+//! arguments point to and its own stack frame, preserves the callee-saved registers of the System V ABI, leaves the
+//! upper halves of vector registers clean, and contains only instructions that decode back. The CPU features it needs
+//! are read off its bytes.
+//!
+//! Control and index arithmetic stay in the portable lowering, which calls these functions.
+
+mod access;
+mod asm;
+mod codes;
+mod emit;
+mod features;
+mod inst;
+mod lir;
+mod math;
+mod prims;
+mod registers;
+mod select;
+pub(super) mod tile;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use kiln_runtime::cpu::Tier;
+
+pub use features::{FeatureError, features};
+pub(super) use lir::{COUNT, ROWS};
+pub(super) use select::{Selection, Word, select};
+
+/// Width of a vector register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// 256 bits: `ymm`, sixteen registers, VEX encodings.
+    W256,
+    /// 512 bits: `zmm`, 32 registers, EVEX encodings, masks.
+    W512,
+}
+
+impl Width {
+    /// The widest vectors of a tier; `None` where the portable lowering has all there is.
+    pub const fn of(tier: Tier) -> Option<Width> {
+        match tier {
+            Tier::X86V3 => Some(Width::W256),
+            Tier::X86V4 => Some(Width::W512),
+            Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => None,
+        }
+    }
+
+    /// Bytes of a register.
+    pub const fn bytes(self) -> i64 {
+        match self {
+            Width::W256 => 32,
+            Width::W512 => 64,
+        }
+    }
+
+    /// Number of vector registers.
+    pub const fn registers(self) -> usize {
+        match self {
+            Width::W256 => 16,
+            Width::W512 => 32,
+        }
+    }
+}
+
+/// Why a function could not be assembled.
+#[derive(Debug, thiserror::Error)]
+pub enum WideError {
+    /// The assembler refused an instruction or a branch.
+    #[error("assembler: {0}")]
+    Assembler(#[from] iced_x86::IcedError),
+    /// The code needs a CPU feature without a name.
+    #[error(transparent)]
+    Feature(#[from] FeatureError),
+    /// The statement asks for something that this lowering does not do.
+    #[error("the wide lowering does not support {0}")]
+    Unsupported(String),
+}
+
+/// A function in machine code, without relocations.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WideFunction {
+    /// Constants, then instructions.
+    pub bytes: Arc<[u8]>,
+    /// Offset of the first instruction; what is before it is data.
+    pub entry: usize,
+    /// CPU features that the instructions need, by the names of `kiln_runtime::cpu`.
+    pub features: Vec<&'static str>,
+}
+
+impl Selection {
+    /// The function `(words)` that runs the program; `count` is the number of iterations where it is known.
+    ///
+    /// With 256-bit vectors it leaves the last iterations, fewer than lanes, to the caller.
+    pub fn function(&self, count: Option<i64>, width: Width) -> Result<WideFunction, WideError> {
+        emit::emit(&self.program, count, width)
+    }
+}
+
+impl WideFunction {
+    /// The instructions in Intel syntax, one a line.
+    pub fn listing(&self) -> String {
+        let mut formatter = iced_x86::FastFormatter::new();
+        let mut text = String::new();
+        let code = self.bytes.get(self.entry..).unwrap_or_default();
+        for instruction in iced_x86::Decoder::with_ip(64, code, self.entry as u64, 0) {
+            // Writing to a string does not fail.
+            let _ = write!(text, "  {:#06x} ", instruction.ip());
+            formatter.format(&instruction, &mut text);
+            text.push('\n');
+        }
+        text
+    }
+}

@@ -1,0 +1,179 @@
+//! Scalar operations as vector instructions.
+
+use kiln_ir::{DClass, DType, Prim};
+
+use super::lir::{Binary, Compare, Shift, Src, Unary};
+use super::math::float;
+use super::select::{Choice, Selector};
+
+fn signed(dtype: DType) -> bool {
+    dtype.class() == DClass::Signed
+}
+
+impl Selector<'_> {
+    /// A primitive on operands of a dtype (that of the last operand).
+    pub fn apply(&mut self, prim: Prim, dtype: DType, args: &[Src]) -> Choice<Src> {
+        if let (Prim::Select, &[mask, a, b]) = (prim, args) {
+            return Ok(self.select(mask, a, b).into());
+        }
+        if dtype == DType::F32 {
+            self.float_prim(prim, args)
+        } else if dtype == DType::Bool {
+            self.bool_prim(prim, args)
+        } else {
+            self.int_prim(prim, dtype, args)
+        }
+    }
+
+    fn float_prim(&mut self, prim: Prim, args: &[Src]) -> Choice<Src> {
+        Ok(Src::Reg(match (prim, args) {
+            (Prim::Add, &[x, y]) => self.binary(Binary::AddF, x, y),
+            (Prim::Sub, &[x, y]) => self.binary(Binary::SubF, x, y),
+            (Prim::Mul, &[x, y]) => self.binary(Binary::MulF, x, y),
+            (Prim::Div, &[x, y]) => self.binary(Binary::DivF, x, y),
+            (Prim::Min, &[x, y]) => self.float_min_max(Binary::MinF, x, y),
+            (Prim::Max, &[x, y]) => self.float_min_max(Binary::MaxF, x, y),
+            (Prim::Neg, &[x]) => self.binary(Binary::Xor, x, Src::Bits(0x8000_0000)),
+            (Prim::Abs, &[x]) => self.magnitude(x),
+            (Prim::Sqrt, &[x]) => self.unary(Unary::Sqrt, x),
+            (Prim::Floor, &[x]) => self.unary(Unary::Floor, x),
+            (Prim::Ceil, &[x]) => self.unary(Unary::Ceil, x),
+            (Prim::Round, &[x]) => self.unary(Unary::Nearest, x),
+            (Prim::Trunc, &[x]) => self.unary(Unary::Trunc, x),
+            (Prim::Eq, &[x, y]) => self.compare(Compare::EqF, x, y),
+            (Prim::Ne, &[x, y]) => self.compare(Compare::NeF, x, y),
+            (Prim::Lt, &[x, y]) => self.compare(Compare::LtF, x, y),
+            (Prim::Le, &[x, y]) => self.compare(Compare::LeF, x, y),
+            (Prim::Gt, &[x, y]) => self.compare(Compare::LtF, y, x),
+            (Prim::Ge, &[x, y]) => self.compare(Compare::LeF, y, x),
+            (Prim::IsNan, &[x]) => self.compare(Compare::Unordered, x, x),
+            (Prim::IsInf, &[x]) => {
+                let magnitude = self.magnitude(x);
+                self.compare(Compare::EqF, magnitude, float(f32::INFINITY))
+            }
+            (Prim::Exp, &[x]) => self.exp(x),
+            (Prim::Log, &[x]) => self.log(x),
+            (Prim::Tanh, &[x]) => self.tanh(x),
+            (Prim::Erf, &[x]) => self.erf(x),
+            _ => return self.unsupported(format!("{} of f32", prim.name())),
+        }))
+    }
+
+    /// Minimum or maximum that gives NaN if either operand is NaN.
+    fn float_min_max(&mut self, op: Binary, x: Src, y: Src) -> super::lir::Reg {
+        // The instruction passes a NaN in its second operand on.
+        let number = |src: Src| matches!(src, Src::Bits(bits) if !f32::from_bits(bits).is_nan());
+        let (x, y) = if number(y) { (y, x) } else { (x, y) };
+        let best = self.binary(op, x, y);
+        if number(x) {
+            return best;
+        }
+        let is_nan = self.compare(Compare::Unordered, x, x);
+        self.select(is_nan, x, best)
+    }
+
+    fn not(&mut self, x: Src) -> Src {
+        self.binary(Binary::Xor, x, Src::Bits(u32::MAX)).into()
+    }
+
+    fn bool_prim(&mut self, prim: Prim, args: &[Src]) -> Choice<Src> {
+        Ok(match (prim, args) {
+            (Prim::And | Prim::Min | Prim::Mul, &[x, y]) => self.binary(Binary::And, x, y).into(),
+            (Prim::Or | Prim::Max | Prim::Add, &[x, y]) => self.binary(Binary::Or, x, y).into(),
+            (Prim::Xor | Prim::Ne, &[x, y]) => self.binary(Binary::Xor, x, y).into(),
+            (Prim::Eq, &[x, y]) => {
+                let differ = self.binary(Binary::Xor, x, y);
+                self.not(differ.into())
+            }
+            (Prim::Not, &[x]) => self.not(x),
+            _ => return self.unsupported(format!("{} of bool", prim.name())),
+        })
+    }
+
+    fn int_prim(&mut self, prim: Prim, dtype: DType, args: &[Src]) -> Choice<Src> {
+        let signed = signed(dtype);
+        let either = |s, u| if signed { s } else { u };
+        let raw = match (prim, args) {
+            (Prim::Add, &[x, y]) => self.binary(Binary::AddI, x, y),
+            (Prim::Sub, &[x, y]) => self.binary(Binary::SubI, x, y),
+            (Prim::Mul, &[x, y]) => self.binary(Binary::MulI, x, y),
+            (Prim::Neg, &[x]) => self.binary(Binary::SubI, Src::Bits(0), x),
+            (Prim::Abs, &[x]) if signed => self.unary(Unary::AbsI, x),
+            (Prim::Not, &[x]) => self.binary(Binary::Xor, x, Src::Bits(u32::MAX)),
+            (Prim::Abs | Prim::Floor | Prim::Ceil | Prim::Round | Prim::Trunc, &[x]) => return Ok(x),
+            (Prim::Min, &[x, y]) => return Ok(self.binary(either(Binary::MinS, Binary::MinU), x, y).into()),
+            (Prim::Max, &[x, y]) => return Ok(self.binary(either(Binary::MaxS, Binary::MaxU), x, y).into()),
+            (Prim::And, &[x, y]) => return Ok(self.binary(Binary::And, x, y).into()),
+            (Prim::Or, &[x, y]) => return Ok(self.binary(Binary::Or, x, y).into()),
+            (Prim::Xor, &[x, y]) => return Ok(self.binary(Binary::Xor, x, y).into()),
+            (Prim::Eq, &[x, y]) => return Ok(self.compare(Compare::EqI, x, y).into()),
+            (Prim::Ne, &[x, y]) => {
+                let equal = self.compare(Compare::EqI, x, y);
+                return Ok(self.not(equal.into()));
+            }
+            (Prim::Lt | Prim::Gt | Prim::Le | Prim::Ge, &[x, y]) if signed || dtype.bits() < 32 => {
+                let swap = matches!(prim, Prim::Lt | Prim::Ge);
+                let (x, y) = if swap { (y, x) } else { (x, y) };
+                let greater = self.compare(Compare::GtI, x, y);
+                let negate = matches!(prim, Prim::Le | Prim::Ge);
+                return Ok(if negate { self.not(greater.into()) } else { greater.into() });
+            }
+            _ => return self.unsupported(format!("{} of {dtype}", prim.name())),
+        };
+        Ok(self.wrap(dtype, raw.into()))
+    }
+
+    /// Brings an integer result back to its dtype: sign- or zero-extended from its width.
+    fn wrap(&mut self, dtype: DType, value: Src) -> Src {
+        let bits = dtype.bits() as u8;
+        if bits >= 32 {
+            return value;
+        }
+        if signed(dtype) {
+            let top = self.shift(Shift::Left, value, 32 - bits);
+            self.shift(Shift::RightSigned, top, 32 - bits).into()
+        } else {
+            self.binary(Binary::And, value, Src::Bits((1 << bits) - 1)).into()
+        }
+    }
+
+    /// A conversion.
+    pub fn cast(&mut self, from: DType, to: DType, value: Src) -> Choice<Src> {
+        let int = |d: DType| d.is_int() && d.bits() <= 32;
+        Ok(match (from, to) {
+            (a, b) if a == b => value,
+            (DType::F32, DType::Bool) => self.compare(Compare::NeF, value, float(0.0)).into(),
+            (_, DType::Bool) if int(from) => {
+                let zero = self.compare(Compare::EqI, value, Src::Bits(0));
+                self.not(zero.into())
+            }
+            (DType::Bool, DType::F32) => self.binary(Binary::And, value, float(1.0)).into(),
+            (DType::Bool, _) if int(to) => self.binary(Binary::And, value, Src::Bits(1)).into(),
+            (DType::F32, _) if int(to) && to != DType::U32 => self.float_to_int(to, value),
+            (_, DType::F32) if int(from) && from != DType::U32 => self.unary(Unary::ToFloat, value).into(),
+            (_, _) if int(from) && int(to) => self.wrap(to, value),
+            _ => return self.unsupported(format!("casts of {from} to {to}")),
+        })
+    }
+
+    fn float_to_int(&mut self, to: DType, value: Src) -> Src {
+        let x = self.in_register(value);
+        let converted = self.unary(Unary::ToInt, x);
+        // What is too large gives the same pattern as what is too small.
+        let large = self.compare(Compare::LeF, float(2_147_483_648.0), x);
+        let converted = self.select(large, Src::Bits(i32::MAX as u32), converted);
+        let is_nan = self.compare(Compare::Unordered, x, x);
+        let converted = self.select(is_nan, Src::Bits(0), converted);
+        let bits = to.bits() as u32;
+        if bits >= 32 {
+            return converted.into();
+        }
+        let (low, high) = if signed(to) {
+            (-(1i32 << (bits - 1)), (1i32 << (bits - 1)) - 1)
+        } else {
+            (0, (1i32 << bits) - 1)
+        };
+        let above = self.binary(Binary::MaxS, converted, Src::Bits(low as u32));
+        self.binary(Binary::MinS, above, Src::Bits(high as u32)).into()
+    }
+}

@@ -1,0 +1,553 @@
+//! Loops of kernel IR as vector programs: which values differ between lanes, what the caller computes once.
+//!
+//! What is the same for every lane is left to the caller: it evaluates the hoisted statements, then the words that the
+//! program's parameters stand for. Loops inside are unrolled if they are short, else they become loops of the program.
+
+use kiln_ir::{DType, Prim, Scalar};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::lir::{Access, Binary, Inst, LoopId, LoopProgram, Param, Reg, Src, Step, Total};
+use super::{WideError, Width, access};
+use crate::kir::{
+    Accumulator, Axis, Block, BufferId, For, Guard, Ix, Kernel, Op, Reduce, Stmt, Val, Var, compute_dtype,
+};
+
+/// A result, or why the loop is none of a vector program.
+pub(super) type Choice<T> = Result<T, WideError>;
+
+/// Most instructions of a program: beyond, loops inside are not unrolled, and at last the loop is refused.
+const MOST_INSTRUCTIONS: usize = 700;
+
+/// Most operations that an unrolled loop has.
+const UNROLLED: i64 = 300;
+
+/// What the caller passes in a parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Word {
+    /// Number of iterations, number of rows.
+    Reserved,
+    /// Address of an element; of the buffer's first where the guard does not hold.
+    Address {
+        /// The buffer.
+        buffer: BufferId,
+        /// Element index for the first iteration.
+        index: Ix,
+        /// Condition of the access.
+        guard: Option<Guard>,
+    },
+    /// All ones where the guard holds, else 0.
+    Flag(Guard),
+    /// A scalar of up to 32 bits; a bool as all ones or 0.
+    Scalar(Val),
+    /// Place for a vector of totals.
+    Totals,
+}
+
+/// A vector program and what it needs from its caller.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The program.
+    pub program: LoopProgram,
+    /// What its parameters stand for.
+    pub words: Vec<Word>,
+    /// Statements to evaluate before.
+    pub hoisted: Vec<Stmt>,
+    /// Dtypes of the values that the hoisted statements define, after those of the kernel.
+    pub dtypes: Vec<DType>,
+}
+
+/// A value of the loop.
+#[derive(Clone, Debug)]
+enum Rep {
+    /// The same in every lane: a value of the caller, and its bits where they are known.
+    Uniform(Val, Option<u32>),
+    /// Differs between lanes.
+    Lanes(Src),
+}
+
+/// What is selected: one group of lanes.
+pub(super) struct Selector<'k> {
+    kernel: &'k Kernel,
+    width: Width,
+    axis: &'k Axis,
+    row: Option<Var>,
+    insts: Vec<Inst>,
+    registers: u32,
+    reps: FxHashMap<Val, Rep>,
+    vars: FxHashMap<Var, Ix>,
+    inner: Vec<(Var, LoopId)>,
+    loops: u32,
+    words: Vec<Word>,
+    row_steps: Vec<(Param, i64)>,
+    hoisted: Vec<Stmt>,
+    dtypes: Vec<DType>,
+}
+
+/// The program of a loop over `axis`, for each of `rows`; with accumulators, of a reduction.
+pub fn select(
+    kernel: &Kernel,
+    width: Width,
+    rows: Option<&Axis>,
+    axis: &Axis,
+    body: &Block,
+    accumulators: &[Accumulator],
+) -> Result<Selection, WideError> {
+    let mut s = Selector {
+        kernel,
+        width,
+        axis,
+        row: rows.map(|r| r.var),
+        insts: vec![],
+        registers: 0,
+        reps: FxHashMap::default(),
+        vars: FxHashMap::default(),
+        inner: vec![],
+        loops: 0,
+        words: vec![Word::Reserved, Word::Reserved],
+        row_steps: vec![],
+        hoisted: vec![],
+        dtypes: vec![],
+    };
+    s.block(body)?;
+    let mut totals = vec![];
+    for (number, a) in (0u32..).zip(accumulators) {
+        let dtype = kernel.dtype(a.init);
+        let (op, identity) = s.combination(a.combine, dtype)?;
+        let item = s.src(a.item)?;
+        s.push(Inst::Accumulate { op, accumulator: number, a: item });
+        let result = Param(s.words.len() as u32);
+        s.words.extend(vec![Word::Totals; (width.bytes() / 8) as usize]);
+        totals.push(Total { identity, op, result });
+    }
+    if s.insts.len() > MOST_INSTRUCTIONS {
+        return Err(WideError::Unsupported("a loop of that many operations".to_owned()));
+    }
+    let groups = match s.insts.len() {
+        0..=12 => 4,
+        13..=40 => 2,
+        _ => 1,
+    };
+    let room = (width.registers() - 8) / totals.len().max(1);
+    let groups = if totals.is_empty() { groups } else { groups.min(room).max(1) };
+    let program =
+        LoopProgram { body: s.insts, registers: s.registers, groups, totals, row_steps: s.row_steps };
+    Ok(Selection { program, words: s.words, hoisted: s.hoisted, dtypes: s.dtypes })
+}
+
+impl Selector<'_> {
+    pub fn unsupported<T>(&self, what: impl Into<String>) -> Choice<T> {
+        Err(WideError::Unsupported(what.into()))
+    }
+
+    pub fn fresh(&mut self) -> Reg {
+        self.registers += 1;
+        Reg(self.registers - 1)
+    }
+
+    pub fn push(&mut self, inst: Inst) {
+        self.insts.push(inst);
+    }
+
+    /// A source as a register.
+    pub fn in_register(&mut self, src: Src) -> Reg {
+        if let Src::Reg(reg) = src {
+            return reg;
+        }
+        let dst = self.fresh();
+        self.push(Inst::Move { dst, a: src });
+        dst
+    }
+
+    fn word(&mut self, word: Word) -> Param {
+        let at = self.words.iter().position(|w| *w == word).unwrap_or_else(|| {
+            self.words.push(word);
+            self.words.len() - 1
+        });
+        Param(at as u32)
+    }
+
+    fn dtype(&self, val: Val) -> DType {
+        let own = val.index().checked_sub(self.kernel.vals.len());
+        own.map_or_else(|| self.kernel.dtype(val), |i| self.dtypes[i])
+    }
+
+    fn rep(&self, val: Val) -> Rep {
+        self.reps.get(&val).cloned().unwrap_or(Rep::Uniform(val, None))
+    }
+
+    /// A value in every lane.
+    fn src(&mut self, val: Val) -> Choice<Src> {
+        match self.rep(val) {
+            Rep::Lanes(src) => Ok(src),
+            Rep::Uniform(_, Some(bits)) => Ok(Src::Bits(bits)),
+            Rep::Uniform(val, None) if self.dtype(val).bits() <= 32 => {
+                Ok(Src::Param(self.word(Word::Scalar(val))))
+            }
+            Rep::Uniform(..) => self.unsupported("64-bit values in lanes"),
+        }
+    }
+
+    /// The expression with unrolled variables and renamed scalars replaced.
+    fn ix(&self, ix: &Ix) -> Ix {
+        ix.map_leaves(&mut |leaf| match leaf {
+            Ix::Var(v) => self.vars.get(v).cloned().unwrap_or_else(|| leaf.clone()),
+            Ix::Scalar(s) => match self.rep(*s) {
+                Rep::Uniform(val, _) => Ix::Scalar(val),
+                Rep::Lanes(_) => leaf.clone(),
+            },
+            Ix::Const(_) | Ix::Dim(_) => leaf.clone(),
+            Ix::Add(..) | Ix::Mul(..) | Ix::FloorDiv(..) | Ix::Mod(..) | Ix::Min(..) | Ix::Max(..) => {
+                leaf.clone()
+            }
+        })
+    }
+
+    /// Whether the (replaced) expression differs between lanes or iterations inside.
+    fn varies(&self, ix: &Ix) -> bool {
+        ix.any_leaf(&|leaf| match leaf {
+            Ix::Var(v) => *v == self.axis.var || self.inner.iter().any(|i| i.0 == *v),
+            Ix::Scalar(s) => matches!(self.reps.get(s), Some(Rep::Lanes(_))),
+            _ => false,
+        })
+    }
+
+    fn uses_row(&self, ix: &Ix) -> bool {
+        self.row.is_some_and(|row| ix.uses(row))
+    }
+
+    fn block(&mut self, block: &Block) -> Choice<()> {
+        block.iter().try_for_each(|stmt| self.stmt(stmt))
+    }
+
+    fn stmt(&mut self, stmt: &Stmt) -> Choice<()> {
+        if self.insts.len() > MOST_INSTRUCTIONS {
+            return self.unsupported("a loop of that many operations");
+        }
+        match stmt {
+            Stmt::Let { dst, op } => {
+                let rep = self.op(*dst, op)?;
+                self.reps.insert(*dst, rep);
+                Ok(())
+            }
+            Stmt::Store { buffer, index, value } => self.store(*buffer, index, *value),
+            Stmt::For(l) => self.for_inside(l),
+            Stmt::Reduce(r) => self.reduce_inside(r),
+            Stmt::If { .. } => self.unsupported("branches"),
+            Stmt::Contract(_) => self.unsupported("contractions in lanes"),
+        }
+    }
+
+    /// Leaves an operation on uniform values to the caller.
+    fn hoist(&mut self, dst: Val, op: Op) -> Choice<Rep> {
+        let dtype = self.kernel.dtype(dst);
+        let bits = match (&op, dtype) {
+            (Op::Const(Scalar::F(x)), DType::F32) => Some((*x as f32).to_bits()),
+            (Op::Const(Scalar::B(x)), _) => Some(if *x { u32::MAX } else { 0 }),
+            (Op::Const(Scalar::I(x)), d) if d.bits() <= 32 => Some(*x as u32),
+            _ => None,
+        };
+        let val = Val((self.kernel.vals.len() + self.dtypes.len()) as u32);
+        self.dtypes.push(dtype);
+        self.hoisted.push(Stmt::Let { dst: val, op });
+        Ok(Rep::Uniform(val, bits))
+    }
+
+    /// The callers' names of uniform operands; `None` if one differs between lanes.
+    fn uniform(&self, operands: &[Val]) -> Option<SmallVec<[Val; 3]>> {
+        let one = |v: &Val| match self.rep(*v) {
+            Rep::Uniform(val, _) => Some(val),
+            Rep::Lanes(_) => None,
+        };
+        operands.iter().map(one).collect()
+    }
+
+    fn op(&mut self, dst: Val, op: &Op) -> Choice<Rep> {
+        let dtype = self.kernel.dtype(dst);
+        match op {
+            Op::Const(value) => self.hoist(dst, Op::Const(*value)),
+            Op::Load { buffer, index, guard } => self.load(dst, *buffer, index, guard.as_ref()),
+            Op::Index(index) => {
+                let index = self.ix(index);
+                if self.varies(&index) || self.uses_row(&index) {
+                    return self.unsupported("64-bit indices in lanes");
+                }
+                self.hoist(dst, Op::Index(index))
+            }
+            Op::Apply(prim, operands) => {
+                if let Some(uniform) = self.uniform(operands) {
+                    return self.hoist(dst, Op::Apply(*prim, uniform));
+                }
+                let of = operands.last().map_or(dtype, |v| self.kernel.dtype(*v));
+                if of.bits() > 32 || dtype.bits() > 32 {
+                    return self.unsupported("64-bit values in lanes");
+                }
+                let args = operands.iter().map(|v| self.src(*v)).collect::<Choice<SmallVec<[Src; 3]>>>()?;
+                self.apply(*prim, of, &args).map(Rep::Lanes)
+            }
+            Op::Cast(value) => {
+                if let Some(uniform) = self.uniform(&[*value]) {
+                    return self.hoist(dst, Op::Cast(uniform[0]));
+                }
+                let from = self.kernel.dtype(*value);
+                let value = self.src(*value)?;
+                self.cast(from, dtype, value).map(Rep::Lanes)
+            }
+            Op::MulAdd(a, b, c) => {
+                if let Some(u) = self.uniform(&[*a, *b, *c]) {
+                    return self.hoist(dst, Op::MulAdd(u[0], u[1], u[2]));
+                }
+                if dtype != DType::F32 {
+                    return self.unsupported("64-bit values in lanes");
+                }
+                let (a, b, c) = (self.src(*a)?, self.src(*b)?, self.src(*c)?);
+                Ok(Rep::Lanes(self.mul_add(a, b, c).into()))
+            }
+        }
+    }
+
+    /// How an element index moves from lane to lane and in loops inside; the parameter of its address.
+    fn access(&mut self, buffer: BufferId, index: &Ix, guard: Option<&Guard>) -> Choice<Access> {
+        let storage = self.kernel.buffers[buffer.index()].dtype;
+        if storage.is_packed() || compute_dtype(storage).is_none_or(|d| d.bits() > 32) {
+            return self.unsupported(format!("lanes of {storage}"));
+        }
+        let size = (storage.bits() / 8) as i64;
+        let constant = |ix: &Ix, var: Var| {
+            let linear = ix.linear(var, &|v| matches!(self.reps.get(&v), Some(Rep::Lanes(_))))?;
+            Some((linear.coefficient.as_const()?, linear.rest))
+        };
+        let far = || WideError::Unsupported("elements far apart or not in line".to_owned());
+        let (step, _) = constant(index, self.axis.var).ok_or_else(far)?;
+        let first = index.substitute(self.axis.var, &self.ix(&self.axis.begin));
+        let step = match step {
+            0 => Step::Same,
+            1 => Step::Contiguous,
+            other => Step::Strided(i32::try_from(other).map_err(|_| far())?),
+        };
+        let mut inner = SmallVec::new();
+        let mut rest = first;
+        for &(var, id) in &self.inner {
+            let (step, without) = constant(&rest, var).ok_or_else(far)?;
+            rest = without;
+            if step != 0 {
+                inner.push((id, i32::try_from(step * size).map_err(|_| far())?));
+            }
+        }
+        let mut row_step = 0;
+        if let Some(row) = self.row {
+            row_step = constant(&rest, row).ok_or_else(far)?.0 * size;
+        }
+        let word = Word::Address { buffer, index: rest, guard: guard.cloned() };
+        let pointer = self.word(word);
+        if row_step != 0 && self.row_steps.iter().all(|r| r.0 != pointer) {
+            self.row_steps.push((pointer, row_step));
+        }
+        Ok(Access { pointer, offset: 0, storage, step, inner })
+    }
+
+    fn load(&mut self, dst: Val, buffer: BufferId, index: &Ix, guard: Option<&Guard>) -> Choice<Rep> {
+        let index = self.ix(index);
+        let guard = guard.map(|g| self.guard(g));
+        if let Some(guard) = &guard {
+            let parts = guard.bounds.iter().flat_map(|b| [&b.index, &b.lower, &b.upper]);
+            if parts.clone().any(|ix| self.varies(ix)) {
+                return self.unsupported("guards that differ between lanes");
+            }
+            if parts.clone().any(|ix| self.uses_row(ix)) {
+                return self.unsupported("guards that differ between rows");
+            }
+        }
+        if !self.varies(&index) {
+            if self.uses_row(&index) {
+                return self.unsupported("scalars that differ between rows");
+            }
+            return self.hoist(dst, Op::Load { buffer, index, guard });
+        }
+        let at = self.access(buffer, &index, guard.as_ref())?;
+        if !access::can_load(self.width, at.storage, at.step) {
+            return self.unsupported(format!("loads of {}", at.storage));
+        }
+        let flag = match &guard {
+            None => None,
+            Some(guard) => {
+                let otherwise = match guard.otherwise {
+                    Scalar::F(x) => (x as f32).to_bits(),
+                    Scalar::B(x) => u32::from(x),
+                    Scalar::I(x) => x as u32,
+                };
+                let plain = matches!(at.storage, DType::F32 | DType::I32 | DType::U32);
+                if otherwise != 0 && !plain || (self.width == Width::W256 && !plain) {
+                    return self.unsupported("guarded loads of narrow elements");
+                }
+                if self.width == Width::W256 && at.step != Step::Contiguous {
+                    return self.unsupported("guarded gathers");
+                }
+                Some((self.word(Word::Flag(guard.clone())), otherwise))
+            }
+        };
+        let dst = self.fresh();
+        self.push(Inst::Load { dst, at, guard: flag });
+        Ok(Rep::Lanes(dst.into()))
+    }
+
+    fn guard(&self, guard: &Guard) -> Guard {
+        let mut guard = guard.clone();
+        for b in &mut guard.bounds {
+            (b.index, b.lower, b.upper) = (self.ix(&b.index), self.ix(&b.lower), self.ix(&b.upper));
+        }
+        guard
+    }
+
+    fn store(&mut self, buffer: BufferId, index: &Ix, value: Val) -> Choice<()> {
+        let index = self.ix(index);
+        let dtype = self.kernel.dtype(value);
+        if dtype.bits() > 32 {
+            return self.unsupported("64-bit values in lanes");
+        }
+        let mut at = self.access(buffer, &index, None)?;
+        if at.step == Step::Same {
+            return self.unsupported("stores of all lanes to one element");
+        }
+        let mut value = self.src(value)?;
+        if at.storage == DType::BF16 {
+            value = self.to_bf16(value).into();
+            at.storage = DType::U16;
+        }
+        if at.storage == DType::Bool {
+            value = self.binary(Binary::And, value, Src::Bits(1)).into();
+        }
+        if !access::can_store(self.width, at.storage, at.step) {
+            return self.unsupported(format!("stores of {}", at.storage));
+        }
+        self.push(Inst::Store { a: value, at });
+        Ok(())
+    }
+
+    /// First value and number of iterations of a loop inside.
+    fn range(&self, axis: &Axis) -> Choice<(i64, i64)> {
+        match (self.ix(&axis.begin).as_const(), self.ix(&axis.extent).as_const()) {
+            (Some(begin), Some(extent)) => Ok((begin, extent.max(0))),
+            _ => self.unsupported("loops inside of unknown length"),
+        }
+    }
+
+    fn for_inside(&mut self, l: &For) -> Choice<()> {
+        let (begin, extent) = self.range(&l.axis)?;
+        if extent.saturating_mul(operations(&l.body)) > UNROLLED {
+            return self.unsupported("long loops inside");
+        }
+        for c in &l.carried {
+            let rep = self.rep(c.init);
+            self.reps.insert(c.arg, rep);
+        }
+        for i in begin..begin + extent {
+            self.vars.insert(l.axis.var, Ix::Const(i));
+            self.block(&l.body)?;
+            let next: Vec<Rep> = l.carried.iter().map(|c| self.rep(c.next)).collect();
+            for (c, rep) in l.carried.iter().zip(next) {
+                self.reps.insert(c.arg, rep);
+            }
+        }
+        for c in &l.carried {
+            let rep = self.rep(c.arg);
+            self.reps.insert(c.result, rep);
+        }
+        Ok(())
+    }
+
+    fn reduce_inside(&mut self, r: &Reduce) -> Choice<()> {
+        let (begin, extent) = self.range(&r.axis)?;
+        if r.accumulators.iter().any(|a| self.kernel.dtype(a.init).bits() > 32) {
+            return self.unsupported("64-bit values in lanes");
+        }
+        if extent.saturating_mul(operations(&r.body)) > UNROLLED {
+            return self.reduce_loop(r, begin, extent);
+        }
+        let mut sums = r.accumulators.iter().map(|a| self.src(a.init)).collect::<Choice<Vec<Src>>>()?;
+        for i in begin..begin + extent {
+            self.vars.insert(r.axis.var, Ix::Const(i));
+            self.block(&r.body)?;
+            for (a, sum) in r.accumulators.iter().zip(&mut sums) {
+                let item = self.src(a.item)?;
+                *sum = self.combined(a, *sum, item)?;
+            }
+        }
+        for (a, sum) in r.accumulators.iter().zip(sums) {
+            self.reps.insert(a.result, Rep::Lanes(sum));
+        }
+        Ok(())
+    }
+
+    /// A reduction as a loop of the program.
+    fn reduce_loop(&mut self, r: &Reduce, begin: i64, extent: i64) -> Choice<()> {
+        let count = i32::try_from(extent).or_else(|_| self.unsupported("loops that long"))?;
+        let id = LoopId(self.loops);
+        self.loops += 1;
+        let mut carried = vec![];
+        for a in &r.accumulators {
+            let init = self.src(a.init)?;
+            carried.push((self.fresh(), init));
+        }
+        let registers: Vec<Reg> = carried.iter().map(|c| c.0).collect();
+        self.push(Inst::Begin { id, count, carried });
+        self.vars.insert(r.axis.var, Ix::Var(r.axis.var) + begin);
+        self.inner.push((r.axis.var, id));
+        self.block(&r.body)?;
+        for (a, &sum) in r.accumulators.iter().zip(&registers) {
+            let item = self.src(a.item)?;
+            let next = self.combined(a, sum.into(), item)?;
+            self.push(Inst::Assign { carried: sum, a: next });
+        }
+        self.inner.pop();
+        self.push(Inst::End { id, carried: registers.clone() });
+        for (a, sum) in r.accumulators.iter().zip(registers) {
+            self.reps.insert(a.result, Rep::Lanes(sum.into()));
+        }
+        Ok(())
+    }
+
+    /// `sum (combine) item`; a product that is added at once is fused.
+    fn combined(&mut self, a: &Accumulator, sum: Src, item: Src) -> Choice<Src> {
+        let dtype = self.kernel.dtype(a.init);
+        if let (Prim::Add, DType::F32, Some(Inst::Binary { op: Binary::MulF, dst, a, b })) =
+            (a.combine, dtype, self.insts.last().cloned())
+            && item == Src::Reg(dst)
+        {
+            self.insts.pop();
+            return Ok(self.mul_add(a, b, sum).into());
+        }
+        self.apply(a.combine, dtype, &[sum, item])
+    }
+
+    /// The instruction and the neutral element of a combination.
+    fn combination(&self, prim: Prim, dtype: DType) -> Choice<(Binary, u32)> {
+        Ok(match (prim, dtype) {
+            (Prim::Add, DType::F32) => (Binary::AddF, 0),
+            (Prim::Mul, DType::F32) => (Binary::MulF, 1.0f32.to_bits()),
+            (Prim::Min, DType::F32) => (Binary::MinF, f32::INFINITY.to_bits()),
+            (Prim::Max, DType::F32) => (Binary::MaxF, f32::NEG_INFINITY.to_bits()),
+            (Prim::And | Prim::Min | Prim::Mul, DType::Bool) => (Binary::And, u32::MAX),
+            (Prim::Or | Prim::Max, DType::Bool) => (Binary::Or, 0),
+            (Prim::Add, DType::I32 | DType::U32) => (Binary::AddI, 0),
+            (Prim::Mul, DType::I32 | DType::U32) => (Binary::MulI, 1),
+            (Prim::Min, DType::I32) => (Binary::MinS, i32::MAX as u32),
+            (Prim::Max, DType::I32) => (Binary::MaxS, i32::MIN as u32),
+            _ => return self.unsupported(format!("reductions by {} of {dtype}", prim.name())),
+        })
+    }
+}
+
+/// Operations of a block, loops inside repeated.
+fn operations(block: &Block) -> i64 {
+    let one = |stmt: &Stmt| match stmt {
+        Stmt::Let { op: Op::Const(_), .. } => 0,
+        Stmt::Let { .. } | Stmt::Store { .. } | Stmt::Contract(_) => 1,
+        Stmt::For(l) => l.axis.extent.as_const().unwrap_or(i64::MAX).saturating_mul(operations(&l.body)),
+        Stmt::Reduce(r) => {
+            r.axis.extent.as_const().unwrap_or(i64::MAX).saturating_mul(operations(&r.body) + 1)
+        }
+        Stmt::If { then, otherwise, .. } => operations(then).saturating_add(operations(otherwise)),
+    };
+    block.iter().fold(0i64, |n, stmt| n.saturating_add(one(stmt)))
+}

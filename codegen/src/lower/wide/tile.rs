@@ -1,0 +1,309 @@
+//! Tiles of contractions: packed rows of the left operand times one panel of the right, sums in registers.
+//!
+//! A tile is `H` rows by the panel's `V` vectors. `H` is what the register file holds: `H * V` sums, `V` vectors of the
+//! panel and one broadcast, the formula of oneDNN's `brgemm` kernels. A function handles any number of rows: it spreads
+//! them over tiles of nearly equal height, so that no tile is too short to hide the latency of its additions.
+
+use iced_x86::{Code, Register};
+use kiln_ir::DType;
+
+use super::asm::{Assembler, at, vector};
+use super::{WideError, WideFunction, Width};
+
+/// Steps of the reduction a loop iteration does.
+const UNROLL: i64 = 4;
+
+/// Sums of one row and one panel: enough to hide latency; more rows would only lengthen the code.
+const MOST_ROWS: usize = 14;
+
+/// Shape of a tile function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Vectors of the tier.
+    pub vectors: Width,
+    /// Dtype of the sums: f32, f64 or i32.
+    pub acc: DType,
+    /// Dtype of the panel's elements.
+    pub storage: DType,
+    /// Panel width in elements: a multiple of the vector's lanes.
+    pub width: i64,
+    /// Bytes between packed rows.
+    pub row_stride: i64,
+    /// Whether to add to the sums in memory (or to replace them).
+    pub accumulate: bool,
+}
+
+/// Instructions of a dtype of sums.
+struct Codes {
+    fma: Code,
+    broadcast: Code,
+    load: Code,
+    store: Code,
+    zero: Code,
+}
+
+// Arguments, and what the function keeps where.
+const ROWS_LEFT: Register = Register::R11;
+const A: Register = Register::RDI;
+const PANEL: Register = Register::RSI;
+const SUMS: Register = Register::R10;
+const ROW_BYTES: Register = Register::RCX;
+const DEPTH: Register = Register::R8;
+const HEIGHT: Register = Register::R9;
+const TALLER: Register = Register::RDX;
+const A_AT: Register = Register::R12;
+const B_AT: Register = Register::RBX;
+const COUNT: Register = Register::RAX;
+
+impl Tile {
+    /// Whether there is a function of this shape.
+    pub fn is_supported(&self) -> bool {
+        let lanes = self.lanes();
+        let sums = matches!(self.acc, DType::F32 | DType::F64 | DType::I32);
+        let storage = match self.acc {
+            DType::F32 => matches!(self.storage, DType::F32 | DType::F16 | DType::BF16),
+            DType::F64 => self.storage == DType::F64,
+            DType::I32 => {
+                matches!(self.storage, DType::I32 | DType::I16 | DType::I8 | DType::U16 | DType::U8)
+            }
+            _ => false,
+        };
+        // F16C is no part of every machine that has AVX2.
+        let half = self.vectors == Width::W256 && self.storage == DType::F16;
+        sums && storage && !half && self.width % lanes == 0 && (1..=4).contains(&(self.width / lanes))
+    }
+
+    fn lanes(&self) -> i64 {
+        self.vectors.bytes() / self.acc_bytes()
+    }
+
+    fn acc_bytes(&self) -> i64 {
+        (self.acc.bits() / 8) as i64
+    }
+
+    fn count(&self) -> usize {
+        (self.width / self.lanes()) as usize
+    }
+
+    /// Rows of the tallest tile.
+    pub fn height(&self) -> usize {
+        let count = self.count();
+        // One register for the broadcast, and one for products where they are not fused.
+        let free = self.vectors.registers() - count - if self.acc == DType::I32 { 2 } else { 1 };
+        (free / count).clamp(1, MOST_ROWS)
+    }
+
+    fn codes(&self) -> Codes {
+        match (self.vectors, self.acc) {
+            (Width::W512, DType::F64) => Codes {
+                fma: Code::EVEX_Vfmadd231pd_zmm_k1z_zmm_zmmm512b64_er,
+                broadcast: Code::EVEX_Vbroadcastsd_zmm_k1z_xmmm64,
+                load: Code::EVEX_Vmovups_zmm_k1z_zmmm512,
+                store: Code::EVEX_Vmovups_zmmm512_k1z_zmm,
+                zero: Code::EVEX_Vpxord_zmm_k1z_zmm_zmmm512b32,
+            },
+            (Width::W512, _) => Codes {
+                fma: Code::EVEX_Vfmadd231ps_zmm_k1z_zmm_zmmm512b32_er,
+                broadcast: Code::EVEX_Vbroadcastss_zmm_k1z_xmmm32,
+                load: Code::EVEX_Vmovups_zmm_k1z_zmmm512,
+                store: Code::EVEX_Vmovups_zmmm512_k1z_zmm,
+                zero: Code::EVEX_Vpxord_zmm_k1z_zmm_zmmm512b32,
+            },
+            (Width::W256, DType::F64) => Codes {
+                fma: Code::VEX_Vfmadd231pd_ymm_ymm_ymmm256,
+                broadcast: Code::VEX_Vbroadcastsd_ymm_m64,
+                load: Code::VEX_Vmovups_ymm_ymmm256,
+                store: Code::VEX_Vmovups_ymmm256_ymm,
+                zero: Code::VEX_Vxorps_ymm_ymm_ymmm256,
+            },
+            (Width::W256, _) => Codes {
+                fma: Code::VEX_Vfmadd231ps_ymm_ymm_ymmm256,
+                broadcast: Code::VEX_Vbroadcastss_ymm_m32,
+                load: Code::VEX_Vmovups_ymm_ymmm256,
+                store: Code::VEX_Vmovups_ymmm256_ymm,
+                zero: Code::VEX_Vxorps_ymm_ymm_ymmm256,
+            },
+        }
+    }
+
+    fn register(&self, i: usize) -> Register {
+        vector(self.vectors.bytes(), i)
+    }
+
+    fn sum(&self, row: usize, column: usize) -> Register {
+        self.register(row * self.count() + column)
+    }
+
+    /// The function `(rows, panel, sums, bytes between rows of sums, depth, number of rows)`:
+    /// `sums[row][column] (+)= sum over depth of a[row][k] * b[k][column]`, all columns of the panel.
+    pub fn emit(&self) -> Result<WideFunction, WideError> {
+        if !self.is_supported() {
+            return Err(WideError::Unsupported(format!("tiles like {self:?}")));
+        }
+        let mut asm = Assembler::default();
+        let height = self.height();
+        asm.op1(Code::Push_r64, B_AT);
+        asm.op1(Code::Push_r64, A_AT);
+        let end = asm.label();
+        asm.op2(Code::Test_rm64_r64, Register::R9, Register::R9);
+        asm.jump(Code::Je_rel32_64, end);
+        self.spread_rows(&mut asm, height);
+        let next = asm.here();
+        // The first tiles are one row taller, so that all rows are in some tile.
+        let dispatch = asm.label();
+        asm.op2(Code::Mov_r32_rm32, Register::EAX, Register::R9D);
+        asm.op2(Code::Test_rm32_r32, Register::EDX, Register::EDX);
+        asm.jump(Code::Je_rel32_64, dispatch);
+        asm.op1(Code::Dec_rm32, Register::EDX);
+        asm.op1(Code::Inc_rm32, Register::EAX);
+        asm.bind(dispatch);
+        let tiles: Vec<_> = (1..=height).map(|h| (h, asm.label())).collect();
+        for &(h, label) in tiles.iter().rev() {
+            asm.op2(Code::Cmp_rm32_imm8, Register::EAX, h as i32);
+            asm.jump(Code::Je_rel32_64, label);
+        }
+        asm.jump(Code::Jmp_rel32_64, end);
+        for &(h, label) in tiles.iter().rev() {
+            asm.bind(label);
+            self.rows(&mut asm, h);
+            asm.op1(Code::Dec_rm32, Register::R11D);
+            asm.jump(Code::Jne_rel32_64, next);
+            asm.jump(Code::Jmp_rel32_64, end);
+        }
+        asm.bind(end);
+        asm.op0(Code::VEX_Vzeroupper);
+        asm.op1(Code::Pop_r64, A_AT);
+        asm.op1(Code::Pop_r64, B_AT);
+        asm.op0(Code::Retnq);
+        asm.finish()
+    }
+
+    /// `count = ceil(rows / height)` tiles of `rows / count` rows, `rows % count` of them one row taller.
+    fn spread_rows(&self, asm: &mut Assembler, height: usize) {
+        asm.op2(Code::Mov_r64_rm64, SUMS, Register::RDX);
+        asm.op2(Code::Lea_r32_m, Register::EAX, at(Register::R9, height as i64 - 1));
+        asm.op2(Code::Xor_r32_rm32, Register::EDX, Register::EDX);
+        asm.op2(Code::Mov_r32_imm32, Register::R11D, height as i32);
+        asm.op1(Code::Div_rm32, Register::R11D);
+        asm.op2(Code::Mov_r32_rm32, Register::R11D, Register::EAX);
+        asm.op2(Code::Mov_r32_rm32, Register::EAX, Register::R9D);
+        asm.op2(Code::Xor_r32_rm32, Register::EDX, Register::EDX);
+        asm.op1(Code::Div_rm32, Register::R11D);
+        asm.op2(Code::Mov_r32_rm32, Register::R9D, Register::EAX);
+        debug_assert!(ROWS_LEFT == Register::R11 && HEIGHT == Register::R9 && TALLER == Register::RDX);
+    }
+
+    /// One tile; moves the pointers to rows and sums on.
+    fn rows(&self, asm: &mut Assembler, height: usize) {
+        let codes = self.codes();
+        let bytes = self.vectors.bytes();
+        asm.op2(Code::Mov_r64_rm64, COUNT, SUMS);
+        for row in 0..height {
+            for column in 0..self.count() {
+                let sum = self.sum(row, column);
+                if self.accumulate {
+                    asm.op2(codes.load, sum, at(COUNT, column as i64 * bytes));
+                } else {
+                    asm.op3(codes.zero, sum, sum, sum);
+                }
+            }
+            if self.accumulate {
+                asm.op2(Code::Add_r64_rm64, COUNT, ROW_BYTES);
+            }
+        }
+        self.reduction(asm, &codes, height);
+        for row in 0..height {
+            for column in 0..self.count() {
+                asm.op2(codes.store, at(SUMS, column as i64 * bytes), self.sum(row, column));
+            }
+            asm.op2(Code::Add_r64_rm64, SUMS, ROW_BYTES);
+        }
+        asm.op2(Code::Add_rm64_imm32, A, (height as i64 * self.row_stride) as i32);
+    }
+
+    fn reduction(&self, asm: &mut Assembler, codes: &Codes, height: usize) {
+        asm.op2(Code::Mov_r64_rm64, A_AT, A);
+        asm.op2(Code::Mov_r64_rm64, B_AT, PANEL);
+        asm.op2(Code::Mov_r64_rm64, COUNT, DEPTH);
+        let (single, done) = (asm.label(), asm.label());
+        asm.op2(Code::Sub_rm64_imm32, COUNT, UNROLL as i32);
+        asm.jump(Code::Jl_rel32_64, single);
+        let many = asm.here();
+        self.steps(asm, codes, height, UNROLL);
+        asm.op2(Code::Sub_rm64_imm32, COUNT, UNROLL as i32);
+        asm.jump(Code::Jge_rel32_64, many);
+        asm.bind(single);
+        asm.op2(Code::Add_rm64_imm32, COUNT, UNROLL as i32);
+        asm.jump(Code::Je_rel32_64, done);
+        let one = asm.here();
+        self.steps(asm, codes, height, 1);
+        asm.op1(Code::Dec_rm64, COUNT);
+        asm.jump(Code::Jne_rel32_64, one);
+        asm.bind(done);
+        // Whatever comes next needs an instruction to stand before.
+        asm.op0(Code::Nopd);
+    }
+
+    /// `count` steps of the reduction.
+    fn steps(&self, asm: &mut Assembler, codes: &Codes, height: usize, count: i64) {
+        let columns = self.count();
+        let first = height * columns;
+        let panel: Vec<Register> = (0..columns).map(|v| self.register(first + v)).collect();
+        let factor = self.register(first + columns);
+        let storage_bytes = (self.storage.bits() / 8) as i64;
+        for k in 0..count {
+            for (v, &register) in panel.iter().enumerate() {
+                let offset = (k * self.width + v as i64 * self.lanes()) * storage_bytes;
+                self.panel_vector(asm, register, offset);
+            }
+            for row in 0..height {
+                let offset = row as i64 * self.row_stride + k * self.acc_bytes();
+                asm.op2(codes.broadcast, factor, at(A_AT, offset));
+                for (v, &column) in panel.iter().enumerate() {
+                    let sum = self.sum(row, v);
+                    if self.acc == DType::I32 {
+                        self.multiply_add_i32(asm, sum, factor, column, first + columns + 1);
+                    } else {
+                        asm.op3(codes.fma, sum, factor, column);
+                    }
+                }
+            }
+        }
+        asm.op2(Code::Add_rm64_imm32, A_AT, (count * self.acc_bytes()) as i32);
+        asm.op2(Code::Add_rm64_imm32, B_AT, (count * self.width * storage_bytes) as i32);
+    }
+
+    fn multiply_add_i32(&self, asm: &mut Assembler, sum: Register, a: Register, b: Register, product: usize) {
+        let product = self.register(product);
+        let (multiply, add) = match self.vectors {
+            Width::W256 => (Code::VEX_Vpmulld_ymm_ymm_ymmm256, Code::VEX_Vpaddd_ymm_ymm_ymmm256),
+            Width::W512 => {
+                (Code::EVEX_Vpmulld_zmm_k1z_zmm_zmmm512b32, Code::EVEX_Vpaddd_zmm_k1z_zmm_zmmm512b32)
+            }
+        };
+        asm.op3(multiply, product, a, b);
+        asm.op3(add, sum, sum, product);
+    }
+
+    /// One vector of the panel, widened to the dtype of the sums.
+    fn panel_vector(&self, asm: &mut Assembler, register: Register, offset: i64) {
+        let memory = at(B_AT, offset);
+        let wide = self.vectors == Width::W512;
+        let pick = |w512, w256| if wide { w512 } else { w256 };
+        let load = match self.storage {
+            DType::F16 => Code::EVEX_Vcvtph2ps_zmm_k1z_ymmm256_sae,
+            DType::BF16 | DType::U16 => {
+                pick(Code::EVEX_Vpmovzxwd_zmm_k1z_ymmm256, Code::VEX_Vpmovzxwd_ymm_xmmm128)
+            }
+            DType::I16 => pick(Code::EVEX_Vpmovsxwd_zmm_k1z_ymmm256, Code::VEX_Vpmovsxwd_ymm_xmmm128),
+            DType::U8 => pick(Code::EVEX_Vpmovzxbd_zmm_k1z_xmmm128, Code::VEX_Vpmovzxbd_ymm_xmmm64),
+            DType::I8 => pick(Code::EVEX_Vpmovsxbd_zmm_k1z_xmmm128, Code::VEX_Vpmovsxbd_ymm_xmmm64),
+            _ => self.codes().load,
+        };
+        asm.op2(load, register, memory);
+        if self.storage == DType::BF16 {
+            let shift = pick(Code::EVEX_Vpslld_zmm_k1z_zmmm512b32_imm8, Code::VEX_Vpslld_ymm_ymm_imm8);
+            asm.op3(shift, register, register, 16);
+        }
+    }
+}
