@@ -27,6 +27,6 @@ pub use error::{LoadError, Origin, RunError};
 pub use exec::MemoryPlan;
 pub use executable::Executable;
 pub use image::{ConstantData, Image};
-pub use kiln_ir::Datum;
+pub use kiln_ir::{DType, Datum, Tensor};
 pub use session::{CancelToken, RunOptions, Session, SessionOptions, TensorMut, TensorRef};
 pub use threads::Threads;

@@ -22,7 +22,8 @@ impl CodeMemory {
         Ok(CodeMemory(Some(pages)))
     }
 
-    /// Maps `len` bytes of `file` from `offset` on, readable and executable.
+    /// Maps `len` bytes of `file` from `offset` on, readable and executable; copies them where the file's mount forbids
+    /// to execute.
     ///
     /// The pages are private, but follow the file until they are first read: whoever may write the file may change
     /// the code, as with any shared library.
@@ -32,8 +33,15 @@ impl CodeMemory {
         }
         // SAFETY: the pages are only read and executed; that the file stays as it is, is the caller's responsibility
         // as documented.
-        let pages = unsafe { MmapOptions::new().offset(offset).len(len).map_exec(file)? };
-        Ok(CodeMemory(Some(pages)))
+        match unsafe { MmapOptions::new().offset(offset).len(len).map_exec(file) } {
+            Ok(pages) => Ok(CodeMemory(Some(pages))),
+            Err(refused) if refused.kind() == io::ErrorKind::PermissionDenied => {
+                // SAFETY: as above; the pages are only read, and only here.
+                let pages = unsafe { MmapOptions::new().offset(offset).len(len).map(file)? };
+                CodeMemory::from_bytes(&pages)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The code.

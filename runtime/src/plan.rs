@@ -101,10 +101,14 @@ pub fn for_each_slot(action: &Action, visit: &mut dyn FnMut(SlotId)) {
     }
 }
 
-/// The slot at the end of a chain of views, `None` if the chain leaves the function's slots or runs in a circle.
+/// Longest chain of views of views: no compiler makes longer ones, and following them for every slot stays quick.
+const MAX_CHAIN: usize = 4096;
+
+/// The slot at the end of a chain of views, `None` if the chain leaves the function's slots, runs in a circle or is
+/// longer than [`MAX_CHAIN`].
 pub fn root(function: &Function, slot: SlotId) -> Option<SlotId> {
     let mut at = slot;
-    for _ in 0..=function.slots.len() {
+    for _ in 0..=function.slots.len().min(MAX_CHAIN) {
         match &function.slots.get(at.index())?.storage {
             Storage::View { of, .. } => at = *of,
             Storage::Arena

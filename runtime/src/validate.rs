@@ -1,4 +1,6 @@
-//! The checks that make an untrusted plan safe to prepare and bind. What must hold:
+//! The checks that make a damaged or foreign plan safe to prepare and bind: no panic, no access beyond a slot by the
+//! runtime itself. Kernels trust the integers that steps pass them, so that an artifact as a whole is trusted as a
+//! shared library is. What must hold:
 //!
 //! 1. Every id is in range; names of entries, of their ports and of states are unique.
 //! 2. Kernels lie inside the code; steps pass each kernel as many buffers and integers as it takes.

@@ -5,7 +5,7 @@ use kiln::check::{Difference, compare, with_all_outputs};
 use kiln::ir::{Evaluator, GraphId, Module};
 use kiln::runtime::{Datum, SessionOptions};
 
-use super::{SEED, options, read_inputs, spinner};
+use super::{SEED, Usage, options, read_inputs, spinner};
 use crate::args::CheckArgs;
 use crate::out::{out, outln};
 use crate::table::Table;
@@ -21,7 +21,12 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         Some(name) => module.entries().iter().copied().find(|&g| module.graph(g).name() == name),
         None => module.entries().first().copied(),
     };
-    let id = id.with_context(|| format!("{}: there is no such entry point", place()))?;
+    let id = id.ok_or_else(|| {
+        let names = module.entries().iter().map(|&g| format!("`{}`", module.graph(g).name()));
+        let names = names.collect::<Vec<_>>().join(", ");
+        let wanted = args.entry.as_deref().unwrap_or_default();
+        Usage(format!("{}: there is no entry point `{wanted}`; there are {names}", place()))
+    })?;
     let graph = module.graph(id);
     let ports =
         || graph.input_names().iter().map(String::as_str).zip(graph.inputs().iter().map(|&v| graph.ty(v)));
