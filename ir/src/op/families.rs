@@ -504,7 +504,7 @@ family! {
             nearest: NearestMode, cubic_a: Float, antialias: bool, exclude_outside: bool, extrapolation: Float,
             roi: Vec<Float>,
         }
-        /// Results: u8 quantized `x`, its scale (f32), its zero point (u8).
+        /// Results: u8 quantized `x`, its scale (f32; 1 where `x` is all zeros), its zero point (u8).
         DynamicQuantize = "dynamic_quantize" {}
     }
 }

@@ -120,6 +120,14 @@ fn dynamic_quantization() {
 }
 
 #[test]
+fn zeros_quantize_with_scale_1() {
+    let r = run_all(Composite::DynamicQuantize {}, &[f32s(&[2], &[0.0, -0.0])]);
+    same(&r[0], &Tensor::from_slice(&[2], &[0u8, 0]).unwrap());
+    same(&r[1], &Tensor::scalar(1.0f32));
+    same(&r[2], &Tensor::scalar(0u8));
+}
+
+#[test]
 fn narrow_floats_stay_narrow() {
     let x = t(DType::BF16, &[2], &[0.0, 0.0]);
     same(&run(Composite::Softmax { axis: 0 }, &[x]), &t(DType::BF16, &[2], &[0.5, 0.5]));
