@@ -183,7 +183,7 @@ attr_enum! {
     WindowKind {
         /// Largest element; padding never wins.
         Max = "max",
-        /// Mean over the elements inside the input.
+        /// Mean over the elements inside the input; 0 where there are none.
         Average = "average",
         /// Mean over the window, padding counted as zeros (but not what `ceil_mode` adds beyond it).
         AverageWithPad = "average_with_pad",

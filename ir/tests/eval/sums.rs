@@ -259,6 +259,33 @@ fn a_window_that_starts_beyond_the_operand_does_not_count() {
 }
 
 #[test]
+fn the_mean_of_a_window_in_the_padding_is_0() {
+    let x = f32s(&[1, 1, 2], &[3.0, 5.0]);
+    let r = |kind, pads| run(pool(kind, 2, 2, pads, false), &[x.clone()]);
+    for kind in [WindowKind::Average, WindowKind::AverageWithPad, WindowKind::L1, WindowKind::L2] {
+        same(&r(kind, (2, -2)), &f32s(&[1, 1, 1], &[0.0]));
+    }
+    same(&r(WindowKind::Average, (2, 2)), &f32s(&[1, 1, 3], &[0.0, 4.0, 0.0]));
+    same(&r(WindowKind::Max, (2, 0)), &f32s(&[1, 1, 2], &[f64::NEG_INFINITY, 5.0]));
+}
+
+#[test]
+fn dilated_windows_over_planes() {
+    let x = count(&[1, 2, 3, 4], 0.0);
+    let op = Window::Pool {
+        kind: WindowKind::Average,
+        kernel: vec![2, 2],
+        strides: vec![1, 2],
+        dilations: vec![2, 3],
+        pads: vec![(Dim::known(0), Dim::known(0)), (Dim::known(1), Dim::known(1))],
+        ceil_mode: false,
+        layout: Layout::ChannelsFirst,
+    };
+    // Rows 0 and 2; columns -1 and 2, 1 and 4.
+    same(&run(op, &[x]), &f32s(&[1, 2, 1, 2], &[6.0, 5.0, 18.0, 17.0]));
+}
+
+#[test]
 fn windows_far_larger_than_the_operand() {
     let x = f32s(&[1, 1, 4], &[1.0, 2.0, 3.0, 6.0]);
     let r = |kind| run(pool(kind, 1 << 39, 1, (1 << 38, 1 << 38), false), &[x.clone()]);
