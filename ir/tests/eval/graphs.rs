@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kiln_ir::eval::{Evaluator, Fault, Limits};
 use kiln_ir::graph::Origin;
-use kiln_ir::op::{Control, Dynamic, Movement, Object, Order, Source};
+use kiln_ir::op::{Control, Dynamic, Index, Movement, Object, Order, Source};
 use kiln_ir::{Build, DType, Datum, Dim, GraphBuilder, GraphId, Module, Op, Tensor, Type};
 
 use super::{f32s, i64s};
@@ -139,12 +139,10 @@ fn errors_name_the_inner_node() {
     let mut module = Module::new();
     let mut b = GraphBuilder::new(&mut module, "inner");
     let x = b.input("x", Type::tensor(DType::I64, vec![n()]));
-    let origin =
-        Origin { file: "m.onnx".into(), path: String::new(), node: "resh".into(), op: "Reshape-14".into() };
+    let origin = Origin { file: "m.onnx".into(), path: String::new(), node: "pick".into(), op: "Gather-13".into() };
     b.set_origin(Some(Arc::new(origin)));
-    let y = b.add1(Movement::Reshape { shape: vec![Dim::known(2)] }, &[x]);
-    // Inference may see that the counts need not agree; then there is nothing to run.
-    let Ok(y) = y else { return };
+    // The fault lies in the data, which no inference sees.
+    let y = b.add1(Index::Gather { axis: 0 }, &[x, x]).unwrap();
     b.output("y", y);
     let graph = b.finish();
     let mut b = GraphBuilder::new(&mut module, "main");
@@ -153,7 +151,8 @@ fn errors_name_the_inner_node() {
     b.output("y", y);
     let g = b.finish();
     let error = Evaluator::new(&module).run(g, &[Tensor::ints(&[1, 2, 3]).into()]).unwrap_err();
-    assert!(error.to_string().starts_with("m.onnx: node `resh` (Reshape-14): reshape(i64[3])"), "{error}");
+    let place = "m.onnx: node `pick` (Gather-13): gather(i64[3], i64[3])";
+    assert_eq!(error.to_string(), format!("{place}: index 3 is out of range for 3 elements"));
 }
 
 #[test]
