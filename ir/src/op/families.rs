@@ -34,7 +34,7 @@ pub struct ReduceRow {
 }
 
 attr_enum! {
-    /// What a reduction computes. Sums of floats narrower than f32 accumulate in f32.
+    /// What a reduction computes. Sums of floats narrower than f32 accumulate in f32; integers wrap to their dtype.
     ReduceKind {
         /// Sum.
         Sum = "sum",
@@ -48,11 +48,11 @@ attr_enum! {
         Min = "min",
         /// Sum of absolute values.
         L1 = "l1",
-        /// Square root of the sum of squares.
+        /// Square root of the sum of squares; of floats, for in an integer dtype the sum would wrap before the root.
         L2 = "l2",
         /// Sum of squares.
         SumSquare = "sum_square",
-        /// Logarithm of the sum.
+        /// Logarithm of the sum, of floats.
         LogSum = "log_sum",
         /// Logical or.
         Any = "any",
