@@ -69,11 +69,9 @@ fn check_dtype(kind: ReduceKind, dtype: DType) -> Result<(), Fault> {
         ReduceKind::Any | ReduceKind::All => dtype.class() == DClass::Bool,
         ReduceKind::L2 | ReduceKind::LogSum => dtype.is_float(),
         ReduceKind::Max | ReduceKind::Min => dtype.class() == DClass::Bool || is_number(dtype),
-        ReduceKind::Sum
-        | ReduceKind::Mean
-        | ReduceKind::Prod
-        | ReduceKind::L1
-        | ReduceKind::SumSquare => is_number(dtype),
+        ReduceKind::Sum | ReduceKind::Mean | ReduceKind::Prod | ReduceKind::L1 | ReduceKind::SumSquare => {
+            is_number(dtype)
+        }
     };
     if fits { Ok(()) } else { invalid(format!("{kind:?} does not apply to {dtype}")) }
 }
