@@ -318,6 +318,27 @@ fn pools() {
 }
 
 #[test]
+fn means_of_windows_in_the_padding() {
+    for kind in [WindowKind::Average, WindowKind::AverageWithPad] {
+        for ceil_mode in [false, true] {
+            let x = fixed(DType::F32, &[2, 10, 4, 5], 1);
+            all_kernels(&check("pool", &[x], 1e-5, &|b, v| {
+                let op = Window::Pool {
+                    kind,
+                    kernel: vec![2, 2],
+                    strides: vec![1, 2],
+                    dilations: vec![1, 2],
+                    pads: vec![(Dim::known(3), Dim::known(2)), (Dim::known(4), Dim::known(3))],
+                    ceil_mode,
+                    layout: Layout::ChannelsFirst,
+                };
+                Ok(vec![b.add1(op, v)?])
+            }));
+        }
+    }
+}
+
+#[test]
 fn quantization() {
     let x = fixed(DType::F32, &[4, 6], 1);
     all_kernels(&check("quantize", &[x], 1e-6, &|b, v| {

@@ -173,7 +173,8 @@ fn hardmax(b: &mut dyn Build, x: Value, axis: usize) -> Result<Value, InferError
     b.cast(hit, dtype)
 }
 
-/// ONNX DynamicQuantizeLinear: the range is stretched to hold 0; a constant 0 gets the scale 1 / 255.
+/// ONNX DynamicQuantizeLinear: the range is stretched to hold 0. Where the formula's scale is 0, for nothing but zeros,
+/// it is 1, as onnxruntime has it: ONNX's text would divide by 0.
 fn dynamic_quantize(b: &mut dyn Build, x: Value) -> Result<Vec<Value>, InferError> {
     let x = b.cast(x, DType::F32)?;
     let axes: Vec<usize> = (0..b.rank(x)?).collect();
@@ -184,11 +185,11 @@ fn dynamic_quantize(b: &mut dyn Build, x: Value) -> Result<Vec<Value>, InferErro
     let max = extremum(b, ReduceKind::Max, "max")?;
     let min = extremum(b, ReduceKind::Min, "min")?;
     let range = b.ew("sub", &[max, min])?;
-    let zero = scalar_like(b, x, 0.0)?;
-    let empty = b.ew("eq", &[range, zero])?;
-    let unit = scalar_like(b, x, 1.0)?;
-    let range = b.ew("where", &[empty, unit, range])?;
     let scale = with_scalar(b, "div", range, 255.0)?;
+    let zero = scalar_like(b, x, 0.0)?;
+    let empty = b.ew("eq", &[scale, zero])?;
+    let unit = scalar_like(b, x, 1.0)?;
+    let scale = b.ew("where", &[empty, unit, scale])?;
     let below = b.ew("div", &[min, scale])?;
     let zero_point = b.ew("neg", &[below])?;
     let (low, high) = (zero, scalar_like(b, x, 255.0)?);

@@ -19,6 +19,7 @@ mod host;
 mod image;
 mod index;
 mod lanes;
+mod live;
 mod movement;
 mod ngrams;
 mod object;
@@ -39,9 +40,10 @@ pub use fault::{EvalError, Fault};
 
 use rustc_hash::FxHashMap;
 
-use crate::op::Composite;
+use crate::op::{Composite, Source};
 use crate::{GraphId, Module, Node, NodeId, Op, Symbol, Tensor, Type};
 use cx::Cx;
+use live::Owner;
 
 /// A value at run time.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,7 +157,7 @@ impl<'m> Evaluator<'m> {
     /// Runs a graph. Symbols of the inputs' declared dims take the values that the actual shapes have.
     pub fn run(&mut self, graph: GraphId, inputs: &[Datum]) -> Result<Vec<Datum>, EvalError> {
         let module = self.module;
-        self.run_graph(module, graph, inputs.to_vec())
+        self.run_scope(module, graph, inputs.to_vec(), Owner::Elsewhere)
     }
 
     /// Runs one operator. Its dims may use symbols that [`Evaluator::bind`] has given values; `result_types`, where
@@ -176,16 +178,27 @@ impl<'m> Evaluator<'m> {
             .map_err(|f| EvalError::at(None, op, operands, f))
     }
 
-    /// Runs a graph of `module` in a new frame of symbols.
+    /// Runs a graph of `module` for a node.
     fn run_graph(
         &mut self,
         module: &Module,
         id: GraphId,
         inputs: Vec<Datum>,
     ) -> Result<Vec<Datum>, EvalError> {
+        self.run_scope(module, id, inputs, Owner::Evaluation)
+    }
+
+    /// Runs a graph of `module` in a new frame of symbols.
+    fn run_scope(
+        &mut self,
+        module: &Module,
+        id: GraphId,
+        inputs: Vec<Datum>,
+        owner: Owner,
+    ) -> Result<Vec<Datum>, EvalError> {
         let entered = self.cx.enter();
         let results = match entered {
-            Ok(()) => self.run_frame(module, id, inputs),
+            Ok(()) => self.run_frame(module, id, inputs, owner),
             Err(fault) => return Err(EvalError::in_graph(format!("graph {id}"), fault)),
         };
         self.cx.leave();
@@ -197,12 +210,11 @@ impl<'m> Evaluator<'m> {
         module: &Module,
         id: GraphId,
         inputs: Vec<Datum>,
+        owner: Owner,
     ) -> Result<Vec<Datum>, EvalError> {
         let Some(graph) = module.get_graph(id) else {
-            return Err(EvalError::in_graph(
-                format!("graph {id}"),
-                Fault::operands("there is no such graph"),
-            ));
+            let fault = Fault::operands("there is no such graph");
+            return Err(EvalError::in_graph(format!("graph {id}"), fault));
         };
         let place = || format!("graph `{}`", graph.name());
         if inputs.len() != graph.inputs().len() {
@@ -211,41 +223,62 @@ impl<'m> Evaluator<'m> {
         }
         let mut values: Vec<Option<Datum>> = vec![None; graph.value_count()];
         for ((&v, datum), name) in graph.inputs().iter().zip(inputs).zip(graph.input_names()) {
-            let bound = self.cx.bind_type(graph.ty(v), &datum);
+            let bound = self.cx.bind_type(graph.ty(v), &datum).and_then(|()| self.cx.hold(&datum, owner));
             bound.map_err(|f| EvalError::in_graph(format!("{}, input `{name}`", place()), f))?;
             values[v.index()] = Some(datum);
         }
         let mut uses = graph.use_counts();
         for (node_id, node) in graph.scheduled() {
             let mut operands = Vec::with_capacity(node.operands.len());
+            let mut last_uses = vec![];
             for v in &node.operands {
                 let left = &mut uses[v.index()];
                 *left = left.saturating_sub(1);
                 let slot = &mut values[v.index()];
                 // The last use takes the value, so that large intermediates go as early as they can.
+                if *left == 0 {
+                    last_uses.push(operands.len());
+                }
                 let datum = if *left == 0 { slot.take() } else { slot.clone() };
                 let missing = || EvalError::in_graph(place(), Fault::Operands(format!("{v} has no value")));
                 operands.push(datum.ok_or_else(missing)?);
             }
-            let fail = |f| EvalError::at(node.origin.as_deref(), &node.op, &operands, f);
-            let results = self.exec(module, &node.op, &operands).map_err(fail)?;
-            if results.len() != node.results.len() {
-                let count = node.results.len();
-                return Err(fail(Fault::Operands(format!("{} results, expected {count}", results.len()))));
-            }
             let types: Vec<Type> = node.results.iter().map(|&r| graph.ty(r).clone()).collect();
-            self.cx.bind_results(&types, &results).map_err(fail)?;
+            let results = self
+                .run_node(module, node, &types, &operands)
+                .map_err(|f| EvalError::at(node.origin.as_deref(), &node.op, &operands, f))?;
             if let Some(observer) = &mut self.observer {
                 observer(id, node_id, node, &results);
             }
+            last_uses.iter().for_each(|&i| self.cx.live.release(&operands[i]));
             for (&r, datum) in node.results.iter().zip(results) {
-                if uses[r.index()] > 0 {
-                    values[r.index()] = Some(datum);
+                match uses[r.index()] {
+                    0 => self.cx.live.release(&datum),
+                    _ => values[r.index()] = Some(datum),
                 }
             }
         }
         let missing = |v| EvalError::in_graph(place(), Fault::Operands(format!("output {v} has no value")));
         graph.outputs().iter().map(|&v| values[v.index()].clone().ok_or_else(|| missing(v))).collect()
+    }
+
+    /// Runs one node: as many results as its types, which are checked, and held as alive.
+    fn run_node(
+        &mut self,
+        module: &Module,
+        node: &Node,
+        types: &[Type],
+        operands: &[Datum],
+    ) -> Result<Vec<Datum>, Fault> {
+        let results = self.exec(module, &node.op, operands)?;
+        if results.len() != types.len() {
+            return Err(Fault::Operands(format!("{} results, expected {}", results.len(), types.len())));
+        }
+        self.cx.bind_results(types, &results)?;
+        let constant = matches!(node.op, Op::Source(Source::Constant { .. }));
+        let owner = if constant { Owner::Elsewhere } else { Owner::Evaluation };
+        results.iter().try_for_each(|r| self.cx.hold(r, owner))?;
+        Ok(results)
     }
 
     fn exec(&mut self, module: &Module, op: &Op, operands: &[Datum]) -> Result<Vec<Datum>, Fault> {

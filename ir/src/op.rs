@@ -180,11 +180,42 @@ impl Op {
     /// Whether the operator may neither be removed when unused, nor merged, nor reordered with others of its kind.
     pub fn has_effect(&self) -> bool {
         match self {
-            Op::Object(Object::StateRead { .. } | Object::StateAssign { .. }) => true,
             Op::Host(h) => h.is_random() || h.may_fail_by_design(),
-            // A called graph may hold effects; callers that know better inline it.
-            Op::Control(Control::If { .. } | Control::Loop { .. } | Control::Call { .. }) => true,
-            _ => false,
+            Op::Control(c) => match c {
+                // A called graph may hold effects; callers that know better inline it.
+                Control::If { .. } | Control::Loop { .. } | Control::Call { .. } => true,
+                Control::Fusion { .. } => false,
+            },
+            Op::Object(o) => match o {
+                Object::StateRead { .. } | Object::StateAssign { .. } => true,
+                // As of a call.
+                Object::SequenceMap { .. } => true,
+                Object::SequenceEmpty { .. }
+                | Object::SequenceConstruct {}
+                | Object::SequenceAt {}
+                | Object::SequenceInsert { .. }
+                | Object::SequenceErase { .. }
+                | Object::SequenceLength {}
+                | Object::SequenceSplit { .. }
+                | Object::SequenceConcat { .. }
+                | Object::OptionalNone { .. }
+                | Object::OptionalSome {}
+                | Object::OptionalHas {}
+                | Object::OptionalGet {} => false,
+            },
+            Op::Elementwise(_)
+            | Op::Cast(_)
+            | Op::Source(_)
+            | Op::Reduce(_)
+            | Op::Contract(_)
+            | Op::Conv(_)
+            | Op::Window(_)
+            | Op::Movement(_)
+            | Op::Index(_)
+            | Op::Order(_)
+            | Op::Quant(_)
+            | Op::Composite(_)
+            | Op::Dynamic(_) => false,
         }
     }
 

@@ -49,7 +49,7 @@ fn run(module: &Module, seed: u64) -> Result<bool, String> {
     let entry = module.entries()[0];
     let given: Vec<Datum> = inputs(module.graph(entry), size, seed).into_iter().map(Datum::Tensor).collect();
     let wrong = RefCell::new(None);
-    let limits = Limits { max_bytes: 1 << 22, max_work: 1 << 24, max_depth: 16 };
+    let limits = Limits { max_bytes: 1 << 22, max_live: 1 << 24, max_work: 1 << 24, max_depth: 16 };
     let mut ev = Evaluator::with_limits(module, limits);
     ev.set_observer(|graph, _, node, results| {
         for (&v, result) in node.results.iter().zip(results) {

@@ -368,14 +368,15 @@ impl Trace<'_, '_> {
         }
     }
 
-    /// How many of `kernel` taps from `start` on fall into `0 .. extent`.
+    /// How many of `kernel` taps from `start` on fall into `0 .. extent`; 1 if none does, for means divide by it.
     fn taps_inside(&self, start: &Expr, extent: &Dim, kernel: i64, dilation: i64) -> Expr {
         let d = Dim::known(dilation);
         let up = Dim::known(dilation - 1);
         let negated = start.times(&Dim::known(-1));
         let first = negated.plus_dim(&up).div(&d, &self.axes).greater(&Expr::zero());
         let last = negated.plus_dim(&(extent + &up)).div(&d, &self.axes).lesser(&Expr::constant(kernel));
-        last.plus(&first.times(&Dim::known(-1))).greater(&Expr::zero())
+        // Of a window in the padding only, the sum is 0; divided by 1 it stays so.
+        last.plus(&first.times(&Dim::known(-1))).greater(&Expr::constant(1))
     }
 }
 

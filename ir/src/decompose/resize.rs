@@ -10,8 +10,9 @@ use crate::infer::InferError;
 use crate::op::{Composite, CoordinateMode, Index, Interpolation, NearestMode};
 use crate::{Build, DType, Dim, Ew, Scalar, Tensor, Value};
 
-/// Parameters of all formulas: result position, scale, sizes of operand and result, bounds of the region.
-const PARAMS: &[&str] = &["y", "scale", "n", "m", "r0", "r1"];
+/// Parameters of all formulas: result position, scale, sizes of operand and result, the result's size before rounding,
+/// bounds of the region.
+const PARAMS: &[&str] = &["y", "scale", "n", "m", "w", "r0", "r1"];
 
 /// Largest table of coordinates; longer axes compute them.
 const MAX_TABLE: i64 = 1 << 20;
@@ -93,13 +94,12 @@ pub(super) fn resize(op: &Composite, b: &mut dyn Build, x: Value) -> Result<Valu
 fn coordinate(mode: CoordinateMode) -> &'static str {
     match mode {
         CoordinateMode::HalfPixel => "(y + 0.5) / scale - 0.5",
-        CoordinateMode::HalfPixelSymmetric => "n / 2 * (1 - m / (scale * n)) + (y + 0.5) / scale - 0.5",
-        CoordinateMode::PytorchHalfPixel => "select(scale * n == 1, -0.5, (y + 0.5) / scale - 0.5)",
-        CoordinateMode::AlignCorners => "select(scale * n == 1, 0, y * (n - 1) / (scale * n - 1))",
+        CoordinateMode::HalfPixelSymmetric => "n / 2 * (1 - m / w) + (y + 0.5) / scale - 0.5",
+        CoordinateMode::PytorchHalfPixel => "select(w == 1, -0.5, (y + 0.5) / scale - 0.5)",
+        CoordinateMode::AlignCorners => "select(w == 1, 0, y * (n - 1) / (w - 1))",
         CoordinateMode::Asymmetric => "y / scale",
         CoordinateMode::TfCropAndResize => {
-            "select(scale * n == 1, (r1 - r0) * (n - 1) / 2, y * (r1 - r0) * (n - 1) / (scale * n - 1)) \
-             + r0 * (n - 1)"
+            "select(w == 1, (r1 - r0) * (n - 1) / 2, y * (r1 - r0) * (n - 1) / (w - 1)) + r0 * (n - 1)"
         }
     }
 }
@@ -198,12 +198,17 @@ impl Calculator<'_> {
 fn resize_axis(b: &mut dyn Build, x: Value, axis: &Axis, spec: &Spec) -> Result<Value, InferError> {
     let mut calc = Calculator { b };
     let (y, n, m) = (calc.range(&axis.to)?, calc.size(&axis.from)?, calc.size(&axis.to)?);
-    let scale = match axis.scale {
-        Some(s) => Calculator::constant(s),
-        None => calc.apply("m / n", &["m", "n"], &[&m, &n])?,
+    let (scale, width) = match axis.scale {
+        Some(s) => {
+            let scale = Calculator::constant(s);
+            let width = calc.apply("scale * n", &["scale", "n"], &[&scale, &n])?;
+            (scale, width)
+        }
+        // The quotient times the operand's size need not give the result's size back, so that is taken as it is.
+        None => (calc.apply("m / n", &["m", "n"], &[&m, &n])?, m.clone()),
     };
     let (r0, r1) = (Calculator::constant(axis.region.0), Calculator::constant(axis.region.1));
-    let all = [&y, &scale, &n, &m, &r0, &r1];
+    let all = [&y, &scale, &n, &m, &width, &r0, &r1];
     let at = calc.apply(coordinate(spec.coordinates), PARAMS, &all)?;
     let base = calc.apply("ceil(x) - 1", &["x"], &[&at])?;
     let ratio = calc.apply("x - base", &["x", "base"], &[&at, &base])?;

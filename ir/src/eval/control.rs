@@ -5,6 +5,7 @@ use crate::{GraphId, Module, Tensor, Type};
 
 use super::fault::{Fault, invalid};
 use super::lanes::{Lanes, ints, single};
+use super::live::Owner;
 use super::movement::concat;
 use super::object::ITEM_BYTES;
 use super::{Datum, Evaluator, tensor};
@@ -21,7 +22,12 @@ pub(super) fn control(
             let taken = if truth(tensor(operands, 0)?)? { *then_graph } else { *else_graph };
             Ok(ev.run_graph(module, taken, operands[1..].to_vec())?)
         }
-        Control::Loop { body, carried } => run_loop(ev, module, *body, *carried, operands),
+        Control::Loop { body, carried } => {
+            ev.cx.live.open();
+            let results = run_loop(ev, module, *body, *carried, operands);
+            ev.cx.live.close();
+            results
+        }
         Control::Call { graph } | Control::Fusion { graph } => {
             Ok(ev.run_graph(module, *graph, operands.to_vec())?)
         }
@@ -57,6 +63,8 @@ fn run_loop(
     let mut trip = 0;
     while go_on && trip < trips {
         ev.cx.tick(1)?;
+        // From here on the body's frame holds them.
+        values.iter().for_each(|v| ev.cx.live.release(v));
         let mut inputs = vec![Tensor::scalar(trip).into(), bool_tensor(go_on)?.into()];
         inputs.append(&mut values);
         inputs.extend_from_slice(captures);
@@ -64,6 +72,7 @@ fn run_loop(
         let condition = results.next().and_then(Datum::into_tensor);
         go_on = truth(&condition.ok_or_else(|| Fault::operands("the body gives no condition"))?)?;
         values = results.by_ref().take(carried).collect();
+        values.iter().try_for_each(|v| ev.cx.hold(v, Owner::Evaluation))?;
         for (slice, list) in results.zip(&mut slices) {
             let Datum::Tensor(t) = slice else { return invalid("a scan result is not a tensor") };
             let held = list.len().saturating_mul(t.bytes().len() + ITEM_BYTES);
@@ -71,7 +80,9 @@ fn run_loop(
                 let limit = ev.cx.limits.max_bytes;
                 return Err(Fault::TooLarge { dtype: t.dtype(), dims: t.dims().to_vec(), limit });
             }
-            list.push(t);
+            let slice = Datum::Tensor(t);
+            ev.cx.hold(&slice, Owner::Evaluation)?;
+            list.extend(slice.into_tensor());
         }
         trip += 1;
     }

@@ -23,6 +23,15 @@ struct Geometry {
     before: Vec<i64>,
 }
 
+/// Which way a convolution goes.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Results gather operand elements.
+    Forward,
+    /// Operand elements scatter into results.
+    Transposed,
+}
+
 /// A convolution of either direction.
 pub(super) fn conv(cx: &mut Cx<'_>, op: &Conv, x: &Tensor, w: &Tensor) -> Result<Tensor, Fault> {
     let (layout, out) = match op {
@@ -30,25 +39,27 @@ pub(super) fn conv(cx: &mut Cx<'_>, op: &Conv, x: &Tensor, w: &Tensor) -> Result
         Conv::Transposed { layout, .. } => (*layout, x.dtype()),
     };
     let first = channels_first_dims(x.dims(), layout)?;
-    let g = match op {
+    let (way, g) = match op {
         Conv::Forward { strides, dilations, pads, groups, .. } => {
-            Geometry::forward(cx, &first, w.dims(), (strides, dilations), pads, *groups)?
+            let g = Geometry::forward(cx, &first, w.dims(), (strides, dilations), pads, *groups)?;
+            (Way::Forward, g)
         }
         Conv::Transposed { strides, dilations, pads, output_pads, groups, .. } => {
-            Geometry::transposed(cx, &first, w.dims(), (strides, dilations), pads, output_pads, *groups)?
+            let steps = (strides.as_slice(), dilations.as_slice());
+            let g = Geometry::transposed(cx, &first, w.dims(), steps, pads, output_pads, *groups)?;
+            (Way::Transposed, g)
         }
     };
-    let forward = matches!(op, Conv::Forward { .. });
     let dims = [&[g.batch, g.groups * g.channels.1], g.output.as_slice()].concat();
     cx.admit(out, &dims)?;
     match Pair::decode(x, w, out)? {
         Pair::F(a, b) => {
-            let sums = run(cx, &g, forward, &to_channels_first(a, x.dims(), layout), &b)?;
+            let sums = run(cx, &g, way, &to_channels_first(a, x.dims(), layout), &b)?;
             let (dims, sums) = from_channels_first(sums, &dims, layout);
             encode_f64(sums, out, &dims)
         }
         Pair::I(a, b) => {
-            let sums = run(cx, &g, forward, &to_channels_first(a, x.dims(), layout), &b)?;
+            let sums = run(cx, &g, way, &to_channels_first(a, x.dims(), layout), &b)?;
             let (dims, sums) = from_channels_first(sums, &dims, layout);
             encode_i64(sums, out, &dims)
         }
@@ -246,7 +257,7 @@ impl Geometry {
 }
 
 /// Sums in channels-first order.
-fn run<T: Number>(cx: &mut Cx<'_>, g: &Geometry, forward: bool, x: &[T], w: &[T]) -> Result<Vec<T>, Fault> {
+fn run<T: Number>(cx: &mut Cx<'_>, g: &Geometry, way: Way, x: &[T], w: &[T]) -> Result<Vec<T>, Fault> {
     let (inputs, outputs, taps) = (product(&g.input)?, product(&g.output)?, product(&g.kernel)?);
     let (from, to) = g.channels;
     let mut out = vec![T::ZERO; g.batch * g.groups * to * outputs];
@@ -261,9 +272,9 @@ fn run<T: Number>(cx: &mut Cx<'_>, g: &Geometry, forward: bool, x: &[T], w: &[T]
             tap[a] = rest % g.kernel[a];
             rest /= g.kernel[a];
         }
-        let runs = match forward {
-            true => g.runs(&tap, &g.output, &g.input),
-            false => g.runs(&tap, &g.input, &g.output),
+        let runs = match way {
+            Way::Forward => g.runs(&tap, &g.output, &g.input),
+            Way::Transposed => g.runs(&tap, &g.input, &g.output),
         };
         for image in 0..g.batch * g.groups {
             let group = image % g.groups;
@@ -272,8 +283,11 @@ fn run<T: Number>(cx: &mut Cx<'_>, g: &Geometry, forward: bool, x: &[T], w: &[T]
                 let sums = &mut out[(image * to + o) * outputs..][..outputs];
                 for c in 0..from {
                     let plane = &x[(image * from + c) * inputs..][..inputs];
-                    let at = if forward { (group * to + o) * from + c } else { (group * from + c) * to + o };
-                    add_runs(sums, plane, w[at * taps + t], &runs, step, forward);
+                    let at = match way {
+                        Way::Forward => (group * to + o) * from + c,
+                        Way::Transposed => (group * from + c) * to + o,
+                    };
+                    add_runs(sums, plane, w[at * taps + t], &runs, step, way);
                 }
             }
         }
@@ -288,21 +302,21 @@ fn add_runs<T: Number>(
     weight: T,
     runs: &[(usize, usize, usize)],
     step: usize,
-    forward: bool,
+    way: Way,
 ) {
     for &(coarse, fine, len) in runs {
-        match (forward, step) {
-            (true, 1) => {
+        match (way, step) {
+            (Way::Forward, 1) => {
                 for (sum, &v) in sums[coarse..coarse + len].iter_mut().zip(&plane[fine..fine + len]) {
                     *sum = sum.add_product(weight, v);
                 }
             }
-            (true, _) => {
+            (Way::Forward, _) => {
                 for (i, sum) in sums[coarse..coarse + len].iter_mut().enumerate() {
                     *sum = sum.add_product(weight, plane[fine + i * step]);
                 }
             }
-            (false, _) => {
+            (Way::Transposed, _) => {
                 for (i, &v) in plane[coarse..coarse + len].iter().enumerate() {
                     let sum = &mut sums[fine + i * step];
                     *sum = sum.add_product(weight, v);

@@ -6,6 +6,7 @@ use crate::{DType, Dim, Symbol, Type};
 
 use super::Datum;
 use super::fault::{Fault, invalid};
+use super::live::{Live, Owner};
 use super::random::Rng;
 
 /// Bounds of an evaluation.
@@ -13,6 +14,8 @@ use super::random::Rng;
 pub struct Limits {
     /// Largest result, in bytes. Temporary data of an operator is at most 16 times the largest operand or result.
     pub max_bytes: u64,
+    /// Most bytes of results that are alive at one time, beside inputs, constants and states.
+    pub max_live: u64,
     /// Elementary steps (elements produced, multiply-adds; 256 a node) of all runs together.
     pub max_work: u64,
     /// Depth of graphs that call each other.
@@ -20,9 +23,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 4 GiB a result, no bound on work, 64 levels.
+    /// 4 GiB a result, 16 GiB in all, no bound on work, 64 levels.
     fn default() -> Self {
-        Limits { max_bytes: 4 << 30, max_work: u64::MAX, max_depth: 64 }
+        Limits { max_bytes: 4 << 30, max_live: 16 << 30, max_work: u64::MAX, max_depth: 64 }
     }
 }
 
@@ -37,6 +40,7 @@ pub(super) struct Cx<'m> {
     pub(super) limits: Limits,
     pub(super) interrupt: Option<Box<dyn FnMut() -> bool + 'm>>,
     pub(super) random: Rng,
+    pub(super) live: Live,
     work: u64,
     asked: u64,
 }
@@ -44,20 +48,38 @@ pub(super) struct Cx<'m> {
 impl<'m> Cx<'m> {
     pub(super) fn new(limits: Limits) -> Self {
         let frames = vec![FxHashMap::default()];
-        Cx { frames, limits, interrupt: None, random: Rng::new(0), work: 0, asked: 0 }
+        Cx { frames, limits, interrupt: None, random: Rng::new(0), live: Live::default(), work: 0, asked: 0 }
     }
 
-    /// Opens a frame of symbols for a called graph.
+    /// Opens a frame of symbols and a scope of live values for a called graph.
     pub(super) fn enter(&mut self) -> Result<(), Fault> {
         if self.frames.len() > self.limits.max_depth {
             return Err(Fault::DepthLimit(self.limits.max_depth));
         }
         self.frames.push(FxHashMap::default());
+        self.live.open();
         Ok(())
     }
 
     pub(super) fn leave(&mut self) {
         self.frames.pop();
+        self.live.close();
+    }
+
+    /// Counts a value as alive; an error if all that are alive exceed the limits.
+    pub(super) fn hold(&mut self, datum: &Datum, owner: Owner) -> Result<(), Fault> {
+        let live = self.live.bytes();
+        self.live.hold(datum, owner);
+        let bytes = self.live.bytes() - live;
+        self.check_live(live, bytes)
+    }
+
+    fn check_live(&self, live: u64, bytes: u64) -> Result<(), Fault> {
+        let limit = self.limits.max_live;
+        match live.saturating_add(bytes) <= limit {
+            true => Ok(()),
+            false => Err(Fault::LiveLimit { bytes, live, limit }),
+        }
     }
 
     /// Counts work; an error if the limits or the interrupt function say to stop.
@@ -77,6 +99,21 @@ impl<'m> Cx<'m> {
 
     /// The number of elements of a result about to be made, if the limits allow it.
     pub(super) fn admit(&mut self, dtype: DType, dims: &[usize]) -> Result<usize, Fault> {
+        let (count, bytes) = self.measure(dtype, dims)?;
+        self.check_live(self.live.bytes(), bytes)?;
+        self.tick(count)?;
+        Ok(count)
+    }
+
+    /// As [`Cx::admit`], for a result whose storage is there already.
+    pub(super) fn admit_shared(&mut self, dtype: DType, dims: &[usize]) -> Result<usize, Fault> {
+        let (count, _) = self.measure(dtype, dims)?;
+        self.tick(count)?;
+        Ok(count)
+    }
+
+    /// Elements and bytes of a result, if one result may have so many.
+    fn measure(&self, dtype: DType, dims: &[usize]) -> Result<(usize, u64), Fault> {
         let limit = self.limits.max_bytes;
         let too_large = || Fault::TooLarge { dtype, dims: dims.to_vec(), limit };
         let count = dims.iter().try_fold(1usize, |a, &d| a.checked_mul(d)).ok_or_else(too_large)?;
@@ -86,11 +123,9 @@ impl<'m> Cx<'m> {
             _ => dtype.bits().div_ceil(8),
         };
         match count.checked_mul(each) {
-            Some(bytes) if bytes as u64 <= limit => {}
-            _ => return Err(too_large()),
+            Some(bytes) if bytes as u64 <= limit => Ok((count, bytes as u64)),
+            Some(_) | None => Err(too_large()),
         }
-        self.tick(count)?;
-        Ok(count)
     }
 
     pub(super) fn bind(&mut self, symbol: &Symbol, value: i64) {
@@ -195,7 +230,7 @@ mod tests {
 
     #[test]
     fn limits_stop_work() {
-        let mut cx = Cx::new(Limits { max_bytes: 100, max_work: 50, max_depth: 2 });
+        let mut cx = Cx::new(Limits { max_bytes: 100, max_live: 1000, max_work: 50, max_depth: 2 });
         assert!(matches!(cx.admit(DType::F32, &[26]), Err(Fault::TooLarge { .. })));
         assert!(matches!(cx.admit(DType::F32, &[usize::MAX, 2]), Err(Fault::TooLarge { .. })));
         assert_eq!(cx.admit(DType::F32, &[25]), Ok(25));

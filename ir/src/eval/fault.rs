@@ -31,6 +31,16 @@ pub enum Fault {
         /// The limit.
         limit: u64,
     },
+    /// Results that are alive at one time exceed the limits.
+    #[error("{bytes} bytes more than {live} live ones exceed the evaluator's limit of {limit} bytes in all")]
+    LiveLimit {
+        /// Bytes of the result.
+        bytes: u64,
+        /// Bytes of the results that are alive.
+        live: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// The evaluation has done as much work as its limits allow.
     #[error("the evaluation exceeds its limit of {0} elementary steps")]
     WorkLimit(u64),

@@ -6,6 +6,7 @@ use crate::{DType, GraphId, Module, Tensor, Type};
 use super::control::bool_tensor;
 use super::fault::{Fault, invalid};
 use super::lanes::{ints, single};
+use super::live::Owner;
 use super::movement::{concat, slice};
 use super::walk::{axis_of, index_of};
 use super::{Datum, Evaluator, tensor};
@@ -106,7 +107,7 @@ fn sequence_of(ev: &mut Evaluator<'_>, items: Vec<Datum>) -> Result<Datum, Fault
         bytes = bytes.saturating_add(ITEM_BYTES + item.as_tensor().map_or(0, |t| t.bytes().len()));
     }
     ev.cx.tick(items.len())?;
-    ev.cx.admit(DType::U8, &[bytes])?;
+    ev.cx.admit_shared(DType::U8, &[bytes])?;
     Ok(Datum::Sequence { element, items })
 }
 
@@ -232,12 +233,19 @@ fn map(
     }
     let Some(graph) = module.get_graph(body) else { return invalid(format!("there is no graph {body}")) };
     let mut results: Vec<Vec<Datum>> = vec![vec![]; graph.outputs().len()];
-    for i in 0..first.len() {
+    ev.cx.live.open();
+    let ran = (0..first.len()).try_for_each(|i| {
         let mut inputs: Vec<Datum> = lists.iter().map(|l| l[i].clone()).collect();
         inputs.extend_from_slice(&operands[sequences..]);
         let outputs = ev.run_graph(module, body, inputs)?;
-        results.iter_mut().zip(outputs).for_each(|(list, v)| list.push(v));
-    }
+        for (list, v) in results.iter_mut().zip(outputs) {
+            ev.cx.hold(&v, Owner::Evaluation)?;
+            list.push(v);
+        }
+        Ok::<(), Fault>(())
+    });
+    ev.cx.live.close();
+    ran?;
     let mut out = vec![];
     for (items, &v) in results.into_iter().zip(graph.outputs()) {
         out.push(match items.is_empty() {

@@ -48,12 +48,6 @@ pub(super) fn reduce_axes(
     let n = product(&reduced)?;
     let result = match combined {
         done if row.finish == "r" => done,
-        // Roots and logarithms of integers: in doubles, then truncated.
-        Lanes::I(sums) if kind != ReduceKind::Mean => {
-            let sums = Lanes::F(sums.into_iter().map(|v| v as f64).collect());
-            let n = Lanes::splat(Scalar::F(n as f64), outputs);
-            eval_lanes(&body(row.finish, &["r", "n"])?, &[&sums, &n], &[], DType::F64, outputs)?
-        }
         sums => {
             let n = match sums {
                 Lanes::I(_) => Scalar::I(n as i128),
@@ -71,13 +65,19 @@ pub(super) fn reduce_axes(
 }
 
 fn check_dtype(kind: ReduceKind, dtype: DType) -> Result<(), Fault> {
-    let logical = matches!(kind, ReduceKind::Any | ReduceKind::All);
-    let fits = match dtype.class() {
-        DClass::Bool => logical || matches!(kind, ReduceKind::Max | ReduceKind::Min),
-        DClass::Signed | DClass::Unsigned | DClass::Float => !logical,
-        DClass::Complex | DClass::Text => false,
+    let fits = match kind {
+        ReduceKind::Any | ReduceKind::All => dtype.class() == DClass::Bool,
+        ReduceKind::L2 | ReduceKind::LogSum => dtype.is_float(),
+        ReduceKind::Max | ReduceKind::Min => dtype.class() == DClass::Bool || is_number(dtype),
+        ReduceKind::Sum | ReduceKind::Mean | ReduceKind::Prod | ReduceKind::L1 | ReduceKind::SumSquare => {
+            is_number(dtype)
+        }
     };
     if fits { Ok(()) } else { invalid(format!("{kind:?} does not apply to {dtype}")) }
+}
+
+fn is_number(dtype: DType) -> bool {
+    matches!(dtype.class(), DClass::Signed | DClass::Unsigned | DClass::Float)
 }
 
 /// Combines each element into the slot that the walk names; floats in double precision, integers wrapping.

@@ -29,7 +29,9 @@ impl Walk {
     pub(super) fn new(dims: &[usize], strides: &[isize], base: isize) -> Self {
         // Sizes of an empty space may be beyond what a product can hold.
         let left = if dims.contains(&0) { 0 } else { dims.iter().product() };
-        let (dims, strides) = (dims.to_vec(), strides.to_vec());
+        // An axis of one element is never stepped along: its stride may be anything, beyond what sums can hold too.
+        let strides = dims.iter().zip(strides).map(|(&d, &s)| if d > 1 { s } else { 0 }).collect();
+        let dims = dims.to_vec();
         Walk { index: vec![0; dims.len()], dims, strides, offset: base, left }
     }
 }
@@ -216,6 +218,12 @@ mod tests {
         assert_eq!(Walk::new(&[3], &[-1], 2).collect::<Vec<_>>(), [2, 1, 0]);
         assert_eq!(Walk::new(&[], &[], 5).collect::<Vec<_>>(), [5]);
         assert_eq!(Walk::new(&[2, 0], &[1, 1], 0).count(), 0);
+    }
+
+    #[test]
+    fn strides_of_single_elements_do_not_count() {
+        assert_eq!(Walk::new(&[1, 2], &[isize::MAX, 1], 1).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(Walk::new(&[2, 1], &[1, isize::MIN], 0).collect::<Vec<_>>(), [0, 1]);
     }
 
     #[test]

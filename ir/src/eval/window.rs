@@ -12,7 +12,7 @@ use super::cx::Cx;
 use super::fault::{Fault, invalid};
 use super::lanes::{Lanes, as_f64};
 use super::reduce::identity;
-use super::walk::{product, strides};
+use super::walk::{Walk, product, strides};
 
 /// Geometry of a pooling; one entry a spatial axis.
 struct Geometry {
@@ -96,20 +96,8 @@ impl Geometry {
         (reach(0)..reach(size), reach(size + self.pads[a].1.max(0)) as usize)
     }
 
-    /// `prefix` and the position of kernel element `k` of window `i` along axis `a`.
-    fn position(&self, prefix: &[usize], a: usize, i: usize, k: i64) -> Vec<usize> {
-        let at = i as i64 * self.strides[a] - self.pads[a].0 + k * self.dilations[a];
-        // Callers take `k` from `taps`, so the position is not negative.
-        [prefix, &[at as usize]].concat()
-    }
-
-    /// Calls `visit` for each output position with the positions inside the operand, and how many lie inside the
-    /// operand or its padding.
-    fn windows(
-        &self,
-        cx: &mut Cx<'_>,
-        mut visit: impl FnMut(usize, &[Vec<usize>], usize),
-    ) -> Result<(), Fault> {
+    /// Calls `visit` for each output position with its window.
+    fn windows(&self, cx: &mut Cx<'_>, mut visit: impl FnMut(usize, &Taps<'_>)) -> Result<(), Fault> {
         let mut at = vec![0usize; self.output.len()];
         let outputs = if self.planes == 0 { 0 } else { product(&self.output)? };
         for o in 0..outputs {
@@ -118,22 +106,47 @@ impl Geometry {
                 at[a] = rest % self.output[a];
                 rest /= self.output[a];
             }
-            let (mut inside, mut padded) = (vec![vec![]], 1usize);
+            let mut taps = Taps { first: vec![], sizes: vec![], dilations: &self.dilations, padded: 1 };
             for (a, &i) in at.iter().enumerate() {
                 let (valid, count) = self.taps(a, i);
-                padded = padded.saturating_mul(count);
-                cx.tick((valid.end - valid.start).max(0) as usize)?;
-                inside = inside
-                    .iter()
-                    .flat_map(|prefix: &Vec<usize>| {
-                        valid.clone().map(move |k| self.position(prefix, a, i, k))
-                    })
-                    .collect();
+                let first = i as i64 * self.strides[a] - self.pads[a].0 + valid.start * self.dilations[a];
+                taps.padded = taps.padded.saturating_mul(count);
+                taps.sizes.push((valid.end - valid.start).max(0) as usize);
+                // Without a tap inside, the position may be negative; then nothing is read.
+                taps.first.push(first.max(0) as usize);
             }
-            cx.tick(inside.len().saturating_mul(self.planes))?;
-            visit(o, &inside, padded);
+            cx.tick(taps.inside().saturating_add(1).saturating_mul(self.planes))?;
+            visit(o, &taps);
         }
         Ok(())
+    }
+}
+
+/// The taps of one window that lie inside the operand: a grid, of which each axis has the first position and a number.
+struct Taps<'g> {
+    first: Vec<usize>,
+    sizes: Vec<usize>,
+    dilations: &'g [i64],
+    /// How many taps lie inside the operand or its padding.
+    padded: usize,
+}
+
+impl Taps<'_> {
+    /// How many there are.
+    fn inside(&self) -> usize {
+        self.sizes.iter().fold(1, |n, &s| n.saturating_mul(s))
+    }
+
+    /// Their offsets in a plane of these strides, in row-major order.
+    fn offsets(&self, strides: &[isize]) -> Walk {
+        if self.sizes.contains(&0) {
+            return Walk::new(&[0], &[0], 0);
+        }
+        let base = self.first.iter().zip(strides).map(|(&p, &s)| p as isize * s).sum();
+        // Several taps inside the operand stand closer together than its size, so that products cannot overflow.
+        let step = |a: usize| if self.sizes[a] > 1 { self.dilations[a] as isize * strides[a] } else { 0 };
+        let steps: Vec<isize> = (0..self.sizes.len()).map(step).collect();
+        Walk::new(&self.sizes, &steps, base)
     }
 }
 
@@ -177,8 +190,11 @@ fn pool_floats(cx: &mut Cx<'_>, kind: WindowKind, g: &Geometry, x: &[f64]) -> Re
             |a, v| if a.is_nan() || v.is_nan() { f64::NAN } else { a.max(v) },
             |r, _, _| r,
         ),
-        WindowKind::Average => fold(cx, g, x, 0.0, |a, v| a + v, |r, inside, _| r / inside as f64),
-        WindowKind::AverageWithPad => fold(cx, g, x, 0.0, |a, v| a + v, |r, _, padded| r / padded as f64),
+        // A window without elements has the sum 0, which stays.
+        WindowKind::Average => fold(cx, g, x, 0.0, |a, v| a + v, |r, inside, _| r / inside.max(1) as f64),
+        WindowKind::AverageWithPad => {
+            fold(cx, g, x, 0.0, |a, v| a + v, |r, _, padded| r / padded.max(1) as f64)
+        }
         WindowKind::L1 => fold(cx, g, x, 0.0, |a, v| a + v.abs(), |r, _, _| r),
         WindowKind::L2 => fold(cx, g, x, 0.0, |a, v| a + v * v, |r: f64, _, _| r.sqrt()),
     }
@@ -197,19 +213,20 @@ fn fold<T: Copy>(
     let (inputs, outputs) = (product(&g.input)?, product(&g.output)?);
     let own = strides(&g.input);
     let mut out = vec![start; g.planes * outputs];
-    g.windows(cx, |o, inside, padded| {
-        let offsets: Vec<usize> = inside.iter().map(|p| offset(p, &own)).collect();
+    g.windows(cx, |o, taps| {
+        for at in taps.offsets(&own) {
+            for plane in 0..g.planes {
+                let slot = &mut out[plane * outputs + o];
+                *slot = step(*slot, x[plane * inputs + at]);
+            }
+        }
+        let inside = taps.inside();
         for plane in 0..g.planes {
-            let x = &x[plane * inputs..][..inputs];
-            let folded = offsets.iter().fold(start, |a, &i| step(a, x[i]));
-            out[plane * outputs + o] = finish(folded, offsets.len(), padded);
+            let slot = &mut out[plane * outputs + o];
+            *slot = finish(*slot, inside, taps.padded);
         }
     })?;
     Ok(out)
-}
-
-fn offset(position: &[usize], strides: &[isize]) -> usize {
-    position.iter().zip(strides).map(|(p, s)| p * s.unsigned_abs()).sum()
 }
 
 fn max_with_indices(
@@ -232,14 +249,11 @@ fn max_with_indices(
     }
     let lowest = identity(crate::Prim::Max, x.dtype());
     let mut best = vec![(lowest, -1i64); g.planes * outputs];
-    g.windows(cx, |o, inside, _| {
-        let places: Vec<(usize, usize)> = inside
-            .iter()
-            .map(|p| (offset(p, &own), offset(p, if column_major { &columns } else { &own })))
-            .collect();
-        for plane in 0..g.planes {
-            let slot = &mut best[plane * outputs + o];
-            for &(at, named) in &places {
+    let named = if column_major { &columns } else { &own };
+    g.windows(cx, |o, taps| {
+        for (at, named) in taps.offsets(&own).zip(taps.offsets(named)) {
+            for plane in 0..g.planes {
+                let slot = &mut best[plane * outputs + o];
                 let v = values.get(plane * inputs + at);
                 if slot.1 < 0 || exceeds(as_f64(v), as_f64(slot.0)) {
                     *slot = (v, (plane * inputs + named) as i64);

@@ -34,7 +34,7 @@ pub struct ReduceRow {
 }
 
 attr_enum! {
-    /// What a reduction computes. Sums of floats narrower than f32 accumulate in f32.
+    /// What a reduction computes. Sums of floats narrower than f32 accumulate in f32; integers wrap to their dtype.
     ReduceKind {
         /// Sum.
         Sum = "sum",
@@ -48,11 +48,11 @@ attr_enum! {
         Min = "min",
         /// Sum of absolute values.
         L1 = "l1",
-        /// Square root of the sum of squares.
+        /// Square root of the sum of squares; of floats, for in an integer dtype the sum would wrap before the root.
         L2 = "l2",
         /// Sum of squares.
         SumSquare = "sum_square",
-        /// Logarithm of the sum.
+        /// Logarithm of the sum, of floats.
         LogSum = "log_sum",
         /// Logical or.
         Any = "any",
@@ -183,7 +183,7 @@ attr_enum! {
     WindowKind {
         /// Largest element; padding never wins.
         Max = "max",
-        /// Mean over the elements inside the input.
+        /// Mean over the elements inside the input; 0 where there are none.
         Average = "average",
         /// Mean over the window, padding counted as zeros (but not what `ceil_mode` adds beyond it).
         AverageWithPad = "average_with_pad",
@@ -504,7 +504,7 @@ family! {
             nearest: NearestMode, cubic_a: Float, antialias: bool, exclude_outside: bool, extrapolation: Float,
             roi: Vec<Float>,
         }
-        /// Results: u8 quantized `x`, its scale (f32), its zero point (u8).
+        /// Results: u8 quantized `x`, its scale (f32; 1 where `x` is all zeros), its zero point (u8).
         DynamicQuantize = "dynamic_quantize" {}
     }
 }

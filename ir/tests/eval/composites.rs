@@ -110,6 +110,32 @@ fn resizes() {
 }
 
 #[test]
+fn resizes_by_sizes_know_the_size() {
+    let op = |coordinates, to| Composite::Resize {
+        sizes: dims(&[to]),
+        scales: vec![None],
+        mode: Interpolation::Nearest,
+        coordinates,
+        nearest: NearestMode::Floor,
+        cubic_a: Float::new(-0.75),
+        antialias: false,
+        exclude_outside: false,
+        extrapolation: Float::new(0.0),
+        roi: vec![],
+    };
+    // 1 / 49 * 49 in doubles is below 1.
+    let count = |n: u32| f32s(&[n as usize], &(0..n).map(f64::from).collect::<Vec<_>>());
+    for coordinates in [CoordinateMode::PytorchHalfPixel, CoordinateMode::AlignCorners] {
+        same(&run(op(coordinates, 1), &[count(49)]), &f32s(&[1], &[0.0]));
+    }
+    // Aligned corners meet: the last element is the last, whatever the sizes.
+    for (n, m) in (2..100u32).flat_map(|n| [(n, 7), (n, 49), (n, 2)]) {
+        let y = run(op(CoordinateMode::AlignCorners, i64::from(m)), &[count(n)]);
+        assert_eq!(y.to_f64s().unwrap().last(), Some(&f64::from(n - 1)), "{n} to {m}");
+    }
+}
+
+#[test]
 fn dynamic_quantization() {
     // ONNX DynamicQuantizeLinear example.
     let x = f32s(&[6], &[0.0, 2.0, -3.0, -2.5, 1.34, 0.5]);
@@ -117,6 +143,14 @@ fn dynamic_quantization() {
     same(&r[0], &Tensor::from_slice(&[6], &[153u8, 255, 0, 26, 221, 179]).unwrap());
     near(&r[1], &[], &[0.019607844], 1e-7);
     same(&r[2], &Tensor::scalar(153u8));
+}
+
+#[test]
+fn zeros_quantize_with_scale_1() {
+    let r = run_all(Composite::DynamicQuantize {}, &[f32s(&[2], &[0.0, -0.0])]);
+    same(&r[0], &Tensor::from_slice(&[2], &[0u8, 0]).unwrap());
+    same(&r[1], &Tensor::scalar(1.0f32));
+    same(&r[2], &Tensor::scalar(0u8));
 }
 
 #[test]

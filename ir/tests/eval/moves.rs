@@ -171,6 +171,15 @@ fn one_hot_and_compress() {
 }
 
 #[test]
+fn one_element_may_be_sliced_by_any_step() {
+    let x = i64s(&[2, 3], &[1, 2, 3, 4, 5, 6]);
+    for step in [i64::MAX, i64::MIN] {
+        let op = Movement::Slice { starts: dims(&[1, 1]), sizes: dims(&[1, 2]), steps: vec![step, 1] };
+        same(&run(op, &[x.clone()]), &i64s(&[1, 2], &[5, 6]));
+    }
+}
+
+#[test]
 fn copies_of_long_texts_count() {
     use kiln_ir::eval::{Fault, Limits};
     let module = Module::new();

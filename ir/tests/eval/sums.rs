@@ -45,7 +45,13 @@ fn reductions_of_nothing_give_identities() {
 fn integer_and_bool_reductions() {
     let x = i64s(&[4], &[3, -4, 0, 1]);
     same(&run(reduce(ReduceKind::Mean, &[0], false), &[x.clone()]), &Tensor::scalar(0i64));
-    same(&run(reduce(ReduceKind::L2, &[0], false), &[x.clone()]), &Tensor::scalar(5i64));
+    for kind in [ReduceKind::L2, ReduceKind::LogSum] {
+        assert!(fails(reduce(kind, &[0], false), &[x.clone()]).contains("does not apply to i64"));
+    }
+    // NumPy squares in the dtype; its sum in 64 bits, rounded to the dtype, is the sum that wraps.
+    let wide = Tensor::from_slice(&[2], &[50_000i32, 40_000]).unwrap();
+    let squares = run(reduce(ReduceKind::SumSquare, &[0], false), &[wide]);
+    same(&squares, &Tensor::scalar(4_100_000_000u32 as i32));
     let bytes = Tensor::from_slice(&[3], &[200u8, 100, 1]).unwrap();
     same(&run(reduce(ReduceKind::Sum, &[0], false), &[bytes]), &Tensor::scalar(45u8));
     let b = Tensor::from_bools(&[2, 2], &[true, false, true, true]).unwrap();
@@ -256,6 +262,33 @@ fn a_window_that_starts_beyond_the_operand_does_not_count() {
     let x = f32s(&[1, 1, 6], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     let r = run(pool(WindowKind::Max, 1, 3, (0, 1), true), &[x]);
     same(&r, &f32s(&[1, 1, 2], &[1.0, 4.0]));
+}
+
+#[test]
+fn the_mean_of_a_window_in_the_padding_is_0() {
+    let x = f32s(&[1, 1, 2], &[3.0, 5.0]);
+    let r = |kind, pads| run(pool(kind, 2, 2, pads, false), &[x.clone()]);
+    for kind in [WindowKind::Average, WindowKind::AverageWithPad, WindowKind::L1, WindowKind::L2] {
+        same(&r(kind, (2, -2)), &f32s(&[1, 1, 1], &[0.0]));
+    }
+    same(&r(WindowKind::Average, (2, 2)), &f32s(&[1, 1, 3], &[0.0, 4.0, 0.0]));
+    same(&r(WindowKind::Max, (2, 0)), &f32s(&[1, 1, 2], &[f64::NEG_INFINITY, 5.0]));
+}
+
+#[test]
+fn dilated_windows_over_planes() {
+    let x = count(&[1, 2, 3, 4], 0.0);
+    let op = Window::Pool {
+        kind: WindowKind::Average,
+        kernel: vec![2, 2],
+        strides: vec![1, 2],
+        dilations: vec![2, 3],
+        pads: vec![(Dim::known(0), Dim::known(0)), (Dim::known(1), Dim::known(1))],
+        ceil_mode: false,
+        layout: Layout::ChannelsFirst,
+    };
+    // Rows 0 and 2; columns -1 and 2, 1 and 4.
+    same(&run(op, &[x]), &f32s(&[1, 2, 1, 2], &[6.0, 5.0, 18.0, 17.0]));
 }
 
 #[test]
