@@ -391,3 +391,13 @@ fn shape_arithmetic_stays_symbolic() {
     let graph = module.graph(module.entries()[0]);
     assert_eq!(graph.ty(graph.outputs()[0]).to_string(), "f32[N1, 6]");
 }
+
+#[test]
+fn pads_of_an_unpooling_may_be_any_integers() {
+    for pads in [[i64::MAX, i64::MAX], [i64::MIN, i64::MIN], [i64::MIN, i64::MAX]] {
+        let attrs = vec![ints("kernel_shape", &[2]), ints("pads", &pads)];
+        let inputs = vec![value("x", DType::F32, &[1, 1, 2]), value("i", DType::I64, &[1, 1, 2])];
+        let _ =
+            import(&model(18, graph(vec![node("MaxUnpool", &["x", "i"], &["y"], attrs)], inputs, &["y"])));
+    }
+}
