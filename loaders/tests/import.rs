@@ -393,6 +393,22 @@ fn shape_arithmetic_stays_symbolic() {
 }
 
 #[test]
+fn integers_shrink_as_numbers() {
+    let u8s = |v: &[u8]| Tensor::from_slice(&[v.len()], v).unwrap();
+    let n = |attrs| node("Shrink", &["x"], &["y"], attrs);
+    check_old(18, n(vec![]), &[("x", u8s(&[0, 1, 200]))], u8s(&[0, 1, 200]));
+    let attrs = vec![float("lambd", 1.5), float("bias", 1.0)];
+    check_old(18, n(attrs.clone()), &[("x", u8s(&[0, 1, 2, 255]))], u8s(&[0, 0, 1, 254]));
+    let i32s = |v: &[i32]| Tensor::from_slice(&[v.len()], v).unwrap();
+    check_old(
+        18,
+        n(attrs),
+        &[("x", i32s(&[-16_777_219, -1, 1, 16_777_219]))],
+        i32s(&[-16_777_218, 0, 0, 16_777_218]),
+    );
+}
+
+#[test]
 fn pads_of_an_unpooling_may_be_any_integers() {
     for pads in [[i64::MAX, i64::MAX], [i64::MIN, i64::MIN], [i64::MIN, i64::MAX]] {
         let attrs = vec![ints("kernel_shape", &[2]), ints("pads", &pads)];
