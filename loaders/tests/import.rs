@@ -393,6 +393,19 @@ fn shape_arithmetic_stays_symbolic() {
 }
 
 #[test]
+fn names_that_are_used_twice_are_reported() {
+    let mut g = graph(vec![node("Add", &["x", "w"], &["y"], vec![])], x3(), &["y"]);
+    g.initializer = vec![init("w", &f32s(&[3], &[1.0; 3])), init("w", &f32s(&[3], &[2.0; 3]))];
+    let identity = || function("F", &["x"], &["y"], vec![node("Relu", &["x"], &["y"], vec![])]);
+    let mut other = identity();
+    other.overload = "o".into();
+    let found = issues(&with_functions(g, vec![identity(), other, identity()]));
+    let places: Vec<_> = found.iter().map(|i| (i.origin.op.as_str(), i.origin.node.as_str())).collect();
+    assert_eq!(places, [("function", "F"), ("initializer", "w")], "{found:?}");
+    assert!(found.iter().all(|i| i.reason.contains("twice")), "{found:?}");
+}
+
+#[test]
 fn integers_shrink_as_numbers() {
     let u8s = |v: &[u8]| Tensor::from_slice(&[v.len()], v).unwrap();
     let n = |attrs| node("Shrink", &["x"], &["y"], attrs);
