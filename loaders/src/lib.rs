@@ -26,11 +26,14 @@ pub struct Limits {
     pub nodes: usize,
     /// Nesting of graphs and functions.
     pub depth: usize,
+    /// Bytes that the decoded form of a file's messages takes in memory: nodes, names, types, but not the data of
+    /// tensors and lists of numbers, which cannot be much larger than in the file. Counted before anything is decoded.
+    pub structure: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { nodes: 1 << 20, depth: 64 }
+        Limits { nodes: 1 << 20, depth: 64, structure: 512 << 20 }
     }
 }
 

@@ -312,3 +312,34 @@ fn real_models_load_and_compute() {
         }
     }
 }
+
+/// A file of one field, of this number, as often as given: each time an empty message.
+fn empty_messages(number: u8, count: usize) -> Vec<u8> {
+    [(number << 3) | 2, 0].repeat(count)
+}
+
+/// A length-delimited field.
+fn field(number: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![(number << 3) | 2];
+    prost::encoding::encode_varint(payload.len() as u64, &mut bytes);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+#[test]
+fn empty_messages_do_not_take_all_memory() {
+    let count = 8 << 20;
+    // Attributes of a node, nodes, tensors and inputs of a graph.
+    let attributes = field(7, &field(1, &empty_messages(5, count)));
+    let parts = [1, 5, 11].map(|number| field(7, &empty_messages(number, count)));
+    for bytes in [vec![attributes], parts.to_vec()].concat() {
+        let result = kiln_loaders::load_bytes("m.onnx", bytes::Bytes::from(bytes), &options());
+        let Err(LoadError::Limit { path, limit, .. }) = &result else { panic!("{result:?}") };
+        assert_eq!((path.as_str(), *limit), ("m.onnx", options().limits.structure));
+    }
+    let mut small = options();
+    small.limits.structure = 100;
+    let bytes = bytes::Bytes::from(varied().encode_to_vec());
+    let error = kiln_loaders::load_bytes("m.onnx", bytes, &small).unwrap_err();
+    assert!(error.to_string().contains("in bytes, is more than the limit of 100"), "{error}");
+}

@@ -334,7 +334,7 @@ fn poison<'p>(frame: &mut Frame<'p>, node: &'p NodeProto) {
 /// The names that a node uses, nested graphs included.
 fn used_names(node: &NodeProto) -> Vec<&str> {
     let graphs: Vec<&GraphProto> =
-        node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).collect();
+        node.attribute.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs)).collect();
     let mut names: Vec<&str> = node.input.iter().map(String::as_str).filter(|n| !n.is_empty()).collect();
     if !graphs.is_empty() {
         names.extend(free_names(&graphs));
@@ -414,7 +414,7 @@ fn collect_free<'p>(graph: &'p GraphProto, visit: &mut dyn FnMut(&'p str)) {
         for name in node.input.iter().filter(|n| !n.is_empty() && !own.contains(n.as_str())) {
             visit(name);
         }
-        for nested in node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)) {
+        for nested in node.attribute.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs)) {
             collect_free(nested, &mut |name| {
                 if !own.contains(name) {
                     visit(name);
