@@ -343,3 +343,17 @@ fn empty_messages_do_not_take_all_memory() {
     let error = kiln_loaders::load_bytes("m.onnx", bytes, &small).unwrap_err();
     assert!(error.to_string().contains("in bytes, is more than the limit of 100"), "{error}");
 }
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_refused_without_waiting() {
+    let folder = Folder::new("pipes");
+    let made = std::process::Command::new("mkfifo").arg(folder.path("w.bin")).status().unwrap();
+    assert!(made.success());
+    for path in [folder.path("w.bin"), "/dev/null".into()] {
+        let error = load(&path, &options()).unwrap_err();
+        assert!(error.to_string().ends_with("it is not a regular file"), "{error}");
+    }
+    let error = load(&write_model(&folder, "m.onnx", &external("w.bin", &[])), &options()).unwrap_err();
+    assert!(error.to_string().contains("`w.bin` is not a regular file"), "{error}");
+}
