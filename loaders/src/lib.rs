@@ -29,11 +29,13 @@ pub struct Limits {
     /// Bytes that the decoded form of a file's messages takes in memory: nodes, names, types, but not the data of
     /// tensors and lists of numbers, which cannot be much larger than in the file. Counted before anything is decoded.
     pub structure: usize,
+    /// Bytes that the dense forms of all sparse tensors take together.
+    pub sparse: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { nodes: 1 << 20, depth: 64, structure: 512 << 20 }
+        Limits { nodes: 1 << 20, depth: 64, structure: 512 << 20, sparse: 64 << 20 }
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct Session<'p> {
     pub(super) options: &'p LoadOptions,
     pub(super) issues: Vec<Issue>,
     pub(super) nodes: usize,
+    /// Bytes that dense forms of sparse tensors may still take.
+    pub(super) sparse_left: usize,
     limit: Option<LoadError>,
 }
 
@@ -91,6 +93,7 @@ pub(crate) fn import(
         options,
         issues: vec![],
         nodes: 0,
+        sparse_left: options.limits.sparse,
         limit: None,
     };
     let mut opsets = opsets(&model.opset_import);
@@ -222,7 +225,7 @@ pub(crate) fn import_graph<'p>(
     }
     for proto in &graph.sparse_initializer {
         if let Some(values) = &proto.values {
-            let value = sparse(proto, session.external).map_err(|e| e.to_string());
+            let value = sparse(proto, session.external, &mut session.sparse_left).map_err(|e| e.to_string());
             add_initializer(session, frame, b, values, value);
         }
     }
