@@ -11,7 +11,7 @@ pub mod npz;
 pub mod onnx;
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::path::Path;
 
 use kiln_ir::{Dim, Module};
@@ -26,11 +26,16 @@ pub struct Limits {
     pub nodes: usize,
     /// Nesting of graphs and functions.
     pub depth: usize,
+    /// Bytes that the decoded form of a file's messages takes in memory: nodes, names, types, but not the data of
+    /// tensors and lists of numbers, which cannot be much larger than in the file. Counted before anything is decoded.
+    pub structure: usize,
+    /// Bytes that the dense forms of all sparse tensors take together.
+    pub sparse: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { nodes: 1 << 20, depth: 64 }
+        Limits { nodes: 1 << 20, depth: 64, structure: 512 << 20, sparse: 64 << 20 }
     }
 }
 
@@ -49,9 +54,19 @@ pub struct LoadOptions {
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Module, LoadError> {
     let name = || path.display().to_string();
     let io = |source| LoadError::Io { path: name(), source };
+    let reason = |meta: &Metadata| match meta.is_file() {
+        true => None,
+        false if meta.is_dir() => Some("it is a folder"),
+        false => Some("it is not a regular file"),
+    };
+    // Before it is opened: a pipe that nobody writes to lets the opener wait.
+    let found = std::fs::metadata(path).map_err(io)?;
+    if let Some(reason) = reason(&found) {
+        return Err(LoadError::NotAModel { path: name(), reason: reason.to_owned() });
+    }
     let file = File::open(path).map_err(io)?;
-    if file.metadata().map_err(io)?.is_dir() {
-        return Err(LoadError::NotAModel { path: name(), reason: "it is a folder".to_owned() });
+    if let Some(reason) = reason(&file.metadata().map_err(io)?) {
+        return Err(LoadError::NotAModel { path: name(), reason: reason.to_owned() });
     }
     let bytes = map::map(&file).map_err(io)?;
     recognize(path, bytes, options)

@@ -4,9 +4,10 @@
 //! NumPy lacks are written as the narrowest NumPy dtype that holds every value exactly: small floats as f32, small
 //! integers as 8 bits.
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Cursor, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kiln_ir::{Bytes, DType, Scalar, Tensor, TensorError};
 use npyz::{DType as NpyDType, Endianness, NpyHeader, Order, TypeChar, TypeStr};
@@ -15,6 +16,42 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 /// Most bytes that the arrays of one file may have together.
 const MAX_BYTES: u64 = 16 << 30;
+
+/// Longest header of an array, in bytes. That of a tensor has some hundred.
+const MAX_HEADER: usize = 1 << 16;
+
+/// Most brackets that a header opens: the header's parser recurses at each, and tries some twice. A tensor's header
+/// has two, the dict's and the shape's.
+const MAX_BRACKETS: usize = 8;
+
+/// Most elements of text without bytes: they take memory, but no place in the file.
+const MAX_EMPTY_STRINGS: usize = 1 << 20;
+
+/// Which of NumPy's formats a file is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `.npy`: one array without a name.
+    Array,
+    /// `.npz`: arrays with names.
+    Archive,
+}
+
+impl Format {
+    /// The format of content that begins so; `None` if it is neither.
+    pub fn of(head: &[u8]) -> Option<Format> {
+        if head.starts_with(MAGIC) {
+            Some(Format::Array)
+        } else if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
+            // An entry, or the directory of an archive without entries.
+            Some(Format::Archive)
+        } else {
+            None
+        }
+    }
+}
+
+/// What a `.npy` file begins with.
+const MAGIC: &[u8] = b"\x93NUMPY";
 
 /// Why a file of arrays cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +84,19 @@ pub enum ArrayError {
     },
 }
 
+/// The format of a file, by its content; `None` if that is none of NumPy's.
+pub fn format(path: &Path) -> Result<Option<Format>, ArrayError> {
+    let head = File::open(path).and_then(head);
+    head.map(|h| Format::of(&h)).map_err(|source| ArrayError::Io { path: path.to_owned(), source })
+}
+
+/// The first bytes of a source, as many as magic numbers have.
+fn head(source: impl Read) -> io::Result<Vec<u8>> {
+    let mut head = vec![];
+    source.take(MAGIC.len() as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
 /// Reads a `.npy` or `.npz` file, told apart by content. The arrays come in the file's order; the one of a `.npy` has
 /// the file's stem as name.
 pub fn read(path: &Path) -> Result<Vec<(String, Tensor)>, ArrayError> {
@@ -57,11 +107,10 @@ pub fn read(path: &Path) -> Result<Vec<(String, Tensor)>, ArrayError> {
 /// As [`read`], from any source; `path` names it in errors.
 pub fn read_from(path: &Path, mut source: impl Read + Seek) -> Result<Vec<(String, Tensor)>, ArrayError> {
     let io = |source| ArrayError::Io { path: path.to_owned(), source };
-    let mut magic = vec![];
-    source.by_ref().take(6).read_to_end(&mut magic).map_err(io)?;
+    let format = Format::of(&head(source.by_ref()).map_err(io)?);
     source.rewind().map_err(io)?;
     let mut budget = MAX_BYTES;
-    if magic == b"\x93NUMPY" {
+    if format == Some(Format::Array) {
         let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let fail = |reason| ArrayError::Array { path: path.to_owned(), name: name.clone(), reason };
         let tensor = read_npy(&mut source, &mut budget).map_err(fail)?;
@@ -116,8 +165,51 @@ fn elements(ty: &TypeStr) -> Option<Elements> {
     Some(Elements::Number(dtype, big))
 }
 
+/// The header, checked before it is parsed: the parser allocates as much as the header announces, and recurses as deep
+/// as it nests.
+fn read_header(reader: &mut impl Read) -> Result<NpyHeader, String> {
+    let bad = |e: io::Error| format!("not in .npy format: {e}");
+    let mut start = vec![0; MAGIC.len() + 2];
+    reader.read_exact(&mut start).map_err(bad)?;
+    // NEP 1: version 1 has a length of two bytes, later ones of four.
+    let wide = match start.strip_prefix(MAGIC) {
+        Some([1, _]) => false,
+        Some(_) => true,
+        None => return Err("not in .npy format: the magic number is missing".to_owned()),
+    };
+    let mut length = [0; 4];
+    let digits = if wide { &mut length[..] } else { &mut length[..2] };
+    reader.read_exact(digits).map_err(bad)?;
+    start.extend_from_slice(digits);
+    let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+    if length > MAX_HEADER {
+        return Err(format!("its header has {length} bytes, more than {MAX_HEADER}"));
+    }
+    let mut text = vec![0; length];
+    reader.read_exact(&mut text).map_err(bad)?;
+    // Brackets in quotes count, too: where quotes end is for the parser to say.
+    if text.iter().filter(|b| b"([{".contains(b)).count() > MAX_BRACKETS {
+        return Err(format!("its header opens more than {MAX_BRACKETS} brackets, which no tensor's does"));
+    }
+    let mut checked = Cursor::new(start).chain(Cursor::new(text));
+    NpyHeader::from_reader(&mut checked).map_err(bad)
+}
+
+/// Bytes that elements take in memory while they are read: strings have a handle each.
+fn memory(elements: &Elements, count: usize, width: usize) -> Result<u64, String> {
+    let size = match elements {
+        Elements::Number(..) => width,
+        Elements::Unicode(..) | Elements::Text(_) if width == 0 && count > MAX_EMPTY_STRINGS => {
+            return Err(format!("{count} strings of no bytes are more than is accepted"));
+        }
+        Elements::Unicode(..) | Elements::Text(_) => width.max(size_of::<String>()),
+    };
+    let bytes = count.checked_mul(size).and_then(|n| u64::try_from(n).ok());
+    bytes.ok_or_else(|| "the size overflows".to_owned())
+}
+
 fn read_npy(mut reader: impl Read, budget: &mut u64) -> Result<Tensor, String> {
-    let header = NpyHeader::from_reader(&mut reader).map_err(|e| format!("not in .npy format: {e}"))?;
+    let header = read_header(&mut reader)?;
     let NpyDType::Plain(ty) = header.dtype() else {
         return Err("structured dtypes are not tensors".to_owned());
     };
@@ -133,8 +225,9 @@ fn read_npy(mut reader: impl Read, budget: &mut u64) -> Result<Tensor, String> {
     };
     let expected =
         count.checked_mul(width).and_then(|n| u64::try_from(n).ok()).ok_or("the size overflows")?;
+    let memory = memory(&elements, count, width)?;
     *budget =
-        budget.checked_sub(expected).ok_or_else(|| format!("{expected} bytes are more than is accepted"))?;
+        budget.checked_sub(memory).ok_or_else(|| format!("{memory} bytes are more than is accepted"))?;
     let mut bytes = vec![];
     reader.take(expected).read_to_end(&mut bytes).map_err(|e| format!("its data cannot be read: {e}"))?;
     let found = bytes.len() as u64;
@@ -211,30 +304,75 @@ fn row_major(bytes: &[u8], dims: &[usize], width: usize) -> Vec<u8> {
     out
 }
 
-/// Writes arrays: one without name goes to a `.npy` file if `path` ends so, otherwise all to an `.npz`.
+/// Writes arrays: one without name goes to a `.npy` file if `path` ends so, otherwise all to an `.npz`. The file appears
+/// under its name only when it is complete; one that was there before stays as it is if anything fails.
 pub fn write(path: &Path, arrays: &[(String, Tensor)]) -> Result<(), ArrayError> {
+    let fail =
+        |name: &str, reason| ArrayError::Array { path: path.to_owned(), name: name.to_owned(), reason };
     let io = |source| ArrayError::Io { path: path.to_owned(), source };
-    let mut out = BufWriter::new(File::create(path).map_err(io)?);
     if path.extension().is_some_and(|e| e == "npy") {
         let [(name, tensor)] = arrays else {
-            let reason = format!("an .npy file holds one array, there are {}", arrays.len());
-            return Err(ArrayError::Array { path: path.to_owned(), name: String::new(), reason });
+            return Err(fail("", format!("an .npy file holds one array, there are {}", arrays.len())));
         };
-        let bytes = npy(tensor);
-        let fail = |reason| ArrayError::Array { path: path.to_owned(), name: name.clone(), reason };
-        out.write_all(&bytes.map_err(fail)?).map_err(io)?;
-        return out.flush().map_err(io);
+        let bytes = npy(tensor).map_err(|reason| fail(name, reason))?;
+        let mut out = Replacement::of(path).map_err(io)?;
+        out.file.write_all(&bytes).map_err(io)?;
+        return out.finish().map_err(io);
     }
     let archive = |source| ArrayError::Archive { path: path.to_owned(), source };
-    let mut zip = ZipWriter::new(out);
+    let out = Replacement::of(path).map_err(io)?;
+    let mut zip = ZipWriter::new(BufWriter::new(&out.file));
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
     for (name, tensor) in arrays {
-        let fail = |reason| ArrayError::Array { path: path.to_owned(), name: name.clone(), reason };
-        let bytes = npy(tensor).map_err(fail)?;
+        let bytes = npy(tensor).map_err(|reason| fail(name, reason))?;
         zip.start_file(format!("{name}.npy"), options).map_err(archive)?;
         zip.write_all(&bytes).map_err(io)?;
     }
-    zip.finish().map_err(archive)?.flush().map_err(io)
+    zip.finish().map_err(archive)?.flush().map_err(io)?;
+    out.finish().map_err(io)
+}
+
+/// A file under another name that takes its place when it is complete, and is removed if it never is.
+struct Replacement {
+    file: File,
+    target: PathBuf,
+    /// `None` once renamed, and where the target is a device or pipe: these are written in place.
+    partial: Option<PathBuf>,
+}
+
+impl Replacement {
+    fn of(path: &Path) -> io::Result<Self> {
+        // What a link leads to is replaced, not the link.
+        let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if target.metadata().is_ok_and(|meta| !meta.is_file()) {
+            return Ok(Replacement { file: File::create(&target)?, target, partial: None });
+        }
+        // Two threads of a process may write to one path.
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let mut name = target.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
+        name.push(format!(".{}-{count}.partial", std::process::id()));
+        let partial = target.with_file_name(name);
+        let file = OpenOptions::new().write(true).create_new(true).open(&partial)?;
+        Ok(Replacement { file, target, partial: Some(partial) })
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        if let Some(partial) = &self.partial {
+            std::fs::rename(partial, &self.target)?;
+        }
+        self.partial = None;
+        Ok(())
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if let Some(partial) = &self.partial {
+            // The unfinished file is of no use to anybody; that it may be gone is fine.
+            let _ = std::fs::remove_file(partial);
+        }
+    }
 }
 
 /// The `.npy` bytes of a tensor.
@@ -344,5 +482,95 @@ mod tests {
         }
         let huge = String::from_utf8_lossy(&good).replace("(3, )", "(9999999999999, )");
         assert!(read_npy(huge.as_bytes(), &mut MAX_BYTES.clone()).is_err());
+    }
+
+    /// A version-2 file of this header, whose length is announced as given.
+    fn with_header(header: &str, length: u32) -> Vec<u8> {
+        [MAGIC, &[2, 0], &length.to_le_bytes(), header.as_bytes()].concat()
+    }
+
+    fn refusal(file: &[u8]) -> String {
+        read_npy(file, &mut MAX_BYTES.clone()).unwrap_err()
+    }
+
+    #[test]
+    fn headers_are_bounded_before_they_are_parsed() {
+        for bracket in ["[", "(", "{", "')["] {
+            let header = bracket.repeat(MAX_HEADER / bracket.len());
+            let file = with_header(&header, u32::try_from(header.len()).unwrap());
+            assert!(refusal(&file).contains("brackets"), "{bracket}");
+        }
+        assert!(refusal(&with_header("{", u32::MAX)).contains("4294967295 bytes"));
+        let header = "{'descr': '|u1', 'fortran_order': False, 'shape': (2,)}\n";
+        let file = [with_header(header, u32::try_from(header.len()).unwrap()), vec![5, 6]].concat();
+        assert_eq!(read_npy(file.as_slice(), &mut MAX_BYTES.clone()).unwrap().bytes(), [5, 6]);
+    }
+
+    #[test]
+    fn text_of_no_width_is_bounded() {
+        for descr in ["<U0", "|S0"] {
+            let file = |count: u64| {
+                let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({count},)}}\n");
+                with_header(&header, u32::try_from(header.len()).unwrap())
+            };
+            assert!(refusal(&file(1_000_000_000_000)).contains("strings of no bytes"));
+            let three = read_npy(file(3).as_slice(), &mut MAX_BYTES.clone()).unwrap();
+            assert_eq!(three.as_strings(), ["", "", ""]);
+        }
+        // Handles count, not only what the file holds.
+        let header = "{'descr': '|S1', 'fortran_order': False, 'shape': (10,)}\n";
+        let file = with_header(header, u32::try_from(header.len()).unwrap());
+        assert!(read_npy(file.as_slice(), &mut 100).unwrap_err().contains("240 bytes are more"));
+    }
+
+    /// A folder of this test's own, removed at the end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("kiln-npz-{}-{name}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = Folder::new("failed");
+        let one = [("a".to_owned(), Tensor::ints(&[1, 2]))];
+        let two = [one.clone(), one.clone()].concat();
+        // An archive cannot hold two arrays of one name, a `.npy` no two arrays.
+        for name in ["y.npz", "y.npy"] {
+            let path = folder.0.join(name);
+            write(&path, &one).unwrap();
+            write(&path, &two).unwrap_err();
+            assert_eq!(read(&path).unwrap().first().map(|(_, t)| t.clone()), Some(Tensor::ints(&[1, 2])));
+        }
+        assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 2, "an unfinished file is left");
+    }
+
+    #[test]
+    fn formats_are_told_by_content() {
+        let folder = Folder::new("format");
+        let arrays = [("a".to_owned(), Tensor::ints(&[1]))];
+        for (name, expected) in [("y.npy", Some(Format::Array)), ("y.dat", Some(Format::Archive))] {
+            let path = folder.0.join(name);
+            write(&path, &arrays).unwrap();
+            assert_eq!(format(&path).unwrap(), expected, "{name}");
+        }
+        let path = folder.0.join("empty.npz");
+        write(&path, &[]).unwrap();
+        assert_eq!(format(&path).unwrap(), Some(Format::Archive));
+        std::fs::write(&path, [0x08, 0x01, 0x10, 0x01]).unwrap();
+        assert_eq!(format(&path).unwrap(), None);
+        std::fs::write(&path, []).unwrap();
+        assert_eq!(format(&path).unwrap(), None);
     }
 }

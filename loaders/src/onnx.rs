@@ -9,19 +9,30 @@ pub mod pb;
 pub mod proto;
 pub mod tensor;
 mod types;
+mod wire;
 
 use std::path::Path;
 
 use kiln_ir::Module;
 use prost::Message;
 
+use wire::Kind;
+
 pub use pb::{PbError, read_tensor_pb, read_value_pb, write_tensor_pb};
+pub use wire::WireError;
 
 use crate::{LoadError, LoadOptions};
 
 /// Loads an ONNX model from bytes; external data is looked up beside `path`, which also names the model in messages.
 pub fn load(path: &Path, bytes: bytes::Bytes, options: &LoadOptions) -> Result<Module, LoadError> {
     let name = path.display().to_string();
+    let limit = options.limits.structure;
+    wire::check(&bytes, Kind::Model, limit).map_err(|e| match e {
+        WireError::Malformed { .. } => LoadError::Malformed { path: name.clone(), reason: e.to_string() },
+        WireError::TooLarge(limit) => {
+            LoadError::Limit { path: name.clone(), what: "the decoded model, in bytes,".to_owned(), limit }
+        }
+    })?;
     let model = proto::ModelProto::decode(bytes)
         .map_err(|e| LoadError::Malformed { path: name.clone(), reason: e.to_string() })?;
     let folder = external::Folder::of(path);

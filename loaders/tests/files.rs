@@ -312,3 +312,84 @@ fn real_models_load_and_compute() {
         }
     }
 }
+
+/// A file of one field, of this number, as often as given: each time an empty message.
+fn empty_messages(number: u8, count: usize) -> Vec<u8> {
+    [(number << 3) | 2, 0].repeat(count)
+}
+
+/// A length-delimited field.
+fn field(number: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![(number << 3) | 2];
+    prost::encoding::encode_varint(payload.len() as u64, &mut bytes);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+#[test]
+fn empty_messages_do_not_take_all_memory() {
+    let count = 8 << 20;
+    // Attributes of a node, nodes, tensors and inputs of a graph.
+    let attributes = field(7, &field(1, &empty_messages(5, count)));
+    let parts = [1, 5, 11].map(|number| field(7, &empty_messages(number, count)));
+    for bytes in [vec![attributes], parts.to_vec()].concat() {
+        let result = kiln_loaders::load_bytes("m.onnx", bytes::Bytes::from(bytes), &options());
+        let Err(LoadError::Limit { path, limit, .. }) = &result else { panic!("{result:?}") };
+        assert_eq!((path.as_str(), *limit), ("m.onnx", options().limits.structure));
+    }
+    let mut small = options();
+    small.limits.structure = 100;
+    let bytes = bytes::Bytes::from(varied().encode_to_vec());
+    let error = kiln_loaders::load_bytes("m.onnx", bytes, &small).unwrap_err();
+    assert!(error.to_string().contains("in bytes, is more than the limit of 100"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_refused_without_waiting() {
+    let folder = Folder::new("pipes");
+    let made = std::process::Command::new("mkfifo").arg(folder.path("w.bin")).status().unwrap();
+    assert!(made.success());
+    for path in [folder.path("w.bin"), "/dev/null".into()] {
+        let error = load(&path, &options()).unwrap_err();
+        assert!(error.to_string().ends_with("it is not a regular file"), "{error}");
+    }
+    let error = load(&write_model(&folder, "m.onnx", &external("w.bin", &[])), &options()).unwrap_err();
+    assert!(error.to_string().contains("`w.bin` is not a regular file"), "{error}");
+}
+
+/// A model that gives a sparse constant of these values and places.
+fn sparse(dtype: DType, dims: &[i64], values: &Tensor, places: &[i64]) -> ModelProto {
+    let mut g = graph(vec![node("Identity", &["s"], &["y"], vec![])], vec![], &["y"]);
+    assert_eq!(values.dtype(), dtype);
+    g.sparse_initializer.push(SparseTensorProto {
+        values: Some(init("s", values)),
+        indices: Some(init("", &Tensor::ints(places))),
+        dims: dims.to_vec(),
+    });
+    model(25, g)
+}
+
+#[test]
+fn sparse_tensors_take_their_encoded_size() {
+    use kiln_ir::Scalar;
+    for dtype in [DType::I2, DType::U4, DType::I8, DType::F16, DType::F32, DType::I64] {
+        let numbers = |v: &[i128]| v.iter().map(|&v| Scalar::I(v)).collect::<Vec<_>>();
+        let values = Tensor::from_scalars(dtype, &[3], &numbers(&[1, 0, 1])).unwrap();
+        let dense = Tensor::from_scalars(dtype, &[2, 4], &numbers(&[0, 1, 0, 0, 0, 0, 0, 1])).unwrap();
+        assert_eq!(run(&sparse(dtype, &[2, 4], &values, &[1, 5, 7]), &[])[0], dense, "{dtype}");
+        let found = issues(&sparse(dtype, &[2, 4], &values, &[1, 5, 8]));
+        assert!(found[0].reason.contains("index out of range"), "{found:?}");
+        let found = issues(&sparse(dtype, &[1 << 32], &values, &[1, 5, 8]));
+        assert!(found[0].reason.contains("the dense form takes more"), "{found:?}");
+    }
+    // The bound is on all of them together.
+    let values = Tensor::from_slice(&[1], &[7i8]).unwrap();
+    let mut m = sparse(DType::I8, &[40 << 20], &values, &[5]);
+    import(&m).unwrap();
+    let g = m.graph.as_mut().unwrap();
+    let mut second = g.sparse_initializer[0].clone();
+    second.values.as_mut().unwrap().name = "t".into();
+    g.sparse_initializer.push(second);
+    assert_eq!(issues(&m)[0].origin.node, "t");
+}

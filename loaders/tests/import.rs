@@ -391,3 +391,95 @@ fn shape_arithmetic_stays_symbolic() {
     let graph = module.graph(module.entries()[0]);
     assert_eq!(graph.ty(graph.outputs()[0]).to_string(), "f32[N1, 6]");
 }
+
+#[test]
+fn names_that_are_used_twice_are_reported() {
+    let mut g = graph(vec![node("Add", &["x", "w"], &["y"], vec![])], x3(), &["y"]);
+    g.initializer = vec![init("w", &f32s(&[3], &[1.0; 3])), init("w", &f32s(&[3], &[2.0; 3]))];
+    let identity = || function("F", &["x"], &["y"], vec![node("Relu", &["x"], &["y"], vec![])]);
+    let mut other = identity();
+    other.overload = "o".into();
+    let found = issues(&with_functions(g, vec![identity(), other, identity()]));
+    let places: Vec<_> = found.iter().map(|i| (i.origin.op.as_str(), i.origin.node.as_str())).collect();
+    assert_eq!(places, [("function", "F"), ("initializer", "w")], "{found:?}");
+    assert!(found.iter().all(|i| i.reason.contains("twice")), "{found:?}");
+}
+
+#[test]
+fn integers_shrink_as_numbers() {
+    let u8s = |v: &[u8]| Tensor::from_slice(&[v.len()], v).unwrap();
+    let n = |attrs| node("Shrink", &["x"], &["y"], attrs);
+    check_old(18, n(vec![]), &[("x", u8s(&[0, 1, 200]))], u8s(&[0, 1, 200]));
+    let attrs = vec![float("lambd", 1.5), float("bias", 1.0)];
+    check_old(18, n(attrs.clone()), &[("x", u8s(&[0, 1, 2, 255]))], u8s(&[0, 0, 1, 254]));
+    let i32s = |v: &[i32]| Tensor::from_slice(&[v.len()], v).unwrap();
+    check_old(
+        18,
+        n(attrs),
+        &[("x", i32s(&[-16_777_219, -1, 1, 16_777_219]))],
+        i32s(&[-16_777_218, 0, 0, 16_777_218]),
+    );
+}
+
+#[test]
+fn pads_of_an_unpooling_may_be_any_integers() {
+    for pads in [[i64::MAX, i64::MAX], [i64::MIN, i64::MIN], [i64::MIN, i64::MAX]] {
+        let attrs = vec![ints("kernel_shape", &[2]), ints("pads", &pads)];
+        let inputs = vec![value("x", DType::F32, &[1, 1, 2]), value("i", DType::I64, &[1, 1, 2])];
+        let _ =
+            import(&model(18, graph(vec![node("MaxUnpool", &["x", "i"], &["y"], attrs)], inputs, &["y"])));
+    }
+}
+
+/// A model of one attention: one head of size 2, queries, keys, and a mask of these dims.
+fn attention(keys: i64, mask: &[i64], dtype: DType, outputs: &[&str]) -> ModelProto {
+    let inputs = vec![
+        value("q", DType::F32, &[1, 1, 2, 2]),
+        value("k", DType::F32, &[1, 1, keys, 2]),
+        value("v", DType::F32, &[1, 1, keys, 2]),
+        value("mask", dtype, mask),
+    ];
+    let used: Vec<&str> = outputs.iter().copied().filter(|o| !o.is_empty()).collect();
+    model(23, graph(vec![node("Attention", &["q", "k", "v", "mask"], outputs, vec![])], inputs, &used))
+}
+
+#[test]
+fn attention_is_the_same_with_and_without_its_scores() {
+    let mask = Tensor::from_bools(&[2, 3], &[false, false, false, true, true, false]).unwrap();
+    let q = f32s(&[1, 1, 2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    let k = f32s(&[1, 1, 3, 2], &[0.5, -1.0, 2.0, 0.25, 1.0, 1.0]);
+    let operands = [q, k.clone(), k, mask];
+    let plain = run(&attention(3, &[2, 3], DType::Bool, &["y"]), &operands);
+    let shown = run(&attention(3, &[2, 3], DType::Bool, &["y", "", "", "scores"]), &operands);
+    let (plain, shown) = (plain[0].to_f64s().unwrap(), shown[0].to_f64s().unwrap());
+    assert_eq!(&plain[..2], &[0.0, 0.0], "a row without keys is zero");
+    for (a, b) in plain.iter().zip(&shown) {
+        assert!((a - b).abs() < 1e-6, "{plain:?} {shown:?}");
+    }
+}
+
+#[test]
+fn keys_beyond_a_shorter_mask_are_hidden_whatever_is_known_of_its_length() {
+    let q = f32s(&[1, 1, 2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    let k = f32s(&[1, 1, 3, 2], &[0.5, -1.0, 2.0, 0.25, 1.0, 1.0]);
+    let float_mask = |n: usize| f32s(&[2, n], &[0.5, -0.25, 1.0, 0.0, 0.0, 0.0][..2 * n]);
+    for n in [1usize, 2, 3] {
+        let bools = Tensor::from_bools(&[2, n], &[true, false, true, true, true, true][..2 * n]).unwrap();
+        for mask in [float_mask(n), bools] {
+            let operands = [q.clone(), k.clone(), k.clone(), mask.clone()];
+            let known = n as i64;
+            let expected = run(&attention(3, &[2, known], mask.dtype(), &["y"]), &operands);
+            for (keys, length) in [(-1, known), (-1, -2), (3, -2), (-1, -1)] {
+                if (keys, length) == (-1, -1) && n != 3 {
+                    continue;
+                }
+                for outputs in [&["y"][..], &["y", "", "", "scores"][..]] {
+                    let y = run(&attention(keys, &[2, length], mask.dtype(), outputs), &operands);
+                    let (a, b) = (y[0].to_f64s().unwrap(), expected[0].to_f64s().unwrap());
+                    let same = a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-6);
+                    assert!(same, "{n} of {keys}, mask {length}: {a:?} {b:?}");
+                }
+            }
+        }
+    }
+}

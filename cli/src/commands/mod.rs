@@ -130,7 +130,8 @@ pub fn entry<'s>(session: &'s Session, name: Option<&str>, path: &Path) -> Resul
     }
 }
 
-/// Reads the inputs of an entry from files: by name from `.npz`, by position from `.npy` and `.pb`.
+/// Reads the inputs of an entry from files, whose content tells their format: by name from `.npz`, by position from
+/// `.npy` and `.pb`.
 pub fn read_inputs<'p>(
     files: &[PathBuf],
     ports: impl Iterator<Item = (&'p str, &'p Type)>,
@@ -140,8 +141,9 @@ pub fn read_inputs<'p>(
     let mut values: Vec<Option<Tensor>> = vec![None; ports.len()];
     let mut position = 0;
     for file in files {
-        let named = file.extension().is_some_and(|e| e == "npz");
-        for (name, tensor) in read_arrays(file)? {
+        let format = npz::format(file)?;
+        let named = format == Some(npz::Format::Archive);
+        for (name, tensor) in read_arrays(file, format)? {
             let at = match ports.iter().position(|(n, _)| *n == name) {
                 Some(at) if named => at,
                 None if named => {
@@ -180,11 +182,15 @@ pub fn read_inputs<'p>(
     Ok(values.into_iter().flatten().map(Datum::Tensor).collect())
 }
 
-fn read_arrays(file: &Path) -> Result<Vec<(String, Tensor)>> {
-    if file.extension().is_some_and(|e| e == "pb") {
-        return Ok(vec![read_tensor_pb(file)?]);
+fn read_arrays(file: &Path, format: Option<npz::Format>) -> Result<Vec<(String, Tensor)>> {
+    match format {
+        Some(npz::Format::Array | npz::Format::Archive) => Ok(npz::read(file)?),
+        // A protobuf has no magic number: it is what nothing else is.
+        None => {
+            let what = || format!("{}: neither .npy nor .npz, and no tensor in .pb", file.display());
+            Ok(vec![read_tensor_pb(file).with_context(what)?])
+        }
     }
-    Ok(npz::read(file)?)
 }
 
 /// Inputs from files, or made up if there are none.

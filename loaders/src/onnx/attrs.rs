@@ -124,7 +124,7 @@ impl<'p> Attrs<'p> {
     }
 
     pub(crate) fn optional_graph(&self, name: &'static str) -> Result<Option<&'p GraphProto>, OpError> {
-        self.typed(name, ty::GRAPH, |a| a.g.as_ref())
+        self.typed(name, ty::GRAPH, |a| a.g.as_deref())
     }
 
     pub(crate) fn graph(&self, name: &'static str) -> Result<&'p GraphProto, OpError> {
@@ -139,7 +139,7 @@ impl<'p> Attrs<'p> {
         &self,
         name: &'static str,
     ) -> Result<Option<&'p super::proto::TensorProto>, OpError> {
-        self.typed(name, ty::TENSOR, |a| a.t.as_ref())
+        self.typed(name, ty::TENSOR, |a| a.t.as_deref())
     }
 
     pub(crate) fn sparse_proto(&self, name: &'static str) -> Result<Option<&'p SparseTensorProto>, OpError> {

@@ -3,6 +3,7 @@
 use kiln_ir::{
     Build, DType, Dim, GraphBuilder, GraphId, InferError, Known, Tensor, TensorError, Type, Value,
 };
+use rustc_hash::FxHashMap;
 
 use super::attrs::Attrs;
 use super::import::{Frame, Session, Slot, free_names, import_graph};
@@ -222,7 +223,9 @@ impl<'p> Cx<'_, '_, 'p> {
         if depth > self.session.options.limits.depth {
             return Err(OpError::invalid(format!("graphs are nested more than {} deep", depth - 1)));
         }
-        let mut names = self.frame.names.clone();
+        // Only the names that the graph takes from outside: a file may inline many graphs where many names are known.
+        let outer = |name: &'p str| self.frame.names.get(name).map(|slot| (name, *slot));
+        let mut names: FxHashMap<&str, Slot> = free_names(&[graph]).into_iter().filter_map(outer).collect();
         names.extend(graph.input.iter().zip(inputs).map(|(i, &v)| (i.name.as_str(), Slot::Value(v))));
         let (scope, path) = (self.frame.scope.clone(), self.frame.path.clone());
         let mut frame = Frame { scope, path, depth, names };
@@ -232,11 +235,7 @@ impl<'p> Cx<'_, '_, 'p> {
 
     /// State to come back to if a nested graph must be built again.
     pub(crate) fn checkpoint(&mut self) -> Checkpoint {
-        Checkpoint {
-            graphs: self.b.module().graphs().len(),
-            issues: self.session.issues.len(),
-            nodes: self.session.nodes,
-        }
+        Checkpoint { graphs: self.b.module().graphs().len(), issues: self.session.issues.len() }
     }
 
     /// Drops what was built since the checkpoint; the count of nodes stays, it bounds time.
@@ -255,8 +254,6 @@ impl<'p> Cx<'_, '_, 'p> {
 pub(crate) struct Checkpoint {
     graphs: usize,
     issues: usize,
-    #[allow(dead_code, reason = "documents what a retry does not undo")]
-    nodes: usize,
 }
 
 /// Values that nested graphs take from outside.

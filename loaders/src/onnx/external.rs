@@ -36,12 +36,18 @@ impl Folder {
             return Ok(bytes.clone());
         }
         let mut path = self.root.clone();
+        let mut is_file = false;
         for part in relative.components() {
             path.push(part);
             let meta = std::fs::symlink_metadata(&path).map_err(|e| format!("`{location}`: {e}"))?;
             if meta.file_type().is_symlink() {
                 return Err(format!("`{location}` leads through a symbolic link"));
             }
+            is_file = meta.is_file();
+        }
+        // Before it is opened: a pipe that nobody writes to lets the opener wait.
+        if !is_file {
+            return Err(format!("`{location}` is not a regular file"));
         }
         let file = File::open(&path).map_err(|e| format!("`{location}`: {e}"))?;
         let meta = file.metadata().map_err(|e| format!("`{location}`: {e}"))?;

@@ -53,6 +53,8 @@ pub(crate) struct Session<'p> {
     pub(super) options: &'p LoadOptions,
     pub(super) issues: Vec<Issue>,
     pub(super) nodes: usize,
+    /// Bytes that dense forms of sparse tensors may still take.
+    pub(super) sparse_left: usize,
     limit: Option<LoadError>,
 }
 
@@ -84,16 +86,14 @@ pub(crate) fn import(
     let Some(graph) = &model.graph else {
         return Err(LoadError::Malformed { path: path(), reason: "the model has no graph".to_owned() });
     };
-    let functions = model.functions.iter();
     let mut session = Session {
         file: file.to_owned(),
-        functions: functions
-            .map(|f| ((domain(&f.domain), f.name.as_str(), f.overload.as_str()), f))
-            .collect(),
+        functions: FxHashMap::default(),
         external,
         options,
         issues: vec![],
         nodes: 0,
+        sparse_left: options.limits.sparse,
         limit: None,
     };
     let mut opsets = opsets(&model.opset_import);
@@ -103,6 +103,7 @@ pub(crate) fn import(
     }
     let scope = Rc::new(Scope { opsets, bindings: Bindings::default(), calls: vec![] });
     let mut frame = Frame { scope, path: String::new(), depth: 0, names: FxHashMap::default() };
+    add_functions(&mut session, &frame, &model.functions);
     let mut module = Module::new();
     let name = if graph.name.is_empty() { "main" } else { graph.name.as_str() };
     let mut builder = GraphBuilder::new(&mut module, name);
@@ -123,6 +124,16 @@ pub(crate) fn import(
     Ok(module)
 }
 
+/// Makes functions known to calls. Which of two with one name is meant cannot be told.
+fn add_functions<'p>(session: &mut Session<'p>, frame: &Frame<'p>, functions: &'p [FunctionProto]) {
+    for f in functions {
+        let key = (domain(&f.domain), f.name.as_str(), f.overload.as_str());
+        if session.functions.insert(key, f).is_some() {
+            session.report_value(frame, "function", &f.name, "the name is used twice".to_owned());
+        }
+    }
+}
+
 /// Adds the main graph's inputs; those with an initializer are constants.
 fn add_inputs<'p>(
     session: &mut Session<'p>,
@@ -130,12 +141,7 @@ fn add_inputs<'p>(
     b: &mut GraphBuilder<'_>,
     graph: &'p GraphProto,
 ) -> Result<(), LoadError> {
-    let defaults: FxHashSet<&str> = graph
-        .initializer
-        .iter()
-        .map(|t| t.name.as_str())
-        .chain(graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|v| v.name.as_str()))
-        .collect();
+    let defaults: FxHashSet<&str> = initializer_names(graph).collect();
     let inputs: Vec<_> = graph.input.iter().filter(|i| !defaults.contains(i.name.as_str())).collect();
     for name in session.options.shapes.keys() {
         if !inputs.iter().any(|i| i.name == *name) {
@@ -212,13 +218,14 @@ pub(crate) fn import_graph<'p>(
     b: &mut GraphBuilder<'_>,
     graph: &'p GraphProto,
 ) -> Result<Vec<Option<Value>>, OpError> {
+    report_repeated_initializers(session, frame, graph);
     for proto in &graph.initializer {
         let value = tensor(proto, session.external).map_err(|e| e.to_string());
         add_initializer(session, frame, b, proto, value);
     }
     for proto in &graph.sparse_initializer {
         if let Some(values) = &proto.values {
-            let value = sparse(proto, session.external).map_err(|e| e.to_string());
+            let value = sparse(proto, session.external, &mut session.sparse_left).map_err(|e| e.to_string());
             add_initializer(session, frame, b, values, value);
         }
     }
@@ -235,6 +242,22 @@ pub(crate) fn import_graph<'p>(
         });
     }
     Ok(outputs)
+}
+
+/// Names of a graph's dense and sparse initializers, in the file's order.
+fn initializer_names(graph: &GraphProto) -> impl Iterator<Item = &str> {
+    let dense = graph.initializer.iter().map(|t| t.name.as_str());
+    dense.chain(graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|v| v.name.as_str()))
+}
+
+/// Which of two initializers with one name is meant cannot be told; those without a name have no users.
+fn report_repeated_initializers<'p>(session: &mut Session<'p>, frame: &Frame<'p>, graph: &'p GraphProto) {
+    let mut seen = FxHashSet::default();
+    for name in initializer_names(graph).filter(|n| !n.is_empty()) {
+        if !seen.insert(name) {
+            session.report_value(frame, "initializer", name, "the name is used twice".to_owned());
+        }
+    }
 }
 
 fn add_initializer<'p>(
@@ -313,7 +336,8 @@ fn poison<'p>(frame: &mut Frame<'p>, node: &'p NodeProto) {
 
 /// The names that a node uses, nested graphs included.
 fn used_names(node: &NodeProto) -> Vec<&str> {
-    let graphs: Vec<&GraphProto> = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).collect();
+    let graphs: Vec<&GraphProto> =
+        node.attribute.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs)).collect();
     let mut names: Vec<&str> = node.input.iter().map(String::as_str).filter(|n| !n.is_empty()).collect();
     if !graphs.is_empty() {
         names.extend(free_names(&graphs));
@@ -387,14 +411,13 @@ pub(crate) fn free_names<'p>(graphs: &[&'p GraphProto]) -> Vec<&'p str> {
 
 fn collect_free<'p>(graph: &'p GraphProto, visit: &mut dyn FnMut(&'p str)) {
     let mut own: FxHashSet<&str> = graph.input.iter().map(|i| i.name.as_str()).collect();
-    own.extend(graph.initializer.iter().map(|t| t.name.as_str()));
-    own.extend(graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|v| v.name.as_str()));
+    own.extend(initializer_names(graph));
     own.extend(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
     for node in &graph.node {
         for name in node.input.iter().filter(|n| !n.is_empty() && !own.contains(n.as_str())) {
             visit(name);
         }
-        for nested in node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)) {
+        for nested in node.attribute.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs)) {
             collect_free(nested, &mut |name| {
                 if !own.contains(name) {
                     visit(name);

@@ -7,6 +7,8 @@ use prost::Message;
 
 use super::proto::{OptionalProto, SequenceProto, TensorProto};
 use super::tensor::{NoExternalData, TensorProtoError, tensor, tensor_proto};
+use super::wire::{Kind, WireError, check};
+use crate::Limits;
 
 /// Why a `.pb` file holds no value.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,14 @@ pub enum PbError {
         /// Cause.
         source: prost::DecodeError,
     },
+    /// The bytes are no message, or one that takes too much memory.
+    #[error("{path}: {source}")]
+    Wire {
+        /// File.
+        path: String,
+        /// Cause.
+        source: WireError,
+    },
     /// The message is no value.
     #[error("{path}: {source}")]
     Value {
@@ -37,15 +47,17 @@ pub enum PbError {
     },
 }
 
-pub(super) fn message<M: Message + Default>(path: &Path) -> Result<M, PbError> {
+fn message<M: Message + Default>(path: &Path, kind: Kind) -> Result<M, PbError> {
     let name = || path.display().to_string();
     let bytes = std::fs::read(path).map_err(|source| PbError::Io { path: name(), source })?;
+    check(&bytes, kind, Limits::default().structure)
+        .map_err(|source| PbError::Wire { path: name(), source })?;
     M::decode(bytes::Bytes::from(bytes)).map_err(|source| PbError::Decode { path: name(), source })
 }
 
 /// Reads a file that holds one `TensorProto`; also gives the tensor's name.
 pub fn read_tensor_pb(path: &Path) -> Result<(String, Tensor), PbError> {
-    let proto: TensorProto = message(path)?;
+    let proto: TensorProto = message(path, Kind::Tensor)?;
     let value = tensor(&proto, &NoExternalData)
         .map_err(|source| PbError::Value { path: path.display().to_string(), source })?;
     Ok((proto.name, value))
@@ -62,8 +74,8 @@ pub fn read_value_pb(path: &Path, ty: &Type) -> Result<Datum, PbError> {
     let fail = |source| PbError::Value { path: path.display().to_string(), source };
     match ty {
         Type::Tensor(_) => read_tensor_pb(path).map(|(_, t)| Datum::Tensor(t)),
-        Type::Sequence(element) => sequence(&message(path)?, element).map_err(fail),
-        Type::Optional(element) => optional(&message(path)?, element).map_err(fail),
+        Type::Sequence(element) => sequence(&message(path, Kind::Sequence)?, element).map_err(fail),
+        Type::Optional(element) => optional(&message(path, Kind::Optional)?, element).map_err(fail),
     }
 }
 

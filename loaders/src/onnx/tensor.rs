@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kiln_ir::{Bytes, DType, Scalar, Tensor, TensorError};
+use kiln_ir::{Bytes, DType, Tensor, TensorError};
 
 use super::proto::{SparseTensorProto, TensorProto};
 
@@ -193,13 +193,11 @@ pub fn tensor_proto(name: &str, tensor: &Tensor) -> TensorProto {
     }
 }
 
-/// Largest dense form that a sparse tensor may take, in bytes: a few bytes of file must not ask for all memory.
-const MAX_SPARSE_BYTES: usize = 1 << 30;
-
-/// The dense form of a sparse tensor.
+/// The dense form of a sparse tensor. Its bytes are taken from `left`: a few bytes of file must not ask for all memory.
 pub(crate) fn sparse(
     proto: &SparseTensorProto,
     external: &dyn ExternalData,
+    left: &mut usize,
 ) -> Result<Tensor, TensorProtoError> {
     let bad = |reason: &str| TensorProtoError::Sparse(reason.to_owned());
     let dims = dims(&proto.dims)?;
@@ -208,29 +206,53 @@ pub(crate) fn sparse(
         Some(indices) => tensor(indices, external)?,
         None => return Err(bad("no indices")),
     };
+    let dtype = values.dtype();
     let count = dims.iter().try_fold(1usize, |a, &d| a.checked_mul(d));
-    let size = count.and_then(|n| values.dtype().bytes_for(n)).filter(|&n| n <= MAX_SPARSE_BYTES);
-    let (Some(count), Some(_)) = (count, size) else { return Err(bad("the dense form is too large")) };
-    let given = values.to_scalars().ok_or_else(|| bad("values must be numbers"))?;
+    let size = count.and_then(|n| dtype.bytes_for(n)).and_then(|size| Some((size, left.checked_sub(size)?)));
+    let (Some(count), Some((size, rest))) = (count, size) else {
+        return Err(bad(&format!("the dense form takes more than the {left} bytes that are left for such")));
+    };
+    *left = rest;
     let places = indices.to_ints().ok_or_else(|| bad("indices must be integers"))?;
     let linear: Vec<usize> = match indices.dims() {
-        [n] if *n == given.len() => places
+        [n] if *n == values.numel() => places
             .iter()
             .map(|&p| usize::try_from(p).map_err(|_| bad("negative index")))
             .collect::<Result<_, _>>()?,
-        [n, rank] if *n == given.len() && *rank == dims.len() && *rank > 0 => places
+        [n, rank] if *n == values.numel() && *rank == dims.len() && *rank > 0 => places
             .chunks_exact(*rank)
             .map(|c| linear_index(c, &dims).ok_or_else(|| bad("index out of range")))
             .collect::<Result<_, _>>()?,
-        [0, ..] if given.is_empty() => vec![],
+        [0, ..] if values.numel() == 0 => vec![],
         _ => return Err(bad("indices do not fit values and dims")),
     };
-    let zero = if values.dtype().is_float() { Scalar::F(0.0) } else { Scalar::I(0) };
-    let mut dense = vec![zero; count];
-    for (at, value) in linear.into_iter().zip(given) {
-        *dense.get_mut(at).ok_or_else(|| bad("index out of range"))? = value;
+    if linear.iter().any(|&at| at >= count) {
+        return Err(bad("index out of range"));
     }
-    Ok(Tensor::from_scalars(values.dtype(), &dims, &dense)?)
+    let dense = Bytes::build(size, |out| scatter(&values, &linear, out));
+    Ok(Tensor::new(dtype, &dims, dense)?)
+}
+
+/// Puts the elements of `values` at their places in the encoded form of a dense tensor of the same dtype.
+fn scatter(values: &Tensor, places: &[usize], out: &mut [u8]) {
+    let bits = values.dtype().bits();
+    if values.dtype().is_packed() {
+        let per_byte = 8 / bits;
+        for (i, &at) in places.iter().enumerate() {
+            let (shift, mask) = (at % per_byte * bits, (1u8 << bits) - 1);
+            let [element, ..] = values.element_bits(i).to_le_bytes();
+            if let Some(byte) = out.get_mut(at / per_byte) {
+                *byte = (*byte & !(mask << shift)) | (element & mask) << shift;
+            }
+        }
+        return;
+    }
+    let size = (bits / 8).max(1);
+    for (element, &at) in values.bytes().chunks_exact(size).zip(places) {
+        if let Some(place) = out.chunks_exact_mut(size).nth(at) {
+            place.copy_from_slice(element);
+        }
+    }
 }
 
 fn linear_index(coordinates: &[i64], dims: &[usize]) -> Option<usize> {

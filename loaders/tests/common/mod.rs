@@ -49,7 +49,12 @@ pub fn strings(name: &str, v: &[&str]) -> AttributeProto {
 }
 
 pub fn graph_attr(name: &str, g: GraphProto) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: attribute_type::GRAPH, g: Some(g), ..Default::default() }
+    AttributeProto {
+        name: name.into(),
+        r#type: attribute_type::GRAPH,
+        g: Some(Box::new(g)),
+        ..Default::default()
+    }
 }
 
 pub fn reference(name: &str, to: &str, ty: i32) -> AttributeProto {

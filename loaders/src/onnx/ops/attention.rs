@@ -1,6 +1,6 @@
 //! Attention and rotary embeddings.
 
-use kiln_ir::op::{Composite, Contract, Index, Movement, PadMode};
+use kiln_ir::op::{Composite, Contract, Index, Movement, PadMode, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Float, Tensor, Value};
 
 use super::index::coordinate;
@@ -99,26 +99,8 @@ fn explicit_bias(cx: &mut Cx<'_, '_, '_>, q: Value, k: Value) -> Result<Option<V
     let keys = at(&cx.shape(k)?, 2);
     let mut bias = None;
     if let Some(mut mask) = cx.optional(3) {
-        let dims = cx.shape(mask)?;
         let is_bool = cx.dtype(mask)? == DType::Bool;
-        let short = &keys - &last(&dims);
-        if short.as_known().is_some_and(|n| n > 0) {
-            // Keys beyond the mask are hidden.
-            let before = vec![Dim::known(0); dims.len()];
-            let mut after = before.clone();
-            if let Some(slot) = after.last_mut() {
-                *slot = short;
-            }
-            let fill = match is_bool {
-                true => cx.b.constant(Tensor::from_bools(&[], &[false])?)?,
-                false => {
-                    let dtype = cx.dtype(mask)?;
-                    cx.b.scalar(dtype, f64::NEG_INFINITY)?
-                }
-            };
-            let pad = Movement::Pad { mode: PadMode::Constant, before, after };
-            mask = cx.b.add1(pad, &[mask, fill])?;
-        }
+        mask = as_long_as(cx, mask, &keys)?;
         bias = Some(if is_bool { hide_unless(cx, mask, dtype)? } else { cx.b.cast(mask, dtype)? });
     }
     if let Some(lengths) = cx.optional(6) {
@@ -134,6 +116,33 @@ fn explicit_bias(cx: &mut Cx<'_, '_, '_>, q: Value, k: Value) -> Result<Option<V
         });
     }
     Ok(bias)
+}
+
+/// A mask whose last axis is as long as the keys: those beyond its end are hidden.
+fn as_long_as(cx: &mut Cx<'_, '_, '_>, mask: Value, keys: &Dim) -> Result<Value, OpError> {
+    let mut dims = cx.shape(mask)?;
+    let short = keys - &last(&dims);
+    if dims.is_empty() || short.as_known().is_some_and(|n| n <= 0) {
+        return Ok(mask);
+    }
+    let dtype = cx.dtype(mask)?;
+    let fill = match dtype {
+        DType::Bool => cx.b.constant(Tensor::from_bools(&[], &[false])?)?,
+        other => cx.b.scalar(other, f64::NEG_INFINITY)?,
+    };
+    let before = vec![Dim::known(0); dims.len()];
+    let mut after = before.clone();
+    if let Some(slot) = after.last_mut() {
+        *slot = short.greater(&Dim::known(0));
+    }
+    let pad = Movement::Pad { mode: PadMode::Constant, before, after };
+    let padded = cx.b.add1(pad, &[mask, fill])?;
+    // Unless sizes are constant, the sum of mask and padding is another expression than that of the keys. A mask that
+    // turns out longer than the keys fails here.
+    if let Some(slot) = dims.last_mut() {
+        *slot = keys.clone();
+    }
+    Ok(if cx.shape(padded)? == dims { padded } else { cx.b.reshape(padded, &dims)? })
 }
 
 /// 0 where `keep` holds, else negative infinity.
@@ -206,7 +215,7 @@ fn composed(cx: &mut Cx<'_, '_, '_>, parts: &Parts, causal: bool) -> Result<(Val
     }
     let precision = cx.attrs.dtype("softmax_precision")?.unwrap_or(dtype);
     let wide = cx.b.cast(masked, precision)?;
-    let weights = cx.b.softmax(wide, 3)?;
+    let weights = masked_softmax(cx, wide)?;
     let weights = cx.b.cast(weights, dtype)?;
     let split = cx.b.reshape(weights, &[b, g, repeat, l, s])?;
     let spec = "bgrls,bgse->bgrle".parse().map_err(OpError::Invalid)?;
@@ -221,6 +230,16 @@ fn composed(cx: &mut Cx<'_, '_, '_>, parts: &Parts, causal: bool) -> Result<(Val
         mode => return Err(OpError::invalid(format!("qk_matmul_output_mode {mode}"))),
     };
     Ok((y, shown))
+}
+
+/// Softmax along the last of four axes; zeros where every score is hidden, as the composite has it.
+fn masked_softmax(cx: &mut Cx<'_, '_, '_>, scores: Value) -> Result<Value, OpError> {
+    let weights = cx.b.softmax(scores, 3)?;
+    let max = cx.b.reduce(ReduceKind::Max, scores, &[3], true)?;
+    let hidden = cx.b.ew_with("is_inf", &[1.0, 0.0], &[max])?;
+    let dtype = cx.dtype(scores)?;
+    let zero = cx.b.scalar(dtype, 0.0)?;
+    Ok(cx.b.ew("where", &[hidden, zero, weights])?)
 }
 
 /// Operands of a rotary embedding.

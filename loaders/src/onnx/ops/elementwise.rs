@@ -61,7 +61,7 @@ pub(super) const ROWS: &[Row] = &[
     row("Relu", &[1, 6, 13, 14], Ew("relu")),
     row("Round", &[11, 22], Ew("round")),
     row("Selu", &[1, 6, 22], Fn(selu)),
-    row("Shrink", &[9], EwAttrs("shrink", &[("bias", 0.0), ("lambd", 0.5)])),
+    row("Shrink", &[9], Fn(shrink)),
     row("Sigmoid", &[1, 6, 13], Ew("sigmoid")),
     row("Sign", &[9, 13], Ew("sign")),
     row("Sin", &[7, 22], Ew("sin")),
@@ -202,6 +202,20 @@ fn quick_gelu(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let x = cx.input(0)?;
     let alpha = cx.attrs.float_or("alpha", 1.702)?;
     one(cx.b.ew_with("silu", &[alpha], &[x])?)
+}
+
+/// Integers are compared and shifted as floats, which the attributes are, and truncated at the end.
+fn shrink(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+    let x = cx.input(0)?;
+    let attrs = [cx.attrs.float_or("bias", 0.0)?, cx.attrs.float_or("lambd", 0.5)?];
+    let dtype = cx.dtype(x)?;
+    if !dtype.is_int() {
+        return one(cx.b.ew_with("shrink", &attrs, &[x])?);
+    }
+    let wide = if dtype.bits() > 16 { DType::F64 } else { DType::F32 };
+    let x = cx.b.cast(x, wide)?;
+    let y = cx.b.ew_with("shrink", &attrs, &[x])?;
+    one(cx.b.cast(y, dtype)?)
 }
 
 fn selu(cx: &mut Cx<'_, '_, '_>) -> Outputs {

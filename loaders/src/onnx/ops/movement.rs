@@ -73,7 +73,7 @@ fn constant(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let value = if let Some(proto) = cx.attrs.tensor_proto("value")? {
         tensor::tensor(proto, external)?
     } else if let Some(proto) = cx.attrs.sparse_proto("sparse_value")? {
-        tensor::sparse(proto, external)?
+        tensor::sparse(proto, external, &mut cx.session.sparse_left)?
     } else if let Some(v) = cx.attrs.float("value_float")? {
         floats(&[v], &[])?
     } else if let Some(v) = cx.attrs.floats("value_floats")? {

@@ -115,7 +115,8 @@ fn max_unpool(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let dims = cx.shape(x)?;
     let mut natural: Vec<Dim> = dims.iter().take(2).cloned().collect();
     for (((d, &k), &s), &(before, after)) in dims.iter().skip(2).zip(&kernel).zip(&strides).zip(&pads) {
-        natural.push((d - Dim::known(1)) * Dim::known(s) + Dim::known(k - before - after));
+        let inner = Dim::known(k) - Dim::known(before) - Dim::known(after);
+        natural.push((d - Dim::known(1)) * Dim::known(s) + inner);
     }
     let total = natural.iter().fold(Dim::known(1), |a, b| a * b);
     let dtype = cx.dtype(x)?;
