@@ -3,7 +3,7 @@
 //! The choice depends on shapes alone, never on the number of threads, so that results are the same for any.
 
 /// Multiply-adds of one grid point, about: below a millisecond, so that a few threads share a layer evenly.
-const POINT_WORK: i64 = 1 << 24;
+const POINT_WORK: i64 = 1 << 25;
 
 /// Rows of a point are a multiple of this, the rows of a tile, where there are more.
 const ROW_STEP: i64 = 48;
@@ -81,8 +81,8 @@ mod tests {
 
     #[test]
     fn deep_sums_take_fewer_columns_and_all_rows() {
-        assert_eq!(contract_blocks(Some(49), Some(512), 4608, 16), Blocks { rows: 49, columns: 64 });
-        assert_eq!(contract_blocks(Some(3136), Some(64), 576, 16), Blocks { rows: 432, columns: 64 });
-        assert_eq!(contract_blocks(Some(256), Some(768), 768, 16).columns, 224);
+        assert_eq!(contract_blocks(Some(49), Some(512), 4608, 16), Blocks { rows: 49, columns: 144 });
+        assert_eq!(contract_blocks(Some(3136), Some(64), 576, 16), Blocks { rows: 864, columns: 64 });
+        assert_eq!(contract_blocks(Some(256), Some(768), 768, 16).columns, 448);
     }
 }

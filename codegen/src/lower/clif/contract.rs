@@ -37,8 +37,14 @@ const TILE: i64 = 48;
 /// 32 KiB.
 const BLOCK: i64 = 256;
 
+/// The same with wide vectors, where a panel comes from the second-level cache anyway.
+const WIDE_BLOCK: i64 = 384;
+
 /// Elements between packed rows: an odd number of cache lines keeps rows in different sets.
-pub(super) const STRIDE: i64 = BLOCK + 16;
+pub(super) const STRIDE: i64 = WIDE_BLOCK + 16;
+
+/// Most bytes between rows that are read in place: displacements of a tile's rows have 32 bits.
+const MAX_ROW_BYTES: i64 = 1 << 24;
 
 /// Largest constant bound of the columns for which all sums of a tile are kept.
 const MAX_COLUMNS: i64 = 1024;
@@ -53,7 +59,7 @@ const MAX_PANELS: i64 = 1 << 18;
 const STRIDED_WIDTH: i64 = 8;
 
 /// Longest tile with wide vectors: a few of the tallest tile functions.
-const WIDE_TILE: i64 = 56;
+const WIDE_TILE: i64 = 96;
 
 /// What the lowering adds to the kernel for one contraction.
 #[derive(Clone, Debug)]
@@ -154,7 +160,8 @@ fn plan(kernel: &mut Kernel, c: &Contract, tier: Tier) -> Result<ContractPlan> {
     let columns = (bound.unwrap_or(COLUMN_BLOCK).max(0) + width - 1) / width * width;
     let column_block = bound.is_none().then_some(columns);
     let taps = c.taps.iter().fold(Ix::Const(1), |n, t| n * t.extent.clone().max(0));
-    let (taps_per_block, k_per_block) = blocks(taps.as_const(), c.k.extent.as_const());
+    let block = if Width::of(tier).is_some() { WIDE_BLOCK } else { BLOCK };
+    let (taps_per_block, k_per_block) = blocks(taps.as_const(), c.k.extent.as_const(), block);
     let depth = (taps * c.k.extent.clone().max(0)).as_const();
     let whole = depth.and_then(|d| d.checked_mul(columns)).filter(|n| *n <= MAX_PANELS);
     let strided = matches!(c.b, Rhs::Strided(_));
@@ -222,15 +229,15 @@ fn strided_width(c: &Contract, tier: Tier) -> i64 {
 }
 
 /// Taps and elements of `k` in one block of the reduction.
-fn blocks(taps: Option<i64>, k: Option<i64>) -> (i64, i64) {
+fn blocks(taps: Option<i64>, k: Option<i64>, block: i64) -> (i64, i64) {
     match k {
-        Some(k) if k > BLOCK => {
-            let count = (k + BLOCK - 1) / BLOCK;
+        Some(k) if k > block => {
+            let count = (k + block - 1) / block;
             (1, ((k + count - 1) / count + 7) / 8 * 8)
         }
         Some(k) => {
             let k = k.max(1);
-            let fit = (BLOCK / k).max(1);
+            let fit = (block / k).max(1);
             match taps {
                 Some(taps) => {
                     let count = (taps + fit - 1) / fit;
@@ -239,7 +246,7 @@ fn blocks(taps: Option<i64>, k: Option<i64>) -> (i64, i64) {
                 None => (fit, k),
             }
         }
-        None => (1, BLOCK),
+        None => (1, block),
     }
 }
 
@@ -381,7 +388,10 @@ impl Emitter<'_> {
         self.vars[plan.kn.index()] = Some(kn);
         let zero = self.i64(0);
         let m = self.row_axis(c, plan, first, rows)?;
-        if c.taps.is_empty() && hoistable_guard(c).is_none() {
+        let direct = self.direct_rows(c, plan, panels)?;
+        if direct.is_some() {
+            // The rows are read where they are.
+        } else if c.taps.is_empty() && hoistable_guard(c).is_none() {
             self.vars[plan.tap.index()] = Some(zero);
             let body = vec![Stmt::For(Box::new(self.packed_row(c, plan, c.a.body.clone(), c.a.value)))];
             self.for_stmt(&For { axis: m, kind: LoopKind::Sequential, carried: vec![], body })?;
@@ -402,7 +412,7 @@ impl Emitter<'_> {
             self.b.ins().iadd(before, k0)
         };
         let depth = if plan.taps_per_block > 1 { self.b.ins().imul(tn, kn) } else { kn };
-        self.multiply_panels(c, plan, panels, rows, [before, depth], is_first)
+        self.multiply_panels(c, plan, panels, (direct, rows), [before, depth], is_first)
     }
 
     /// Runs `f` for `tn` taps from `t0` on, with the tap variables set.
@@ -486,13 +496,54 @@ impl Emitter<'_> {
         For { axis, kind: LoopKind::Vector, carried: vec![], body }
     }
 
+    /// The function for tiles with wide vectors, if there is one.
+    fn tile_function(&self, c: &Contract, panels: &Panels) -> Option<Tile> {
+        let tile = Tile {
+            vectors: Width::of(self.tier)?,
+            acc: c.acc_dtype,
+            storage: panels.storage,
+            width: panels.width,
+            row_stride: 0,
+            accumulate: false,
+        };
+        tile.is_supported().then_some(tile)
+    }
+
+    /// Where rows of the left operand can be read in place, with wide vectors: the address of the first element of the
+    /// block, and the bytes between rows.
+    fn direct_rows(
+        &mut self,
+        c: &Contract,
+        plan: &ContractPlan,
+        panels: &Panels,
+    ) -> Result<Option<(Value, i64)>> {
+        let [Stmt::Let { dst, op: Op::Load { buffer, index, guard: None } }] = c.a.body.as_slice() else {
+            return Ok(None);
+        };
+        let storage = self.kernel.buffers[buffer.index()].dtype;
+        let plain = *dst == c.a.value && storage == c.acc_dtype && c.taps.is_empty();
+        let along = |var: Var| index.linear(var, &|_| false).and_then(|l| l.coefficient.as_const());
+        let (rows, k) = (along(c.m.var), along(c.k.var));
+        let bytes = (storage.bits() / 8) as i64;
+        let stride = rows.map(|r| r * bytes).filter(|s| (0..=MAX_ROW_BYTES).contains(s));
+        let (Some(stride), true, Some(1)) = (stride, plain, k) else { return Ok(None) };
+        if self.tile_function(c, panels).is_none() {
+            return Ok(None);
+        }
+        let first = c.k.begin.clone() + Ix::Var(plan.k0);
+        self.vars[c.k.var.index()] = Some(self.ix(&first)?);
+        self.vars[c.m.var.index()] = self.vars[plan.first_row.index()];
+        let at = self.ix(index)?;
+        Ok(Some((self.address(*buffer, at, bytes), stride)))
+    }
+
     /// Multiplies the packed rows with the panels: `depth` steps from position `before` of the reduction on.
     fn multiply_panels(
         &mut self,
         c: &Contract,
         plan: &ContractPlan,
         panels: &Panels,
-        rows: Value,
+        (direct, rows): (Option<(Value, i64)>, Value),
         [before, depth]: [Value; 2],
         is_first: bool,
     ) -> Result<()> {
@@ -511,17 +562,10 @@ impl Emitter<'_> {
         let skip = self.b.ins().imul(first_panel, panel_bytes);
         let start = self.b.ins().iadd(start, skip);
         let zero = self.i64(0);
-        let row_base = self.bases[plan.rows.index()];
+        let packed = (self.bases[plan.rows.index()], STRIDE * bytes);
+        let (row_base, row_stride) = direct.unwrap_or(packed);
         let sum_base = self.bases[plan.sums.index()];
-        let tile = Width::of(self.tier).map(|vectors| Tile {
-            vectors,
-            acc: c.acc_dtype,
-            storage: panels.storage,
-            width: panels.width,
-            row_stride: STRIDE * bytes,
-            accumulate: !is_first,
-        });
-        let tile = tile.filter(Tile::is_supported);
+        let tile = self.tile_function(c, panels).map(|t| Tile { row_stride, accumulate: !is_first, ..t });
         self.counted(zero, n, panels.width, &[start], |s, column, args| {
             let panel = args[0];
             if let Some(tile) = tile {

@@ -9,7 +9,7 @@ use kiln_ir::DType;
 
 use super::emit::{Callee, Emitter, Repr, Result, flags};
 use super::memory::vector_type;
-use crate::kir::{Accumulator, Axis, Block, For, LoopKind, Stmt};
+use crate::kir::{Accumulator, Axis, Block, Bound, For, LoopKind, Op, Stmt, Var};
 use crate::lower::wide::{COUNT, ROWS, Selection, WideFunction, Width, Word, select};
 
 /// Shortest loops of known length that are worth a call.
@@ -94,6 +94,12 @@ impl Emitter<'_> {
         let depends = inner.axis.begin.uses(l.axis.var) || inner.axis.extent.uses(l.axis.var);
         if !plain || depends {
             return Ok(false);
+        }
+        if let Some(parts) = interior(l, inner) {
+            for part in parts {
+                self.for_stmt(&part)?;
+            }
+            return Ok(true);
         }
         let Some(outlined) = self.outlined(Some(&l.axis), &inner.axis, &inner.body, &[]) else {
             return Ok(false);
@@ -194,17 +200,10 @@ impl Emitter<'_> {
         for (i, word) in (0i32..).zip(&selection.words) {
             let value = match word {
                 Word::Reserved | Word::Totals => continue,
-                Word::Address { buffer, index, guard } => {
+                Word::Address { buffer, index } => {
                     let bytes = (self.kernel.buffers[buffer.index()].dtype.bits() / 8) as i64;
                     let at = self.ix(index)?;
-                    let address = self.address(*buffer, at, bytes);
-                    match guard {
-                        Some(guard) => {
-                            let holds = self.guard_holds(guard)?;
-                            self.b.ins().select(holds, address, self.bases[buffer.index()])
-                        }
-                        None => address,
-                    }
+                    self.address(*buffer, at, bytes)
                 }
                 Word::Flag(guard) => {
                     let holds = self.guard_holds(guard)?;
@@ -229,4 +228,54 @@ impl Emitter<'_> {
         self.vals.truncate(own);
         Ok(())
     }
+}
+
+/// The loop in up to three parts, such that the guards of the longest do not depend on the row: the padding of a window
+/// concerns its border only. `None` where no guard depends on the row, or no such part is evident.
+fn interior(l: &For, inner: &For) -> Option<Vec<For>> {
+    let (begin, extent) = (l.axis.begin.as_const()?, l.axis.extent.as_const()?);
+    let (mut first, mut last) = (begin, begin + extent);
+    let mut body = inner.body.clone();
+    let mut found = false;
+    for stmt in &mut body {
+        let Stmt::Let { op: Op::Load { guard, .. }, .. } = stmt else { continue };
+        let Some(own) = guard else { continue };
+        for bound in own.bounds.iter().filter(|b| depends_on(b, l.axis.var)) {
+            found = true;
+            // lower <= step * row + rest < upper
+            let linear = bound.index.linear(l.axis.var, &|_| true)?;
+            let (step, rest) = (linear.coefficient.as_const()?, linear.rest.as_const()?);
+            let (lower, upper) = (bound.lower.as_const()?, bound.upper.as_const()?);
+            if step <= 0 {
+                return None;
+            }
+            let above = |limit: i64| (limit - rest + step - 1).div_euclid(step);
+            first = first.max(above(lower));
+            last = last.min(above(upper));
+        }
+        own.bounds.retain(|b| !depends_on(b, l.axis.var));
+        if own.bounds.is_empty() {
+            *guard = None;
+        }
+    }
+    if !found || last <= first {
+        return None;
+    }
+    let part = |from: i64, to: i64, body: &Block| {
+        let inner = For { body: body.clone(), ..inner.clone() };
+        let axis = Axis { var: l.axis.var, begin: from.into(), extent: (to - from).into() };
+        For { axis, body: vec![Stmt::For(Box::new(inner))], ..l.clone() }
+    };
+    let mut parts = vec![];
+    // A border has a row or two: what is left of its guards is decided row by row.
+    let rows = (begin..first).map(|row| part(row, row + 1, &inner.body));
+    parts.extend(rows);
+    parts.push(part(first, last, &body));
+    parts.extend((last..begin + extent).map(|row| part(row, row + 1, &inner.body)));
+    const MOST_PARTS: usize = 8;
+    (parts.len() <= MOST_PARTS).then_some(parts)
+}
+
+fn depends_on(bound: &Bound, row: Var) -> bool {
+    [&bound.index, &bound.lower, &bound.upper].into_iter().any(|ix| ix.uses(row))
 }

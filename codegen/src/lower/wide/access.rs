@@ -27,12 +27,13 @@ pub(super) fn can_load(width: Width, storage: DType, step: Step) -> bool {
 
 /// Whether lanes can be stored as elements.
 pub(super) fn can_store(width: Width, storage: DType, step: Step) -> bool {
-    match (width, step, storage) {
-        (_, Step::Contiguous, DType::F32 | DType::I32 | DType::U32) => true,
-        (Width::W512, Step::Strided(_), DType::F32 | DType::I32 | DType::U32) => true,
-        (Width::W512, Step::Contiguous, DType::F16 | DType::I16 | DType::U16) => true,
-        (Width::W512, Step::Contiguous, DType::I8 | DType::U8 | DType::Bool) => true,
-        _ => false,
+    let word = matches!(storage, DType::F32 | DType::I32 | DType::U32);
+    let narrow =
+        matches!(storage, DType::F16 | DType::I16 | DType::U16 | DType::I8 | DType::U8 | DType::Bool);
+    match (width, step) {
+        (Width::W256, Step::Contiguous) | (Width::W512, Step::Strided(_)) => word,
+        (Width::W512, Step::Contiguous) => word || narrow,
+        (Width::W256, Step::Strided(_)) | (_, Step::Same) => false,
     }
 }
 
@@ -84,9 +85,12 @@ impl Emission<'_> {
         }
         let mut mask = if self.masked { Some(TAIL) } else { None };
         if let (Some((param, _)), Width::W512) = (guard, self.width) {
-            self.asm.op2(Code::VEX_Kmovw_kr_km16, GUARD, Self::word(param));
-            if self.masked {
-                self.asm.op3(Code::VEX_Kandw_kr_kr_kr, GUARD, GUARD, TAIL);
+            if self.guard != Some(param) {
+                self.asm.op2(Code::VEX_Kmovw_kr_km16, GUARD, Self::word(param));
+                if self.masked {
+                    self.asm.op3(Code::VEX_Kandw_kr_kr_kr, GUARD, GUARD, TAIL);
+                }
+                self.guard = Some(param);
             }
             mask = Some(GUARD);
         }

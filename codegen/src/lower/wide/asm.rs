@@ -63,6 +63,7 @@ fn instruction(code: Code, args: &[Arg]) -> Result<Instruction, WideError> {
     let made: Result<Instruction, IcedError> = match *args {
         [] => Ok(Instruction::with(code)),
         [Reg(a)] => Instruction::with1(code, a),
+        [Mem(a)] => Instruction::with1(code, a),
         [Reg(a), Reg(b)] => Instruction::with2(code, a, b),
         [Reg(a), Mem(b)] => Instruction::with2(code, a, b),
         [Mem(a), Reg(b)] => Instruction::with2(code, a, b),

@@ -43,6 +43,8 @@ pub(super) struct Emission<'p> {
     pub masked: bool,
     /// The comparison whose result is in a mask register, for the next instruction.
     pub fused: Option<Reg>,
+    /// The parameter whose flag is in the mask register of guarded loads.
+    pub guard: Option<Param>,
     /// Position of the instruction that is emitted.
     pub position: usize,
     pointers: Vec<Param>,
@@ -91,6 +93,7 @@ impl<'p> Emission<'p> {
             group: 0,
             masked: false,
             fused: None,
+            guard: None,
             position: 0,
             pointers,
             slots,
@@ -253,6 +256,7 @@ impl<'p> Emission<'p> {
             return Err(WideError::Unsupported("that many accumulators".to_owned()));
         }
         self.group = group;
+        self.guard = None;
         self.registers = Registers::new(&program.body, program.registers, self.width.registers(), pinned);
         for (position, inst) in program.body.iter().enumerate() {
             self.position = position;

@@ -135,6 +135,7 @@ impl Emission<'_> {
                 self.asm.op2(Code::Mov_rm64_imm32, self.counter(*id), 0);
                 let label = self.asm.here();
                 self.labels.push((*id, label));
+                self.guard = None;
                 debug_assert!(*count > 0);
             }
             Inst::Assign { carried, a } => {
@@ -152,6 +153,7 @@ impl Emission<'_> {
     }
 
     fn end_loop(&mut self, id: super::lir::LoopId, carried: &[Reg]) {
+        self.guard = None;
         self.registers.flush(self.position + 1);
         self.settle();
         let count = self.program.body.iter().find_map(|i| match i {

@@ -204,7 +204,7 @@ impl Selector<'_> {
     }
 
     /// The nearest bfloat16, ties to even, in the low 16 bits; NaN stays NaN.
-    pub fn to_bf16(&mut self, value: Src) -> Reg {
+    pub fn bf16_bits(&mut self, value: Src) -> Reg {
         let value = self.in_register(value);
         let odd = self.shift(Shift::Right, value, 16);
         let odd = self.binary(Binary::And, odd, Src::Bits(1));

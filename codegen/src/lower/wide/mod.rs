@@ -18,6 +18,8 @@ mod math;
 mod prims;
 mod registers;
 mod select;
+#[cfg(test)]
+mod tests;
 pub(super) mod tile;
 
 use std::fmt::Write as _;

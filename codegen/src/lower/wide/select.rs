@@ -27,14 +27,12 @@ const UNROLLED: i64 = 300;
 pub enum Word {
     /// Number of iterations, number of rows.
     Reserved,
-    /// Address of an element; of the buffer's first where the guard does not hold.
+    /// Address of an element, which may lie outside of the buffer where the access is guarded.
     Address {
         /// The buffer.
         buffer: BufferId,
-        /// Element index for the first iteration.
+        /// Element index for the first iteration, less a constant that the program adds.
         index: Ix,
-        /// Condition of the access.
-        guard: Option<Guard>,
     },
     /// All ones where the guard holds, else 0.
     Flag(Guard),
@@ -307,7 +305,7 @@ impl Selector<'_> {
     }
 
     /// How an element index moves from lane to lane and in loops inside; the parameter of its address.
-    fn access(&mut self, buffer: BufferId, index: &Ix, guard: Option<&Guard>) -> Choice<Access> {
+    fn access(&mut self, buffer: BufferId, index: &Ix) -> Choice<Access> {
         let storage = self.kernel.buffers[buffer.index()].dtype;
         if storage.is_packed() || compute_dtype(storage).is_none_or(|d| d.bits() > 32) {
             return self.unsupported(format!("lanes of {storage}"));
@@ -338,12 +336,20 @@ impl Selector<'_> {
         if let Some(row) = self.row {
             row_step = constant(&rest, row).ok_or_else(far)?.0 * size;
         }
-        let word = Word::Address { buffer, index: rest, guard: guard.cloned() };
-        let pointer = self.word(word);
+        // Neighbours share a pointer.
+        let (rest, constant) = match rest {
+            Ix::Add(rest, constant) => match constant.as_const() {
+                Some(c) => (*rest, c),
+                None => (Ix::Add(rest, constant), 0),
+            },
+            other => (other, 0),
+        };
+        let offset = constant.checked_mul(size).and_then(|o| i32::try_from(o).ok()).ok_or_else(far)?;
+        let pointer = self.word(Word::Address { buffer, index: rest });
         if row_step != 0 && self.row_steps.iter().all(|r| r.0 != pointer) {
             self.row_steps.push((pointer, row_step));
         }
-        Ok(Access { pointer, offset: 0, storage, step, inner })
+        Ok(Access { pointer, offset, storage, step, inner })
     }
 
     fn load(&mut self, dst: Val, buffer: BufferId, index: &Ix, guard: Option<&Guard>) -> Choice<Rep> {
@@ -364,7 +370,7 @@ impl Selector<'_> {
             }
             return self.hoist(dst, Op::Load { buffer, index, guard });
         }
-        let at = self.access(buffer, &index, guard.as_ref())?;
+        let at = self.access(buffer, &index)?;
         if !access::can_load(self.width, at.storage, at.step) {
             return self.unsupported(format!("loads of {}", at.storage));
         }
@@ -377,7 +383,7 @@ impl Selector<'_> {
                     Scalar::I(x) => x as u32,
                 };
                 let plain = matches!(at.storage, DType::F32 | DType::I32 | DType::U32);
-                if otherwise != 0 && !plain || (self.width == Width::W256 && !plain) {
+                if !plain && (otherwise != 0 || self.width == Width::W256) {
                     return self.unsupported("guarded loads of narrow elements");
                 }
                 if self.width == Width::W256 && at.step != Step::Contiguous {
@@ -405,13 +411,13 @@ impl Selector<'_> {
         if dtype.bits() > 32 {
             return self.unsupported("64-bit values in lanes");
         }
-        let mut at = self.access(buffer, &index, None)?;
+        let mut at = self.access(buffer, &index)?;
         if at.step == Step::Same {
             return self.unsupported("stores of all lanes to one element");
         }
         let mut value = self.src(value)?;
         if at.storage == DType::BF16 {
-            value = self.to_bf16(value).into();
+            value = self.bf16_bits(value).into();
             at.storage = DType::U16;
         }
         if at.storage == DType::Bool {

@@ -1,0 +1,128 @@
+//! What every function of this lowering must hold, read off its decoded instructions.
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mnemonic, OpAccess, Register};
+use kiln_ir::{DType, Prim};
+
+use super::tile::Tile;
+use super::{WideFunction, Width, features, select};
+use crate::kir::{Bound, Kernel, KernelBuilder, Stmt};
+
+const WIDTHS: [Width; 2] = [Width::W256, Width::W512];
+
+/// Decodes a function and checks its use of registers and its frame.
+fn check(function: &WideFunction, allowed: &[&str]) {
+    let code = &function.bytes[function.entry..];
+    assert_eq!(features(code).unwrap(), function.features);
+    for feature in &function.features {
+        assert!(allowed.contains(feature), "{feature}\n{}", function.listing());
+    }
+    let instructions: Vec<_> =
+        Decoder::with_ip(64, code, function.entry as u64, DecoderOptions::NONE).into_iter().collect();
+    let pushed: Vec<Register> = instructions
+        .iter()
+        .take_while(|i| i.mnemonic() == Mnemonic::Push)
+        .map(|i| i.op0_register())
+        .collect();
+    let mut factory = InstructionInfoFactory::new();
+    let end = (function.bytes.len()) as u64;
+    for instruction in &instructions {
+        assert!(!instruction.is_invalid());
+        match instruction.flow_control() {
+            FlowControl::Next | FlowControl::Return => {}
+            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
+                let to = instruction.near_branch_target();
+                assert!((function.entry as u64..end).contains(&to));
+            }
+            other => panic!("{other:?}"),
+        }
+        if instruction.is_ip_rel_memory_operand() {
+            assert!(instruction.memory_displacement64() < function.entry as u64, "constants are in the pool");
+        }
+        for used in factory.info(instruction).used_registers() {
+            let writes = matches!(
+                used.access(),
+                OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+            );
+            let register = used.register().full_register();
+            let preserved =
+                [Register::RBX, Register::RBP, Register::R12, Register::R13, Register::R14, Register::R15];
+            if writes && preserved.contains(&register) {
+                assert!(pushed.contains(&register), "{register:?}\n{}", function.listing());
+            }
+        }
+    }
+    let tail: Vec<Mnemonic> = instructions.iter().rev().map(|i| i.mnemonic()).collect();
+    assert_eq!(tail[0], Mnemonic::Ret);
+    let pops = tail[1..].iter().take_while(|m| **m == Mnemonic::Pop).count();
+    assert_eq!(pops, pushed.len());
+    assert_eq!(tail[1 + pops], Mnemonic::Vzeroupper);
+}
+
+fn allowed(width: Width) -> &'static [&'static str] {
+    match width {
+        Width::W256 => &["avx", "avx2", "fma"],
+        Width::W512 => &["avx", "avx2", "fma", "bmi1", "bmi2", "avx512f", "avx512bw", "avx512dq", "avx512vl"],
+    }
+}
+
+#[test]
+fn tiles_keep_to_their_registers_and_features() {
+    for vectors in WIDTHS {
+        for (acc, storage) in [
+            (DType::F32, DType::F32),
+            (DType::F32, DType::BF16),
+            (DType::F64, DType::F64),
+            (DType::I32, DType::I8),
+            (DType::I32, DType::U16),
+        ] {
+            for count in 1..=4 {
+                for accumulate in [false, true] {
+                    let width = count * vectors.bytes() * 8 / acc.bits() as i64;
+                    let tile = Tile { vectors, acc, storage, width, row_stride: 1600, accumulate };
+                    check(&tile.emit().unwrap(), allowed(vectors));
+                }
+            }
+        }
+    }
+}
+
+/// A loop with `chain` values that live to its end, an elementary function and a guarded load.
+fn kernel(chain: usize) -> Kernel {
+    let mut b = KernelBuilder::new("loop");
+    let (x, out) = (b.input(DType::F32), b.output(DType::F32));
+    let row = b.grid(4);
+    b.vector(100, |b, i| {
+        let index = row.clone() * 100 + i.clone();
+        let bounds = vec![Bound::below(row.clone() - 1, 2)];
+        let mut values = vec![b.load_guarded(x, index.clone(), bounds, -1.0)];
+        for n in 0..chain {
+            let c = b.literal(DType::F32, n as f64);
+            let last = values[n];
+            values.push(b.apply(Prim::Add, &[last, c]));
+        }
+        let mut sum = b.apply(Prim::Erf, &[values[0]]);
+        for v in values {
+            sum = b.apply(Prim::Mul, &[sum, v]);
+        }
+        b.store(out, index, sum);
+    });
+    b.finish().unwrap()
+}
+
+#[test]
+fn loops_keep_to_their_registers_and_features_and_spill() {
+    for width in WIDTHS {
+        for chain in [0, 5, 40] {
+            let kernel = kernel(chain);
+            let [Stmt::For(l)] = kernel.body.as_slice() else { panic!("one loop") };
+            let selection = select(&kernel, width, None, &l.axis, &l.body, &[]).unwrap();
+            for count in [None, Some(100), Some(128)] {
+                let function = selection.function(count, width).unwrap();
+                check(&function, allowed(width));
+                if chain == 40 && width == Width::W256 {
+                    assert!(function.listing().contains("rsp+"), "{}", function.listing());
+                }
+            }
+        }
+    }
+}
