@@ -73,6 +73,10 @@ impl Compiled {
 pub fn is_artifact(path: &Path) -> Result<bool, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let mut head = vec![];
+    // Opening a pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file")));
+    }
     File::open(path).map_err(io)?.take(artifact::MAGIC.len() as u64).read_to_end(&mut head).map_err(io)?;
     Ok(head == artifact::MAGIC)
 }
@@ -80,7 +84,7 @@ pub fn is_artifact(path: &Path) -> Result<bool, Error> {
 /// Loads a model file into graph IR.
 pub fn load(path: &Path, shapes: &[ShapeOverride]) -> Result<Module, Error> {
     if is_artifact(path)? {
-        return Err(Error::NeedsModel { path: path.to_owned(), what: "this" });
+        return Err(Error::NeedsModel { path: path.to_owned(), what: "loading" });
     }
     let shapes = shapes.iter().map(|s| (s.input.clone(), s.dims.clone())).collect();
     let options = kiln_loaders::LoadOptions { shapes, ..Default::default() };
