@@ -142,7 +142,7 @@ impl Kind {
                 (11, Message(Kind::Attribute)),
                 (13, Text),
             ],
-            Kind::Sequence => &[
+            Kind::Sequence | Kind::Optional => &[
                 (1, Text),
                 (3, Message(Kind::Tensor)),
                 (4, Message(Kind::Sparse)),
@@ -151,14 +151,6 @@ impl Kind {
                 (7, Message(Kind::Optional)),
             ],
             Kind::Map => &[(1, Text), (4, Blob), (5, Message(Kind::Sequence))],
-            Kind::Optional => &[
-                (1, Text),
-                (3, Message(Kind::Tensor)),
-                (4, Message(Kind::Sparse)),
-                (5, Message(Kind::Sequence)),
-                (6, Message(Kind::Map)),
-                (7, Message(Kind::Optional)),
-            ],
         }
     }
 
