@@ -16,6 +16,9 @@ fn both(module: &Module, optimized: &Module, seed: u64) -> Option<(Vec<Datum>, R
     let data: Vec<Datum> = inputs(graph, size, seed).into_iter().map(Datum::Tensor).collect();
     // A module whose evaluation fails by design has nothing to compare.
     let expected = Evaluator::new(module).run(id, &data).ok()?;
+    // Code that faults takes the process with it: what it was made of stays in the build folder.
+    let place = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("random_graph.txt");
+    std::fs::write(place, text(optimized)).unwrap();
     let compiled =
         compile(optimized, &Options::default()).unwrap_or_else(|e| panic!("{e}\n{}", text(optimized)));
     let exe = Executable::from_image(compiled.image).unwrap_or_else(|e| panic!("{e}\n{}", text(optimized)));
@@ -55,7 +58,7 @@ fn check(module: &Module, passes: bool, seed: u64) -> Result<(), TestCaseError> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn node_by_node(

@@ -60,6 +60,38 @@ fn sizes_that_a_contraction_needs_equal_are_checked() {
 }
 
 #[test]
+fn few_channels_of_a_padded_convolution_stay_inside() {
+    let text = "module {
+  entry g0
+  graph g0 \"main\" (%0 \"x\": f32[1, N, 2]) {
+    %1: f32[2, 1, 1] = constant {value=f32[2, 1, 1] [1.0, 2.0]}
+    %2: f32[1, floordiv(N,2)+1, 2] = conv(%0, %1) {strides=[2], dilations=[1], pads=[(1, 0)], groups=2, layout=channels_last, out=f32}
+    return %2 \"y\"
+  }
+}";
+    let module = kiln::ir::text::parse_module(text, &Default::default()).unwrap();
+    let session = compile(module, &Options::default()).unwrap();
+    let session = session.into_session(SessionOptions { threads: Some(1), ..Default::default() }).unwrap();
+    assert_eq!(run(&session, &[&[1, 3, 2]]).unwrap(), [0.0, 0.0, 2.0, 6.0]);
+}
+
+#[test]
+fn padding_of_nothing_reads_nothing() {
+    let session = session(&[&["N"]], |b, x| {
+        let empty = b.slice_axis(x[0], 0, Dim::known(0), Dim::known(0)).unwrap();
+        let fill = b.scalar(DType::F32, 7.0).unwrap();
+        let pad = kiln::ir::op::Movement::Pad {
+            mode: kiln::ir::op::PadMode::Constant,
+            before: vec![Dim::known(20)],
+            after: vec![Dim::known(0)],
+        };
+        let padded = b.add(pad.into(), &[empty, fill]).unwrap();
+        b.output("padded", padded[0]);
+    });
+    assert_eq!(run(&session, &[&[2]]).unwrap(), [7.0; 20]);
+}
+
+#[test]
 fn a_reshape_needs_as_many_elements() {
     let session = session(&[&["N", "2"], &["M"]], |b, x| {
         let flat = b.reshape(x[0], &["M".parse().unwrap()]).unwrap();

@@ -224,7 +224,18 @@ impl<'a, 'g> Trace<'a, 'g> {
     /// Notes what keeps `index` inside the source. Axes of constant size need nothing: inference has seen them fit.
     fn require_fit(&mut self, source: usize, index: &[Expr], guards: &[InRange]) -> Result<(), Refusal> {
         let tensor = &self.sources[source];
+        // A guard over two axes as one keeps the outer of them inside.
+        let joint = |axis: usize| {
+            let (Some(at), Some(dims)) = (index.get(axis..axis + 2), tensor.dims.get(axis..axis + 2)) else {
+                return false;
+            };
+            let (at, upper) = (flatten(at, dims), &dims[0] * &dims[1]);
+            guards.iter().any(|g| g.index == at && g.upper == upper)
+        };
         for (axis, (at, size)) in index.iter().zip(&tensor.dims).enumerate() {
+            if joint(axis) {
+                continue;
+            }
             let guarded = guards.iter().find_map(|g| {
                 let shift = at.plus(&g.index.times(&Dim::known(-1)));
                 let shift = shift.as_constant()?;

@@ -43,6 +43,17 @@ struct Patch {
     len: u64,
 }
 
+/// What kernels get for empty buffers: where a guard fails they read the first bytes of a buffer and drop them.
+#[repr(align(64))]
+struct Nothing([u8; 256]);
+
+static NOTHING: Nothing = Nothing([0; 256]);
+
+/// A pointer that may be read even where there are no bytes.
+fn readable(pointer: *mut u8, len: u64) -> *mut u8 {
+    if len == 0 { NOTHING.0.as_ptr().cast_mut() } else { pointer }
+}
+
 /// Names a step in errors: its source nodes, or its position.
 pub(super) fn step_place(function: &Function, step: usize) -> String {
     match function.steps.get(step).map(|s| s.provenance.as_slice()) {
@@ -68,7 +79,7 @@ impl Segment {
                     patch.root, place.len, patch.len, patch.offset
                 )));
             };
-            self.region.set_pointer(patch.pointer, part.ptr);
+            self.region.set_pointer(patch.pointer, readable(part.ptr, patch.len));
         }
         Ok(())
     }
@@ -208,7 +219,7 @@ impl Binder<'_> {
         let place = self.frame.slots[root.index()].place;
         let part = place.and_then(|p: Place| p.part(from_root, len));
         let part = part.ok_or_else(|| self.invalid(format!("{slot} lies outside its memory")))?;
-        self.pointers.push(part.ptr);
+        self.pointers.push(readable(part.ptr, len));
         Ok(())
     }
 
