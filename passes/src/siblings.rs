@@ -1,7 +1,7 @@
 //! Contractions of one operand with several constant weights become one.
 
 use kiln_ir::op::{Contract, ContractSpec};
-use kiln_ir::{Build, Dim, Edit, Module, Node, NodeId, Op, Tensor, Value};
+use kiln_ir::{Build, Dim, Edit, InferError, Module, Node, NodeId, Op, Tensor, Value};
 
 use crate::rewrite::{Cx, Refusal, Rule, matches, require, run_rules};
 use crate::{Options, PassError, Report};
@@ -42,7 +42,9 @@ fn siblings(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let narrow = widths.iter().all(|&w| w < NARROW);
     require(narrow, format!("columns of {widths:?} are wide enough alone"))?;
     let mut p = cx.patch(id);
-    let weights: Vec<Value> = all.iter().map(|(n, _)| n.operands[1]).collect();
+    // Constants anew: the others' may be defined after this node.
+    let weights: Vec<Value> =
+        all.iter().map(|(_, w)| p.constant((*w).clone())).collect::<Result<_, InferError>>()?;
     let joint = p.concat(&weights, axis)?;
     let y = p.add1(node.op.clone(), &[x, joint])?;
     let mut start = 0;
