@@ -1,6 +1,6 @@
 //! What sessions derive from a function once, when its program is loaded.
 
-use kiln_ir::{Dim, Type};
+use kiln_ir::{Dim, TensorType, Type};
 
 use crate::plan::{byte_size, live_ranges, root};
 use crate::program::{Action, Function, Program, SlotId, Storage};
@@ -148,8 +148,12 @@ pub(crate) fn prepare(function: &Function, index: &SymbolIndex) -> Prepared {
         dim.symbols(&mut |s| early &= index.get(s).is_some_and(|n| late_symbols.binary_search(&n).is_err()));
         early
     };
+    // No bytes are a known size even where a dim is not known yet: every dim has to be.
+    let is_eager_tensor = |t: &TensorType| {
+        is_eager(&byte_size(t)) && t.shape.dims().is_some_and(|dims| dims.iter().all(is_eager))
+    };
     let eager: Vec<bool> =
-        function.slots.iter().map(|s| s.ty.as_tensor().is_some_and(|t| is_eager(&byte_size(t)))).collect();
+        function.slots.iter().map(|s| s.ty.as_tensor().is_some_and(is_eager_tensor)).collect();
     let mut prepared = Prepared {
         input_symbols,
         free_symbols,

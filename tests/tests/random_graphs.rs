@@ -95,3 +95,18 @@ proptest! {
         }
     }
 }
+
+/// What random graphs once found.
+#[test]
+fn a_size_of_a_value_without_elements_is_bound() {
+    let text = "module {
+  entry g0
+  graph g0 \"main\" (%0 \"x\": f32[]) {
+    %1: i64[0, U] = non_zero(%0)
+    %2: i64[0, U] = reduce(%1) {kind=mean, axes=[], keepdims=false}
+    return %2 \"y\"
+  }
+}";
+    let module = kiln_ir::text::parse_module(text, &Default::default()).unwrap();
+    check(&module, false, 0).unwrap();
+}

@@ -7,6 +7,7 @@ mod compare;
 mod models;
 mod npz;
 mod python;
+mod random;
 mod suite;
 mod tidy;
 mod workspace;
@@ -38,6 +39,8 @@ enum Task {
     Models(models::Options),
     /// Times Kiln against onnxruntime, interleaved, in one sitting.
     Compare(compare::Options),
+    /// The property tests over fresh random cases, seed by seed.
+    Random(random::Options),
     /// Architecture checks: crate arrows, forbidden dependencies, unsafe code, file sizes.
     Tidy,
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Zoo(options) => zoo::run(&workspace, options),
         Task::Models(options) => models::run(&workspace, options),
         Task::Compare(options) => compare::run(&workspace, options),
+        Task::Random(options) => random::run(&workspace, options),
         Task::Tidy => tidy::run(&workspace),
     });
     match result {
