@@ -1,7 +1,8 @@
 //! Contractions and convolutions, as shares of the FMA peak of this machine's widest vectors.
 //!
 //! The peak and the kernels are measured in turns, so that a busy neighbour slows both; each figure is the best of many
-//! short runs. `cargo bench -p kiln-benches --bench contract`
+//! short runs. `cargo bench -p kiln-benches --bench contract`; `KILN_TIER=x86-64-v3` takes another tier,
+//! `KILN_PORTABLE=1` its 128-bit code, `KILN_CASE=conv` the cases with such names.
 
 use std::time::Instant;
 
@@ -27,8 +28,8 @@ struct Case {
 }
 
 /// The grid over blocks of columns and of rows, as ranges of a contraction.
-fn ranges(b: &mut KernelBuilder, [m, n]: [i64; 2], depth: i64, width: i64) -> [(Ix, Ix); 2] {
-    let Blocks { rows, columns } = contract_blocks(Some(m), Some(n), depth, width);
+fn ranges(b: &mut KernelBuilder, [m, n]: [i64; 2], depth: i64, width: i64, line: i64) -> [(Ix, Ix); 2] {
+    let Blocks { rows, columns } = contract_blocks([Some(m), Some(n)], depth, width, line);
     let column = b.grid((n + columns - 1) / columns) * columns;
     let row = b.grid((m + rows - 1) / rows) * rows;
     let left = |total: i64, begin: &Ix, most: i64| (Ix::Const(total) - begin.clone()).min(most);
@@ -39,7 +40,7 @@ fn ranges(b: &mut KernelBuilder, [m, n]: [i64; 2], depth: i64, width: i64) -> [(
 fn gemm(m: i64, n: i64, k: i64, width: i64) -> Case {
     let mut b = KernelBuilder::new("gemm");
     let (x, w, bias, out) = (b.input(F32), b.weights(F32), b.weights(F32), b.output(F32));
-    let [rows, columns] = ranges(&mut b, [m, n], k, width);
+    let [rows, columns] = ranges(&mut b, [m, n], k, width, 1);
     let shape = ContractShape { m: rows, n: columns, taps: vec![], k: (0.into(), k.into()), acc_dtype: F32 };
     b.contract(
         shape,
@@ -104,12 +105,15 @@ fn conv([h, w]: [i64; 2], [ci, co]: [i64; 2], size: i64, stride: i64, width: i64
     let (m, depth) = (oh * ow, size * size * ci);
     let mut b = KernelBuilder::new("conv");
     let (x, wt, bias, out) = (b.input(F32), b.weights(F32), b.weights(F32), b.output(F32));
-    let [rows, columns] = ranges(&mut b, [m, co], depth, width);
+    let [rows, columns] = ranges(&mut b, [m, co], depth, width, if size > 1 || stride > 1 { ow } else { 1 });
     let taps = if size > 1 { vec![(0.into(), size.into()), (0.into(), size.into())] } else { vec![] };
     let shape = ContractShape { m: rows, n: columns, taps, k: (0.into(), ci.into()), acc_dtype: F32 };
     b.contract(
         shape,
         |b, m, taps, k| {
+            if size == 1 && stride == 1 {
+                return b.load(x, m.clone() * ci + k);
+            }
             let (row, column) = (m.clone().floor_div(ow) * stride, m.clone().modulo(ow) * stride);
             let [ky, kx] = taps else { return b.load(x, (row * w + column) * ci + k) };
             let (row, column) = (row + ky.clone() - pad, column + kx.clone() - pad);
@@ -194,15 +198,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("no tier with code runs here");
         return Ok(());
     };
+    let portable = std::env::var_os("KILN_PORTABLE").is_some();
     let (lanes, peak_width) = match tier {
+        _ if portable => (4, VectorWidth::W128),
         Tier::X86V4 => (16, VectorWidth::W512),
         Tier::X86V3 => (8, VectorWidth::W256),
         Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => (4, VectorWidth::W128),
     };
-    let compiler = Compiler::new(tier)?;
+    let compiler = if portable { Compiler::portable(tier)? } else { Compiler::new(tier)? };
     let mut criterion = Criterion::default().configure_from_args().sample_size(10);
     let mut shares = vec![];
-    for case in cases(lanes) {
+    let only = std::env::var("KILN_CASE").unwrap_or_default();
+    for case in cases(lanes).into_iter().filter(|case| case.name.contains(&only)) {
         let ready = Ready::new(&compiler, &case)?;
         let (mut peak, mut seconds) = (0.0f64, f64::MAX);
         let mut points = vec![f64::MAX; ready.points as usize];

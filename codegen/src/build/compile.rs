@@ -44,7 +44,7 @@ pub fn compile(module: &Module, options: &Options) -> Result<Compiled, CompileEr
         Tier::X86V3 => 8,
         Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => 4,
     };
-    let tuning = Tuning { lanes };
+    let tuning = Tuning { lanes, reads_lines: lanes > 4 };
     let arch = options.tier.arch();
     match decomposed(module)? {
         Some(module) => compile_with(&module, arch, tuning, &lower),

@@ -20,6 +20,8 @@ use crate::schedule::{contract_blocks, panel_width};
 pub struct Tuning {
     /// Elements of f32 in one vector.
     pub lanes: u32,
+    /// Whether rows of a convolution may be positions of several lines: the lowering finds lines in them again.
+    pub reads_lines: bool,
 }
 
 /// Length of sums that is assumed where it is known at run time only.
@@ -217,6 +219,8 @@ struct Builder<'a, 'g> {
     pieces: Pieces,
     grid: Vec<Group>,
     m: Dimension,
+    /// Rows of `m` that are one line of the left operand.
+    line: i64,
     n: Dimension,
     taps: Vec<Group>,
     k: Dimension,
@@ -253,7 +257,12 @@ impl<'a, 'g> Builder<'a, 'g> {
         let joined = |parts: &[&[Expr]]| parts.concat();
         let mut row_groups = collapse(&rows, &trace.axes, &joined(&[&out_exprs, &a_exprs]));
         let short = |g: &Group| g.extent(&trace.axes).as_known().is_some_and(|e| e < SHORT_ROWS);
-        if row_groups.last().is_some_and(short) && row_groups.len() > 1 {
+        let mut line = 1;
+        if let Some(joined) = lines(&row_groups, &trace.axes, &out_exprs).filter(|_| tuning.reads_lines) {
+            line = joined.line;
+            row_groups.truncate(row_groups.len() - 2);
+            row_groups.push(joined.group);
+        } else if row_groups.last().is_some_and(short) && row_groups.len() > 1 {
             row_groups = collapse(&rows, &trace.axes, &out_exprs);
         }
         let column_exprs = if constant_b { out_exprs.clone() } else { joined(&[&out_exprs, &b_exprs]) };
@@ -269,7 +278,7 @@ impl<'a, 'g> Builder<'a, 'g> {
         let extent = |g: &Option<Group>| g.as_ref().map_or(Dim::known(1), |g| g.extent(&trace.axes));
         let dimension = |group: Option<Group>| Dimension { extent: extent(&group), group };
         let (m, n, k) = (dimension(m), dimension(n), dimension(k));
-        let mut builder = Builder { trace, pieces, grid, m, n, taps, k, packed: None };
+        let mut builder = Builder { trace, pieces, grid, m, line, n, taps, k, packed: None };
         if constant_b {
             builder.packed = builder.pack(tuning);
         }
@@ -294,7 +303,7 @@ impl<'a, 'g> Builder<'a, 'g> {
     }
 
     fn build(self, region: &Region<'_>, name: &str) -> Result<Lowered, Refusal> {
-        let Builder { trace, pieces, grid, m, n, taps, k, packed } = self;
+        let Builder { trace, pieces, grid, m, line, n, taps, k, packed } = self;
         let Trace { terms, axes, sources, fits, .. } = trace;
         let mut tops: Vec<TermId> = pieces.roots.iter().map(|r| r.term).collect();
         let operands = [pieces.a, pieces.b];
@@ -313,7 +322,7 @@ impl<'a, 'g> Builder<'a, 'g> {
         let depth = taps.iter().fold(k.extent.clone(), |d, g| d * g.extent(&axes));
         let width = packed.as_ref().map_or(1, |p| i64::from(p.width));
         let sums = depth.as_known().unwrap_or(UNKNOWN_DEPTH);
-        let blocks = contract_blocks(m.extent.as_known(), n.extent.as_known(), sums, width);
+        let blocks = contract_blocks([m.extent.as_known(), n.extent.as_known()], sums, width, line);
         let n_range = blocked(&mut e, &mut b, &n.extent, blocks.columns, &mut points);
         let m_range = blocked(&mut e, &mut b, &m.extent, blocks.rows, &mut points);
         let acc_term = terms.find_accumulator();
@@ -428,6 +437,23 @@ fn operand(
         value
     });
     Operand { body, value: value.unwrap_or(crate::kir::Val(0)) }
+}
+
+/// Positions of several lines as one group.
+struct Lines {
+    group: Group,
+    line: i64,
+}
+
+/// The last two groups, lines and positions in a line, as one, where the result is contiguous over them and the left
+/// operand is not.
+fn lines(groups: &[Group], axes: &super::expr::Axes, out: &[Expr]) -> Option<Lines> {
+    let [.., a, b] = groups else { return None };
+    let ([a], [b]) = (a.members.as_slice(), b.members.as_slice()) else { return None };
+    let line = axes.extent(*b).as_known().filter(|n| *n > 1)?;
+    let mut joined = collapse(&[*a, *b], axes, out);
+    let group = joined.pop().filter(|g| joined.is_empty() && g.members.len() == 2)?;
+    Some(Lines { group, line })
 }
 
 /// Takes the group that is the statement's loop out of `groups` (that of `with`, else the largest, else the last);

@@ -23,9 +23,10 @@ pub struct Blocks {
     pub columns: i64,
 }
 
-/// Blocks for `m` rows and `n` columns (`None`: known at run time only) with sums of `depth` products and panels of
-/// `width` columns. Every row of a point is packed once for the point's columns, so columns come first.
-pub fn contract_blocks(m: Option<i64>, n: Option<i64>, depth: i64, width: i64) -> Blocks {
+/// Blocks for rows and columns (`None`: known at run time only) with sums of `depth` products and panels of `width`
+/// columns. Every row of a point is packed once for the point's columns, so columns come first. Points have whole lines
+/// of `line` rows, and are of nearly equal size.
+pub fn contract_blocks([m, n]: [Option<i64>; 2], depth: i64, width: i64, line: i64) -> Blocks {
     let depth = depth.max(1);
     let width = width.max(1);
     // Blocks of columns begin at whole panels and are not tiny.
@@ -35,9 +36,18 @@ pub fn contract_blocks(m: Option<i64>, n: Option<i64>, depth: i64, width: i64) -
         _ => ROW_GOAL,
     };
     let most = (POINT_WORK / depth / goal / step * step).clamp(step, MAX_COLUMNS.max(step) / step * step);
-    let columns = n.map_or(most, |n| most.min((n.max(1) + step - 1) / step * step));
-    let rows = (POINT_WORK / depth / columns / ROW_STEP * ROW_STEP).max(ROW_STEP);
-    Blocks { rows: m.map_or(rows, |m| rows.max(goal).min(m.max(1))), columns }
+    let columns = n.map_or(most, |n| even(n, most, step));
+    let row_step = if line > 1 { line } else { ROW_STEP };
+    let rows = (POINT_WORK / depth / columns).max(goal).max(1);
+    let rows = (rows + row_step - 1) / row_step * row_step;
+    Blocks { rows: m.map_or(rows, |m| if m <= rows { m.max(1) } else { even(m, rows, row_step) }), columns }
+}
+
+/// Parts of nearly equal size of `total`, multiples of `step` and at most about `most`.
+fn even(total: i64, most: i64, step: i64) -> i64 {
+    let total = total.max(1);
+    let count = (total + most - 1) / most;
+    ((total + count - 1) / count + step - 1) / step * step
 }
 
 /// The panel width for `n` columns: the fewest padded columns among the multiples of a vector that kernels like, the
@@ -65,7 +75,7 @@ mod tests {
             for m in [None, Some(1), Some(49), Some(128), Some(3136)] {
                 for n in [None, Some(10), Some(64), Some(3072)] {
                     for depth in [0, 3, 64, 768, 4608] {
-                        let blocks = contract_blocks(m, n, depth, width);
+                        let blocks = contract_blocks([m, n], depth, width, 1);
                         assert_eq!(blocks.columns % width, 0, "{blocks:?}");
                         assert!(blocks.rows >= 1 && blocks.columns >= width);
                         assert!(
@@ -81,8 +91,15 @@ mod tests {
 
     #[test]
     fn deep_sums_take_fewer_columns_and_all_rows() {
-        assert_eq!(contract_blocks(Some(49), Some(512), 4608, 16), Blocks { rows: 49, columns: 144 });
-        assert_eq!(contract_blocks(Some(3136), Some(64), 576, 16), Blocks { rows: 864, columns: 64 });
-        assert_eq!(contract_blocks(Some(256), Some(768), 768, 16).columns, 448);
+        let blocks = |m, n, depth| contract_blocks([Some(m), Some(n)], depth, 16, 1);
+        assert_eq!(blocks(49, 512, 4608), Blocks { rows: 49, columns: 128 });
+        assert_eq!(blocks(3136, 64, 576), Blocks { rows: 816, columns: 64 });
+        assert_eq!(blocks(256, 768, 768).columns, 384);
+    }
+
+    #[test]
+    fn points_are_whole_lines() {
+        let blocks = contract_blocks([Some(112 * 112), Some(64)], 147, 64, 112);
+        assert_eq!(blocks, Blocks { rows: 28 * 112, columns: 64 });
     }
 }

@@ -12,12 +12,15 @@
 //!
 //! The sums of a tile live in a few cache lines of scratch between the micro-kernels and the epilogue; both the
 //! packing loops and the epilogue are ordinary kernel IR statements and take the ordinary vectorizer.
+//!
+//! With wide vectors, a left operand whose rows can be read where they are takes the way of [`streamed`].
 
 mod panels;
+mod rows;
+mod streamed;
 
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use kiln_ir::DType;
-use kiln_runtime::cpu::Tier;
 use rustc_hash::FxHashMap;
 
 use super::LowerError;
@@ -27,7 +30,7 @@ use crate::kir::{
     Stmt, Val, Var,
 };
 use crate::lower::wide::Width;
-use crate::lower::wide::tile::Tile;
+use crate::lower::wide::tile::{MOST_ROWS, Tile};
 use crate::schedule::panel_width;
 
 /// Rows of a tile: a block of the right operand comes from memory once for so many rows, and four micro-kernels of
@@ -39,13 +42,16 @@ const TILE: i64 = 48;
 const BLOCK: i64 = 256;
 
 /// The same with wide vectors, where a panel comes from the second-level cache anyway.
-const WIDE_BLOCK: i64 = 384;
+const WIDE_BLOCK: i64 = 640;
 
-/// Elements between packed rows: an odd number of cache lines keeps rows in different sets.
-pub(super) const STRIDE: i64 = WIDE_BLOCK + 16;
+/// Elements between packed rows of the portable lowering: an odd number of cache lines keeps rows in different sets.
+pub(super) const STRIDE: i64 = BLOCK + 16;
 
-/// Most bytes between rows that are read in place: displacements of a tile's rows have 32 bits.
-const MAX_ROW_BYTES: i64 = 1 << 24;
+/// Elements of packed rows with wide vectors: they share the second-level cache with a panel and the sums.
+const WIDE_ROWS: i64 = 3 << 15;
+
+/// Sums of a tile with wide vectors.
+const WIDE_SUMS: i64 = 1 << 16;
 
 /// Largest constant bound of the columns for which all sums of a tile are kept.
 const MAX_COLUMNS: i64 = 1024;
@@ -59,14 +65,15 @@ const MAX_PANELS: i64 = 1 << 18;
 /// Panel width for right operands that are packed on the fly, without wide vectors.
 const STRIDED_WIDTH: i64 = 8;
 
-/// Longest tile with wide vectors: a few of the tallest tile functions.
-const WIDE_TILE: i64 = 96;
-
 /// What the lowering adds to the kernel for one contraction.
 #[derive(Clone, Debug)]
 pub(super) struct ContractPlan {
+    /// Where rows are not packed.
+    streamed: Option<streamed::Streamed>,
     /// Rows of a tile.
     tile: i64,
+    /// Elements between packed rows.
+    row_stride: i64,
     /// Columns that are computed at once, where their number has no constant bound.
     column_block: Option<i64>,
     /// Packed rows: `[tile][stride]`.
@@ -74,7 +81,7 @@ pub(super) struct ContractPlan {
     /// Sums of a tile: `[tile][columns]`.
     sums: BufferId,
     /// Elements between rows of sums: the padded upper bound of the column count.
-    columns: Ix,
+    columns: i64,
     /// Panel width.
     width: i64,
     /// Packed right operand, where it is not packed at compile time.
@@ -118,12 +125,12 @@ struct Block3 {
 }
 
 /// Plans every contraction of the kernel; adds scratch buffers, variables and values to it.
-pub(super) fn plan_all(kernel: &mut Kernel, tier: Tier) -> Result<FxHashMap<Val, ContractPlan>> {
+pub(super) fn plan_all(kernel: &mut Kernel, vectors: Option<Width>) -> Result<FxHashMap<Val, ContractPlan>> {
     let mut found = vec![];
     collect(&kernel.body, &mut found);
     let mut plans = FxHashMap::default();
     for contract in found {
-        let plan = plan(kernel, &contract, tier)?;
+        let plan = plan(kernel, &contract, vectors)?;
         plans.insert(contract.acc, plan);
     }
     Ok(plans)
@@ -147,32 +154,42 @@ fn collect(block: &Block, found: &mut Vec<Contract>) {
     }
 }
 
-fn plan(kernel: &mut Kernel, c: &Contract, tier: Tier) -> Result<ContractPlan> {
+fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<ContractPlan> {
     let unsupported =
         |what: &str| LowerError::Unsupported { kernel: kernel.name.clone(), what: what.to_owned() };
     let width = match &c.b {
         Rhs::Packed { width, .. } => i64::from(*width),
-        Rhs::Strided(_) => strided_width(c, tier),
+        Rhs::Strided(_) => strided_width(c, vectors),
     };
     if width % lanes(c.acc_dtype) != 0 {
         return Err(unsupported(&format!("panels of width {width}")));
     }
     let bound = c.n.extent.upper_bound().and_then(|n| n.as_const()).filter(|n| *n <= MAX_COLUMNS);
+    let shape = vectors.and_then(|v| tile_shape(kernel, c, v, width));
     let columns = (bound.unwrap_or(COLUMN_BLOCK).max(0) + width - 1) / width * width;
     let column_block = bound.is_none().then_some(columns);
     let taps = c.taps.iter().fold(Ix::Const(1), |n, t| n * t.extent.clone().max(0));
-    let block = if Width::of(tier).is_some() { WIDE_BLOCK } else { BLOCK };
+    let block = if shape.is_some() { WIDE_BLOCK } else { BLOCK };
     let (taps_per_block, k_per_block) = blocks(taps.as_const(), c.k.extent.as_const(), block);
     let depth = (taps * c.k.extent.clone().max(0)).as_const();
     let whole = depth.and_then(|d| d.checked_mul(columns)).filter(|n| *n <= MAX_PANELS);
     let strided = matches!(c.b, Rhs::Strided(_));
-    let rows_bound = c.m.extent.upper_bound().and_then(|m| m.as_const());
-    let tile = match (Width::of(tier), rows_bound) {
-        (None, bound) => bound.map_or(TILE, |m| m.clamp(1, TILE)),
-        (Some(_), None) => TILE,
+    let streamed =
+        shape.filter(|_| !strided || whole.is_some()).and_then(|tile| streamed::plan(kernel, c, tile, columns));
+    let row_stride = match shape {
+        // An odd number of cache lines.
+        Some(_) => ((taps_per_block * k_per_block / 16) | 1) * 16 + 32,
+        None => STRIDE,
+    };
+    let most = match shape {
+        Some(_) => (WIDE_ROWS / row_stride).min(WIDE_SUMS / columns.max(1)).max(TILE),
+        None => TILE,
+    };
+    let tile = match c.m.extent.upper_bound().and_then(|m| m.as_const()) {
+        None => most,
         // Tiles of nearly equal height.
-        (Some(_), Some(rows)) => {
-            let count = (rows.max(1) + WIDE_TILE - 1) / WIDE_TILE;
+        Some(rows) => {
+            let count = (rows.max(1) + most - 1) / most;
             (rows.max(1) + count - 1) / count
         }
     };
@@ -180,8 +197,9 @@ fn plan(kernel: &mut Kernel, c: &Contract, tier: Tier) -> Result<ContractPlan> {
         kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
         BufferId(kernel.buffers.len() as u32 - 1)
     };
-    let rows = scratch(tile * STRIDE);
-    let sums = scratch(columns * tile);
+    let packs = if streamed.is_some() { 0 } else { 1 };
+    let rows = scratch(packs * tile * row_stride);
+    let sums = scratch(packs * columns * tile);
     let panels = strided.then(|| scratch(whole.unwrap_or(columns * taps_per_block * k_per_block)));
     let mut var = || {
         kernel.vars += 1;
@@ -195,11 +213,13 @@ fn plan(kernel: &mut Kernel, c: &Contract, tier: Tier) -> Result<ContractPlan> {
     };
     let widened = (c.acc_dtype == DType::I32).then(|| (val(DType::I32), val(DType::I32)));
     Ok(ContractPlan {
+        streamed,
         tile,
+        row_stride,
         column_block,
         rows,
         sums,
-        columns: Ix::Const(columns),
+        columns,
         width,
         panels,
         whole_panels: strided && whole.is_some(),
@@ -219,9 +239,29 @@ fn plan(kernel: &mut Kernel, c: &Contract, tier: Tier) -> Result<ContractPlan> {
     })
 }
 
+/// The shape of the functions for tiles with wide vectors, if there are such; strides are still to be set.
+fn tile_shape(kernel: &Kernel, c: &Contract, vectors: Width, width: i64) -> Option<Tile> {
+    let storage = match &c.b {
+        Rhs::Packed { buffer, .. } => kernel.buffers[buffer.index()].dtype,
+        Rhs::Strided(_) => c.acc_dtype,
+    };
+    let tile = Tile {
+        vectors,
+        acc: c.acc_dtype,
+        storage,
+        width,
+        row_stride: 0,
+        sum_stride: 0,
+        prefetch: 0,
+        most_rows: MOST_ROWS,
+        accumulate: false,
+    };
+    tile.is_supported().then_some(tile)
+}
+
 /// Width of panels that are packed on the fly.
-fn strided_width(c: &Contract, tier: Tier) -> i64 {
-    let Some(vectors) = Width::of(tier) else { return STRIDED_WIDTH };
+fn strided_width(c: &Contract, vectors: Option<Width>) -> i64 {
+    let Some(vectors) = vectors else { return STRIDED_WIDTH };
     let lanes = vectors.bytes() * 8 / c.acc_dtype.bits() as i64;
     match c.n.extent.upper_bound().and_then(|n| n.as_const()) {
         Some(n) => i64::from(panel_width(n, lanes as u32)),
@@ -305,6 +345,9 @@ impl Emitter<'_> {
             let (taps, k) = (self.ix(&taps)?, self.ix(&c.k.extent)?);
             self.pack_panels(c, plan, operand, [zero, taps], [zero, k])?;
         }
+        if let Some(streamed) = &plan.streamed {
+            return self.streamed(c, streamed, &panels);
+        }
         let extent = self.ix(&c.m.extent)?;
         self.counted(zero, extent, plan.tile, &[], |s, first, _| {
             let left = s.b.ins().isub(extent, first);
@@ -354,8 +397,7 @@ impl Emitter<'_> {
     }
 
     fn clear_sums(&mut self, c: &Contract, plan: &ContractPlan, rows: Value) -> Result<()> {
-        let columns = self.ix(&plan.columns)?;
-        let count = self.b.ins().imul(rows, columns);
+        let count = self.scaled(rows, plan.columns);
         let (zero, step) = (self.i64(0), lanes(c.acc_dtype));
         let base = self.bases[plan.sums.index()];
         let vector = self.zero_vector(c.acc_dtype);
@@ -389,10 +431,7 @@ impl Emitter<'_> {
         self.vars[plan.kn.index()] = Some(kn);
         let zero = self.i64(0);
         let m = self.row_axis(c, plan, first, rows)?;
-        let direct = self.direct_rows(c, plan, panels)?;
-        if direct.is_some() {
-            // The rows are read where they are.
-        } else if c.taps.is_empty() && hoistable_guard(c).is_none() {
+        if c.taps.is_empty() && hoistable_guard(c).is_none() {
             self.vars[plan.tap.index()] = Some(zero);
             let body = vec![Stmt::For(Box::new(self.packed_row(c, plan, c.a.body.clone(), c.a.value)))];
             self.for_stmt(&For { axis: m, kind: LoopKind::Sequential, carried: vec![], body })?;
@@ -413,7 +452,7 @@ impl Emitter<'_> {
             self.b.ins().iadd(before, k0)
         };
         let depth = if plan.taps_per_block > 1 { self.b.ins().imul(tn, kn) } else { kn };
-        self.multiply_panels(c, plan, panels, (direct, rows), [before, depth], is_first)
+        self.multiply_panels(c, plan, panels, rows, [before, depth], is_first)
     }
 
     /// Runs `f` for `tn` taps from `t0` on, with the tap variables set.
@@ -476,7 +515,7 @@ impl Emitter<'_> {
     fn packed_row(&self, c: &Contract, plan: &ContractPlan, mut body: Block, value: Val) -> For {
         let position = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.k0);
         let row = Ix::Var(c.m.var) - Ix::Var(plan.first_row);
-        let index = row * STRIDE + Ix::Var(plan.tap) * plan.k_per_block + position;
+        let index = row * plan.row_stride + Ix::Var(plan.tap) * plan.k_per_block + position;
         // The extent is often known although the block's is a run-time minimum.
         let extent = match c.k.extent.as_const() {
             Some(k) if k <= plan.k_per_block || k % plan.k_per_block == 0 => {
@@ -498,44 +537,11 @@ impl Emitter<'_> {
     }
 
     /// The function for tiles with wide vectors, if there is one.
-    fn tile_function(&self, c: &Contract, panels: &Panels) -> Option<Tile> {
-        let tile = Tile {
-            vectors: Width::of(self.tier)?,
-            acc: c.acc_dtype,
-            storage: panels.storage,
-            width: panels.width,
-            row_stride: 0,
-            accumulate: false,
-        };
-        tile.is_supported().then_some(tile)
-    }
-
-    /// Where rows of the left operand can be read in place, with wide vectors: the address of the first element of the
-    /// block, and the bytes between rows.
-    fn direct_rows(
-        &mut self,
-        c: &Contract,
-        plan: &ContractPlan,
-        panels: &Panels,
-    ) -> Result<Option<(Value, i64)>> {
-        let [Stmt::Let { dst, op: Op::Load { buffer, index, guard: None } }] = c.a.body.as_slice() else {
-            return Ok(None);
-        };
-        let storage = self.kernel.buffers[buffer.index()].dtype;
-        let plain = *dst == c.a.value && storage == c.acc_dtype && c.taps.is_empty();
-        let along = |var: Var| index.linear(var, &|_| false).and_then(|l| l.coefficient.as_const());
-        let (rows, k) = (along(c.m.var), along(c.k.var));
-        let bytes = (storage.bits() / 8) as i64;
-        let stride = rows.map(|r| r * bytes).filter(|s| (0..=MAX_ROW_BYTES).contains(s));
-        let (Some(stride), true, Some(1)) = (stride, plain, k) else { return Ok(None) };
-        if self.tile_function(c, panels).is_none() {
-            return Ok(None);
-        }
-        let first = c.k.begin.clone() + Ix::Var(plan.k0);
-        self.vars[c.k.var.index()] = Some(self.ix(&first)?);
-        self.vars[c.m.var.index()] = self.vars[plan.first_row.index()];
-        let at = self.ix(index)?;
-        Ok(Some((self.address(*buffer, at, bytes), stride)))
+    fn tile_function(&self, c: &Contract, plan: &ContractPlan) -> Option<Tile> {
+        let shape = tile_shape(&self.kernel, c, self.width?, plan.width)?;
+        let bytes = (c.acc_dtype.bits() / 8) as i64;
+        let prefetch = shape.prefetch_for(plan.tile);
+        Some(Tile { row_stride: plan.row_stride * bytes, sum_stride: plan.columns * bytes, prefetch, ..shape })
     }
 
     /// Multiplies the packed rows with the panels: `depth` steps from position `before` of the reduction on.
@@ -544,7 +550,7 @@ impl Emitter<'_> {
         c: &Contract,
         plan: &ContractPlan,
         panels: &Panels,
-        (direct, rows): (Option<(Value, i64)>, Value),
+        rows: Value,
         [before, depth]: [Value; 2],
         is_first: bool,
     ) -> Result<()> {
@@ -553,8 +559,7 @@ impl Emitter<'_> {
         let storage_bytes = (panels.storage.bits() / 8) as i64;
         let vectors = panels.width / step;
         let panel_bytes = self.ix(&(panels.depth.clone() * (panels.width * storage_bytes)))?;
-        let columns = self.ix(&plan.columns)?;
-        let row_bytes = self.scaled(columns, bytes);
+        let row_bytes = self.i64(plan.columns * bytes);
         let offset = self.scaled(before, panels.width * storage_bytes);
         let start = self.b.ins().iadd(panels.base, offset);
         let n = self.ix(&c.n.extent)?;
@@ -563,17 +568,17 @@ impl Emitter<'_> {
         let skip = self.b.ins().imul(first_panel, panel_bytes);
         let start = self.b.ins().iadd(start, skip);
         let zero = self.i64(0);
-        let packed = (self.bases[plan.rows.index()], STRIDE * bytes);
-        let (row_base, row_stride) = direct.unwrap_or(packed);
+        let row_base = self.bases[plan.rows.index()];
         let sum_base = self.bases[plan.sums.index()];
-        let tile = self.tile_function(c, panels).map(|t| Tile { row_stride, accumulate: !is_first, ..t });
+        let tile = self.tile_function(c, plan).map(|t| Tile { accumulate: !is_first, ..t });
         self.counted(zero, n, panels.width, &[start], |s, column, args| {
             let panel = args[0];
             if let Some(tile) = tile {
                 let column_bytes = s.scaled(column, bytes);
                 let sums = s.b.ins().iadd(sum_base, column_bytes);
-                s.call(Callee::Tile(tile), &[row_base, panel, sums, row_bytes, depth, rows]);
-                return Ok(vec![s.b.ins().iadd(panel, panel_bytes)]);
+                let next = s.b.ins().iadd(panel, panel_bytes);
+                s.call(Callee::Tile(tile), &[row_base, panel, sums, next, depth, rows]);
+                return Ok(vec![next]);
             }
             let left = s.b.ins().isub(n, column);
             let left = s.b.ins().iadd_imm_s(left, step - 1);
@@ -619,7 +624,7 @@ impl Emitter<'_> {
     fn epilogue(&mut self, c: &Contract, plan: &ContractPlan, first: Value, rows: Value) -> Result<()> {
         let m = self.row_axis(c, plan, first, rows)?;
         let row = Ix::Var(c.m.var) - Ix::Var(plan.first_row);
-        let index = row * plan.columns.clone() + (Ix::Var(c.n.var) - c.n.begin.clone());
+        let index = row * plan.columns + (Ix::Var(c.n.var) - c.n.begin.clone());
         let mut body = vec![Stmt::Let { dst: c.acc, op: Op::Load { buffer: plan.sums, index, guard: None } }];
         body.extend(c.epilogue.iter().cloned());
         let columns = For { axis: c.n.clone(), kind: LoopKind::Vector, carried: vec![], body };

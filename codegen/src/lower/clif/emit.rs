@@ -17,7 +17,7 @@ use super::LowerError;
 use super::contract::ContractPlan;
 use super::micro::Micro;
 use crate::kir::{self, Access, BufferId, Ix, Kernel, Stmt, Val, Var};
-use crate::lower::wide::WideFunction;
+use crate::lower::wide::{WideFunction, Width};
 use crate::lower::wide::tile::Tile;
 
 /// Lanes of one vector group: values of up to 32 bits in a 128-bit register.
@@ -60,6 +60,8 @@ pub(super) struct Emitter<'a> {
     /// The kernel, with the scratch buffers, variables and values that contractions add.
     pub kernel: Kernel,
     pub tier: Tier,
+    /// Width of the functions that do the innermost work; without one, it is done with 128-bit vectors.
+    pub width: Option<Width>,
     pub vals: Vec<Option<Repr>>,
     pub vars: Vec<Option<Value>>,
     pub bases: Vec<Value>,
@@ -75,12 +77,13 @@ pub(super) struct Emitter<'a> {
 pub(super) fn emit(
     b: FunctionBuilder<'_>,
     kernel: &Kernel,
-    tier: Tier,
+    (tier, width): (Tier, Option<Width>),
     config: TargetFrontendConfig,
 ) -> Result<(Ix, Vec<Callee>)> {
     let mut kernel = kernel.clone();
-    let plans = super::contract::plan_all(&mut kernel, tier)?;
+    let plans = super::contract::plan_all(&mut kernel, width)?;
     let mut emitter = Emitter::bare(b, tier);
+    emitter.width = width;
     emitter.vals = vec![None; kernel.vals.len()];
     emitter.vars = vec![None; kernel.vars as usize];
     emitter.plans = plans;
@@ -117,6 +120,7 @@ impl<'a> Emitter<'a> {
         Emitter {
             b,
             tier,
+            width: None,
             vals: vec![],
             vars: vec![],
             bases: vec![],

@@ -27,7 +27,7 @@ use rustc_hash::FxHashMap;
 
 use emit::Callee;
 
-use super::wide::{WideError, WideFunction};
+use super::wide::{WideError, WideFunction, Width};
 use crate::kir::{Ix, Kernel, VerifyError, verify};
 
 /// Cranelift's names of the settings of a tier; `None` where this lowering has no code for it.
@@ -129,6 +129,8 @@ pub struct CompiledKernel {
 #[derive(Clone)]
 pub struct Compiler {
     tier: Tier,
+    /// Width of the functions that do the innermost work, where it is not done by Cranelift's code.
+    width: Option<Width>,
     isa: Arc<dyn TargetIsa>,
     /// The same machine without Cranelift's optimizer, which keeps instructions in the order they are emitted in.
     plain_isa: Arc<dyn TargetIsa>,
@@ -165,10 +167,16 @@ impl Compiler {
     pub fn new(tier: Tier) -> Result<Compiler, LowerError> {
         Ok(Compiler {
             tier,
+            width: Width::of(tier),
             isa: target(tier, "speed")?,
             plain_isa: target(tier, "none")?,
             callees: Arc::default(),
         })
+    }
+
+    /// A compiler for the tier that uses nothing but 128-bit vectors.
+    pub fn portable(tier: Tier) -> Result<Compiler, LowerError> {
+        Ok(Compiler { width: None, ..Compiler::new(tier)? })
     }
 
     /// The tier.
@@ -194,7 +202,8 @@ impl Compiler {
             Context::for_function(Function::with_name_signature(UserFuncName::default(), signature));
         let mut builder_context = FunctionBuilderContext::new();
         let builder = FunctionBuilder::new(&mut context.func, &mut builder_context);
-        let (scratch_bytes, callees) = emit::emit(builder, kernel, self.tier, self.isa.frontend_config())?;
+        let machine = (self.tier, self.width);
+        let (scratch_bytes, callees) = emit::emit(builder, kernel, machine, self.isa.frontend_config())?;
         let mut image =
             Image { kernel: &kernel.name, code: vec![], align: 16, calls: vec![], listing: String::new() };
         image.append(&mut context, &*self.isa, listing)?;

@@ -55,7 +55,7 @@ impl Emitter<'_> {
         body: &Block,
         accumulators: &[Accumulator],
     ) -> Option<Outlined> {
-        let width = Width::of(self.tier).filter(|_| self.mode.is_none())?;
+        let width = self.width.filter(|_| self.mode.is_none())?;
         let count = axis.extent.as_const();
         let lanes = width.bytes() / 4;
         let shortest = match width {

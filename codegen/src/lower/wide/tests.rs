@@ -3,7 +3,7 @@
 use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mnemonic, OpAccess, Register};
 use kiln_ir::{DType, Prim};
 
-use super::tile::Tile;
+use super::tile::{MOST_ROWS, Tile};
 use super::{WideFunction, Width, features, select};
 use crate::kir::{Bound, Kernel, KernelBuilder, Stmt};
 
@@ -78,7 +78,17 @@ fn tiles_keep_to_their_registers_and_features() {
             for count in 1..=4 {
                 for accumulate in [false, true] {
                     let width = count * vectors.bytes() * 8 / acc.bits() as i64;
-                    let tile = Tile { vectors, acc, storage, width, row_stride: 1600, accumulate };
+                    let tile = Tile {
+                        vectors,
+                        acc,
+                        storage,
+                        width,
+                        row_stride: 1600,
+                        sum_stride: 768,
+                        most_rows: MOST_ROWS,
+                        prefetch: 2 * i64::from(accumulate),
+                        accumulate,
+                    };
                     check(&tile.emit().unwrap(), allowed(vectors));
                 }
             }

@@ -1,8 +1,12 @@
 //! Tiles of contractions: packed rows of the left operand times one panel of the right, sums in registers.
 //!
 //! A tile is `H` rows by the panel's `V` vectors. `H` is what the register file holds: `H * V` sums, `V` vectors of the
-//! panel and one broadcast, the formula of oneDNN's `brgemm` kernels. A function handles any number of rows: it spreads
-//! them over tiles of nearly equal height, so that no tile is too short to hide the latency of its additions.
+//! panel and one broadcast, the formula of oneDNN's `brgemm` kernels. Where that gives too few rows, the last vector of
+//! the panel stays in memory. A function handles any number of rows: it spreads them over tiles of nearly equal height,
+//! so that no tile is too short to hide the latency of its additions.
+//!
+//! While it computes, a function can ask for the lines of what is multiplied next (the next panel): panels come from
+//! beyond the second-level cache, and hardware does not look ahead across pages.
 
 use iced_x86::{Code, Register};
 use kiln_ir::DType;
@@ -11,10 +15,13 @@ use super::asm::{Assembler, at, vector};
 use super::{WideError, WideFunction, Width};
 
 /// Steps of the reduction a loop iteration does.
-const UNROLL: i64 = 4;
+pub const UNROLL: i64 = 4;
+
+/// Bytes of a cache line.
+pub const LINE: i64 = 64;
 
 /// Sums of one row and one panel: enough to hide latency; more rows would only lengthen the code.
-const MOST_ROWS: usize = 14;
+pub const MOST_ROWS: usize = 14;
 
 /// Shape of a tile function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,8 +34,14 @@ pub struct Tile {
     pub storage: DType,
     /// Panel width in elements: a multiple of the vector's lanes.
     pub width: i64,
-    /// Bytes between packed rows.
+    /// Bytes between rows of the left operand.
     pub row_stride: i64,
+    /// Bytes between rows of sums.
+    pub sum_stride: i64,
+    /// Cache lines to ask for in advance, every [`UNROLL`] steps of the reduction.
+    pub prefetch: i64,
+    /// Most rows of a tile: fewer than registers allow where rows share sets of the first-level cache.
+    pub most_rows: usize,
     /// Whether to add to the sums in memory (or to replace them).
     pub accumulate: bool,
 }
@@ -47,7 +60,7 @@ const ROWS_LEFT: Register = Register::R11;
 const A: Register = Register::RDI;
 const PANEL: Register = Register::RSI;
 const SUMS: Register = Register::R10;
-const ROW_BYTES: Register = Register::RCX;
+const NEXT: Register = Register::RCX;
 const DEPTH: Register = Register::R8;
 const HEIGHT: Register = Register::R9;
 const TALLER: Register = Register::RDX;
@@ -85,12 +98,38 @@ impl Tile {
         (self.width / self.lanes()) as usize
     }
 
+    /// Lines to ask for so that another panel has come when `rows` rows are done.
+    pub fn prefetch_for(&self, rows: i64) -> i64 {
+        let lines = UNROLL * self.width * (self.storage.bits() / 8) as i64 / LINE;
+        let height = self.height() as i64;
+        let tiles = ((rows + height - 1) / height).max(1);
+        (lines + tiles - 1) / tiles
+    }
+
     /// Rows of the tallest tile.
     pub fn height(&self) -> usize {
-        let count = self.count();
+        self.height_with(self.panel_registers())
+    }
+
+    fn height_with(&self, panel_registers: usize) -> usize {
         // One register for the broadcast, and one for products where they are not fused.
-        let free = self.vectors.registers() - count - if self.acc == DType::I32 { 2 } else { 1 };
-        (free / count).clamp(1, MOST_ROWS)
+        let other = if self.acc == DType::I32 { 2 } else { 1 };
+        let free = self.vectors.registers() - panel_registers - other;
+        (free / self.count()).clamp(1, self.most_rows)
+    }
+
+    /// Vectors of the panel that are held in registers: all, or all but one where that gives taller tiles and loads
+    /// stay fewer than multiplications.
+    fn panel_registers(&self) -> usize {
+        let count = self.count();
+        let fused = self.acc != DType::I32 && self.storage == self.acc;
+        if count < 2 || !fused {
+            return count;
+        }
+        let height = self.height_with(count - 1);
+        let loads = count - 1 + 2 * height;
+        let fewer = loads * 5 <= height * count * 4;
+        if height > self.height_with(count) && fewer { count - 1 } else { count }
     }
 
     fn codes(&self) -> Codes {
@@ -134,7 +173,7 @@ impl Tile {
         self.register(row * self.count() + column)
     }
 
-    /// The function `(rows, panel, sums, bytes between rows of sums, depth, number of rows)`:
+    /// The function `(rows, panel, sums, what comes next, depth, number of rows)`:
     /// `sums[row][column] (+)= sum over depth of a[row][k] * b[k][column]`, all columns of the panel.
     pub fn emit(&self) -> Result<WideFunction, WideError> {
         if !self.is_supported() {
@@ -197,27 +236,26 @@ impl Tile {
     fn rows(&self, asm: &mut Assembler, height: usize) {
         let codes = self.codes();
         let bytes = self.vectors.bytes();
-        asm.op2(Code::Mov_r64_rm64, COUNT, SUMS);
+        let place = |row: usize, column: usize| {
+            at(SUMS, row as i64 * self.sum_stride + column as i64 * bytes)
+        };
         for row in 0..height {
             for column in 0..self.count() {
                 let sum = self.sum(row, column);
                 if self.accumulate {
-                    asm.op2(codes.load, sum, at(COUNT, column as i64 * bytes));
+                    asm.op2(codes.load, sum, place(row, column));
                 } else {
                     asm.op3(codes.zero, sum, sum, sum);
                 }
-            }
-            if self.accumulate {
-                asm.op2(Code::Add_r64_rm64, COUNT, ROW_BYTES);
             }
         }
         self.reduction(asm, &codes, height);
         for row in 0..height {
             for column in 0..self.count() {
-                asm.op2(codes.store, at(SUMS, column as i64 * bytes), self.sum(row, column));
+                asm.op2(codes.store, place(row, column), self.sum(row, column));
             }
-            asm.op2(Code::Add_r64_rm64, SUMS, ROW_BYTES);
         }
+        asm.op2(Code::Add_rm64_imm32, SUMS, (height as i64 * self.sum_stride) as i32);
         asm.op2(Code::Add_rm64_imm32, A, (height as i64 * self.row_stride) as i32);
     }
 
@@ -246,28 +284,36 @@ impl Tile {
 
     /// `count` steps of the reduction.
     fn steps(&self, asm: &mut Assembler, codes: &Codes, height: usize, count: i64) {
-        let columns = self.count();
-        let first = height * columns;
-        let panel: Vec<Register> = (0..columns).map(|v| self.register(first + v)).collect();
-        let factor = self.register(first + columns);
+        let held = self.panel_registers();
+        let first = height * self.count();
+        let panel: Vec<Register> = (0..held).map(|v| self.register(first + v)).collect();
+        let factor = self.register(first + held);
         let storage_bytes = (self.storage.bits() / 8) as i64;
+        let offset = |k: i64, v: usize| (k * self.width + v as i64 * self.lanes()) * storage_bytes;
         for k in 0..count {
             for (v, &register) in panel.iter().enumerate() {
-                let offset = (k * self.width + v as i64 * self.lanes()) * storage_bytes;
-                self.panel_vector(asm, register, offset);
+                self.panel_vector(asm, register, offset(k, v));
             }
             for row in 0..height {
-                let offset = row as i64 * self.row_stride + k * self.acc_bytes();
-                asm.op2(codes.broadcast, factor, at(A_AT, offset));
-                for (v, &column) in panel.iter().enumerate() {
+                let from = row as i64 * self.row_stride + k * self.acc_bytes();
+                asm.op2(codes.broadcast, factor, at(A_AT, from));
+                for v in 0..self.count() {
                     let sum = self.sum(row, v);
-                    if self.acc == DType::I32 {
-                        self.multiply_add_i32(asm, sum, factor, column, first + columns + 1);
-                    } else {
-                        asm.op3(codes.fma, sum, factor, column);
+                    match panel.get(v) {
+                        Some(&column) if self.acc == DType::I32 => {
+                            self.multiply_add_i32(asm, sum, factor, column, first + held + 1);
+                        }
+                        Some(&column) => asm.op3(codes.fma, sum, factor, column),
+                        None => asm.op3(codes.fma, sum, factor, at(B_AT, offset(k, v))),
                     }
                 }
             }
+        }
+        if count == UNROLL && self.prefetch > 0 {
+            for line in 0..self.prefetch {
+                asm.op1(Code::Prefetcht1_m8, at(NEXT, line * LINE));
+            }
+            asm.op2(Code::Add_rm64_imm32, NEXT, (self.prefetch * LINE) as i32);
         }
         asm.op2(Code::Add_rm64_imm32, A_AT, (count * self.acc_bytes()) as i32);
         asm.op2(Code::Add_rm64_imm32, B_AT, (count * self.width * storage_bytes) as i32);

@@ -1,0 +1,475 @@
+//! The left operand of a contraction as rows in memory: read in place, or from a copy that has its padding.
+//!
+//! Rows may have two levels: the output positions of a convolution are `inner` positions of `outer` lines. Taps that
+//! follow `k` in memory join it (positions along the line of a convolution with channels last), so that the reduction is
+//! a few long runs.
+
+use kiln_ir::Scalar;
+
+use crate::kir::{Bound, BufferId, Contract, Guard, Ix, Kernel, Op, Stmt, Var};
+
+/// Most elements of a copy.
+const MAX_COPY: i64 = 1 << 19;
+
+/// Most bytes between rows: displacements of a tile's rows have 32 bits.
+const MAX_ROW_BYTES: i64 = 1 << 24;
+
+/// Cache lines of one way of the first-level cache.
+const SETS: i64 = 64;
+
+/// Rows in the same set of the first-level cache that it holds beside the panel: it has eight ways or more.
+const ROWS_A_SET: i64 = 7;
+
+/// Rows and reduction of a left operand, in elements.
+#[derive(Clone, Debug)]
+pub(super) struct Rows {
+    /// Inner rows of an outer one; without it, there is one outer row.
+    pub split: Option<i64>,
+    /// Positions of a row.
+    pub outer: Var,
+    pub inner: Var,
+    /// Distance of rows.
+    pub outer_stride: i64,
+    pub inner_stride: i64,
+    /// Outer reduction axes, outermost first: extent and distance.
+    pub taps: Vec<(i64, i64)>,
+    /// Contiguous elements of the reduction for each tap.
+    pub run: i64,
+    /// Where the elements are.
+    pub place: Place,
+}
+
+/// Where the elements of the rows are.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// In a buffer of the kernel, the first element of a row at an index.
+    Buffer(BufferId, Ix),
+    /// In a copy with its padding.
+    Copy(Patch),
+    /// In a copy that is made for each block of the reduction.
+    Packed,
+}
+
+/// A copy of what a block of rows reads, padding included: `[spans...][k]`.
+#[derive(Clone, Debug)]
+pub(super) struct Patch {
+    pub source: BufferId,
+    /// Source index without spans and `k`; in terms of the block's first rows.
+    pub index: Ix,
+    /// Taps by themselves, lines, positions in a line; the last one is the line's.
+    pub spans: Vec<Span>,
+    pub bounds: Vec<SpanBound>,
+    pub otherwise: Scalar,
+    /// Elements of a position.
+    pub depth: i64,
+    /// Number of the contraction's taps.
+    tap_count: usize,
+    /// The first rows of the block.
+    pub first: [Var; 2],
+}
+
+/// What a span's positions are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    Outer,
+    Inner,
+    None,
+}
+
+/// Positions that rows and a tap select: `row * row_step + tap * tap_step`.
+#[derive(Clone, Debug)]
+pub(super) struct Span {
+    pub var: Var,
+    pub level: Level,
+    pub row_step: i64,
+    pub tap: Option<usize>,
+    pub tap_extent: i64,
+    pub tap_step: i64,
+    /// Source elements between positions.
+    pub distance: i64,
+}
+
+impl Span {
+    /// Positions that `rows` rows use.
+    pub fn extent(&self, rows: Ix) -> Ix {
+        (rows - 1) * self.row_step + (self.tap_extent - 1) * self.tap_step + 1
+    }
+}
+
+/// `lower <= rest + step * position < upper`, position of a span.
+#[derive(Clone, Debug)]
+pub(super) struct SpanBound {
+    pub span: Option<usize>,
+    pub step: i64,
+    pub rest: Ix,
+    pub lower: Ix,
+    pub upper: Ix,
+}
+
+/// An index that is linear in the row, the taps and `k`.
+struct Affine {
+    outer: i64,
+    inner: i64,
+    taps: Vec<i64>,
+    k: i64,
+    rest: Ix,
+}
+
+/// The rows of `c`'s left operand for tiles of `height` rows; `None` where they have no such form.
+pub(super) fn rows(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
+    loaded(kernel, c).or_else(|| packed(kernel, c))
+}
+
+/// Rows that are packed, whatever they are made of.
+fn packed(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
+    let run = c.k.extent.as_const().filter(|k| *k > 0 && c.taps.is_empty())?;
+    let vars = [Var(kernel.vars), Var(kernel.vars + 1)];
+    kernel.vars += 2;
+    let [outer, inner] = vars;
+    let (outer_stride, inner_stride, taps) = (0, 0, vec![]);
+    Some(Rows { split: None, outer, inner, outer_stride, inner_stride, taps, run, place: Place::Packed })
+}
+
+/// Rows that a plain load reads.
+fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
+    let [Stmt::Let { dst, op: Op::Load { buffer, index, guard } }] = c.a.body.as_slice() else {
+        return None;
+    };
+    if *dst != c.a.value || kernel.buffers[buffer.index()].dtype != c.acc_dtype {
+        return None;
+    }
+    let zero_based = c.taps.iter().chain([&c.k]).all(|axis| axis.begin == Ix::Const(0));
+    let depth = c.k.extent.as_const().filter(|k| *k > 0 && zero_based)?;
+    let extents: Vec<i64> = c.taps.iter().map(|t| t.extent.as_const().filter(|n| *n > 0)).collect::<Option<_>>()?;
+    let vars = [Var(kernel.vars), Var(kernel.vars + 1)];
+    let guards = guard.iter().flat_map(|g| &g.bounds).flat_map(|b| [&b.index, &b.lower, &b.upper]);
+    let split = line_length(std::iter::once(index).chain(guards), c.m.var)?;
+    if let Some(line) = split
+        && !(is_multiple(&c.m.begin, line) && is_multiple(&c.m.extent, line))
+    {
+        return None;
+    }
+    let at = affine(index, c, split, vars)?;
+    let bytes = (c.acc_dtype.bits() / 8) as i64;
+    if at.k != 1 && depth != 1 || at.inner < 0 || at.outer < 0 || at.taps.iter().any(|t| *t < 0) {
+        return None;
+    }
+    let fields = Fields { at: &at, extents: &extents, depth, split, vars };
+    let rows = match guard {
+        None => fields.in_place(*buffer),
+        Some(guard) => fields.copied(kernel, c, *buffer, guard)?,
+    };
+    if rows.inner_stride * bytes > MAX_ROW_BYTES {
+        return None;
+    }
+    // The copy's variables follow these two.
+    kernel.vars = kernel.vars.max(vars[1].0 + 1);
+    Some(rows)
+}
+
+/// The most rows so many bytes apart that do not evict each other from the first-level cache.
+pub(super) fn most_rows(stride: i64) -> i64 {
+    const LINE: i64 = 64;
+    let distinct = if stride % LINE == 0 { SETS / gcd(stride / LINE, SETS) } else { SETS };
+    ROWS_A_SET * distinct
+}
+
+struct Fields<'a> {
+    at: &'a Affine,
+    extents: &'a [i64],
+    depth: i64,
+    split: Option<i64>,
+    vars: [Var; 2],
+}
+
+impl Fields<'_> {
+    fn in_place(&self, buffer: BufferId) -> Rows {
+        let [outer, inner] = self.vars;
+        let index = self.at.rest.clone() + Ix::Var(outer) * self.at.outer + Ix::Var(inner) * self.at.inner;
+        let mut rows = Rows {
+            split: self.split,
+            outer,
+            inner,
+            outer_stride: self.at.outer,
+            inner_stride: self.at.inner,
+            taps: self.extents.iter().copied().zip(self.at.taps.iter().copied()).collect(),
+            run: self.depth,
+            place: Place::Buffer(buffer, index),
+        };
+        rows.join_taps();
+        rows
+    }
+
+    fn copied(&self, kernel: &mut Kernel, c: &Contract, source: BufferId, guard: &Guard) -> Option<Rows> {
+        let Fields { at, extents, depth, split, vars } = *self;
+        let bounds: Vec<(Affine, &Bound)> =
+            guard.bounds.iter().map(|b| Some((affine(&b.index, c, split, vars)?, b))).collect::<Option<_>>()?;
+        // The tap that moves along the lines or in a line is the one that shares a bound with them.
+        let (mut along_outer, mut along_inner) = (None, None);
+        for (b, _) in &bounds {
+            let mut taps = b.taps.iter().enumerate().filter(|(_, t)| **t != 0).map(|(i, _)| i);
+            let tap = taps.next();
+            if b.k != 0 || taps.next().is_some() || (b.outer != 0 && b.inner != 0) {
+                return None;
+            }
+            for (uses, along) in [(b.outer, &mut along_outer), (b.inner, &mut along_inner)] {
+                if uses != 0 && tap.is_some() {
+                    if along.is_some_and(|known| Some(known) != tap) {
+                        return None;
+                    }
+                    *along = tap;
+                }
+            }
+        }
+        if along_outer.is_some() && along_outer == along_inner {
+            return None;
+        }
+        let mut next = vars[1].0;
+        let mut var = || {
+            next += 1;
+            Var(next)
+        };
+        let mut spans = vec![];
+        for (t, &distance) in at.taps.iter().enumerate() {
+            if Some(t) != along_outer && Some(t) != along_inner {
+                let own = Span {
+                    var: var(),
+                    level: Level::None,
+                    row_step: 0,
+                    tap: Some(t),
+                    tap_extent: extents[t],
+                    tap_step: 1,
+                    distance,
+                };
+                spans.push(own);
+            }
+        }
+        let levels = [(Level::Outer, at.outer, along_outer), (Level::Inner, at.inner, along_inner)];
+        for (level, step, tap) in levels {
+            if level == Level::Outer && split.is_none() {
+                continue;
+            }
+            let tap_distance = tap.map_or(0, |t| at.taps[t]);
+            if step <= 0 || (tap.is_some() && tap_distance <= 0) {
+                return None;
+            }
+            let distance = gcd(step, tap_distance);
+            spans.push(Span {
+                var: var(),
+                level,
+                row_step: step / distance,
+                tap,
+                tap_extent: tap.map_or(1, |t| extents[t]),
+                tap_step: tap_distance / distance,
+                distance,
+            });
+        }
+        let first = [var(), var()];
+        let in_first =
+            |outer: i64, inner: i64| Ix::Var(first[0]) * outer + Ix::Var(first[1]) * inner;
+        let mut span_bounds = vec![];
+        for (b, bound) in &bounds {
+            let tap = b.taps.iter().position(|t| *t != 0);
+            let span = spans.iter().position(|s| match s.level {
+                Level::Outer => b.outer != 0,
+                Level::Inner => b.inner != 0,
+                Level::None => b.outer == 0 && b.inner == 0 && tap.is_some() && s.tap == tap,
+            });
+            // A bound on a tap alone, which moves along rows: no guard of a window has this form.
+            if span.is_none() && tap.is_some() {
+                return None;
+            }
+            let by_tap = tap.map_or(0, |t| b.taps[t]);
+            let step = match span.map(|s| &spans[s]) {
+                None => 0,
+                Some(s) if s.level == Level::None => by_tap,
+                Some(s) => {
+                    let step = (b.outer + b.inner) / s.row_step;
+                    let rows_agree = step * s.row_step == b.outer + b.inner;
+                    if !rows_agree || by_tap != if s.tap.is_some() { step * s.tap_step } else { 0 } {
+                        return None;
+                    }
+                    step
+                }
+            };
+            let rest = b.rest.clone() + in_first(b.outer, b.inner);
+            let (lower, upper) = (bound.lower.clone(), bound.upper.clone());
+            span_bounds.push(SpanBound { span, step, rest, lower, upper });
+        }
+        kernel.vars = next + 1;
+        let index = at.rest.clone() + in_first(at.outer, at.inner);
+        let otherwise = guard.otherwise;
+        let patch = Patch { source, index, spans, bounds: span_bounds, otherwise, depth, tap_count: extents.len(), first };
+        let mut rows = Rows {
+            split,
+            outer: vars[0],
+            inner: vars[1],
+            outer_stride: 0,
+            inner_stride: 0,
+            taps: vec![],
+            run: depth,
+            place: Place::Copy(patch),
+        };
+        rows.lay_out(1);
+        (!rows.too_large(1)).then_some(rows)
+    }
+}
+
+impl Rows {
+    /// Sets the distance of packed rows of `depth` elements: an odd number of cache lines keeps them in different sets.
+    pub fn pack(&mut self, depth: i64) {
+        if matches!(self.place, Place::Packed) {
+            const LINE_ELEMENTS: i64 = 16;
+            self.inner_stride = ((depth + LINE_ELEMENTS - 1) / LINE_ELEMENTS | 1) * LINE_ELEMENTS;
+        }
+    }
+
+    /// Sets the distances in the copy for blocks of `count` outer rows, or of inner ones if there is one level.
+    pub fn lay_out(&mut self, count: i64) {
+        let Place::Copy(patch) = &self.place else { return };
+        let mut taps = vec![(1, 0); patch.tap_count];
+        let mut stride = patch.depth;
+        let (mut outer_stride, mut inner_stride) = (0, 0);
+        for span in patch.spans.iter().rev() {
+            match span.level {
+                Level::Outer => outer_stride = stride * span.row_step,
+                Level::Inner => inner_stride = stride * span.row_step,
+                Level::None => {}
+            }
+            if let Some(tap) = span.tap {
+                taps[tap] = (span.tap_extent, stride * span.tap_step);
+            }
+            stride *= self.capacity(span, count);
+        }
+        self.run = patch.depth;
+        self.taps = taps;
+        (self.outer_stride, self.inner_stride) = (outer_stride, inner_stride);
+        self.join_taps();
+    }
+
+    /// Positions of a span for blocks of `count` outer rows, or of inner ones if there is one level.
+    pub fn capacity(&self, span: &Span, count: i64) -> i64 {
+        let rows = match (span.level, self.split) {
+            (Level::Outer, _) | (Level::Inner, None) => count,
+            (Level::Inner, Some(line)) => line,
+            (Level::None, _) => 1,
+        };
+        span.extent(Ix::Const(rows)).as_const().unwrap_or(i64::MAX)
+    }
+
+    /// Elements of the copy for such blocks.
+    pub fn copy_len(&self, count: i64) -> i64 {
+        match &self.place {
+            Place::Buffer(..) => 0,
+            Place::Packed => count.saturating_mul(self.inner_stride),
+            Place::Copy(patch) => patch
+                .spans
+                .iter()
+                .fold(patch.depth, |n, span| n.saturating_mul(self.capacity(span, count))),
+        }
+    }
+
+    /// Whether the copy for such blocks would be too large.
+    pub fn too_large(&self, count: i64) -> bool {
+        self.copy_len(count) > MAX_COPY
+    }
+
+    /// The innermost taps become part of the run where they follow each other in memory.
+    fn join_taps(&mut self) {
+        while let Some(&(extent, stride)) = self.taps.last() {
+            if stride != self.run && extent != 1 {
+                break;
+            }
+            self.run *= extent;
+            self.taps.pop();
+        }
+    }
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// The index in terms of rows, taps and `k`, where it is linear in them.
+fn affine(index: &Ix, c: &Contract, split: Option<i64>, [outer, inner]: [Var; 2]) -> Option<Affine> {
+    let index = match split {
+        Some(line) => in_lines(index, c.m.var, line, [outer, inner]),
+        None => index.substitute(c.m.var, &Ix::Var(inner)),
+    };
+    let mut rest = index;
+    let mut coefficient = |var: Var| {
+        let linear = rest.linear(var, &|_| true)?;
+        rest = linear.rest;
+        linear.coefficient.as_const()
+    };
+    let (outer, inner) = (coefficient(outer)?, coefficient(inner)?);
+    let taps = c.taps.iter().map(|t| coefficient(t.var)).collect::<Option<_>>()?;
+    let k = coefficient(c.k.var)?;
+    Some(Affine { outer, inner, taps, k, rest })
+}
+
+/// The length of the lines that the row is divided into by some index; `None` for more than one length.
+fn line_length<'a>(indices: impl Iterator<Item = &'a Ix>, row: Var) -> Option<Option<i64>> {
+    let mut found = None;
+    for index in indices {
+        if !lines_of(index, row, &mut found) {
+            return None;
+        }
+    }
+    Some(found)
+}
+
+fn lines_of(index: &Ix, row: Var, found: &mut Option<i64>) -> bool {
+    if let Ix::FloorDiv(a, b) | Ix::Mod(a, b) = index
+        && **a == Ix::Var(row)
+        && let Some(line) = b.as_const().filter(|n| *n > 0)
+    {
+        return *found.get_or_insert(line) == line;
+    }
+    index.children().is_none_or(|(a, b)| lines_of(a, row, found) && lines_of(b, row, found))
+}
+
+/// `index` with `row = outer * line + inner`.
+fn in_lines(index: &Ix, row: Var, line: i64, [outer, inner]: [Var; 2]) -> Ix {
+    let both = |a: &Ix, b: &Ix| (in_lines(a, row, line, [outer, inner]), in_lines(b, row, line, [outer, inner]));
+    match index {
+        Ix::FloorDiv(a, b) if **a == Ix::Var(row) && b.as_const() == Some(line) => Ix::Var(outer),
+        Ix::Mod(a, b) if **a == Ix::Var(row) && b.as_const() == Some(line) => Ix::Var(inner),
+        Ix::Var(v) if *v == row => Ix::Var(outer) * line + Ix::Var(inner),
+        Ix::Const(_) | Ix::Var(_) | Ix::Dim(_) | Ix::Scalar(_) => index.clone(),
+        Ix::Add(a, b) => {
+            let (a, b) = both(a, b);
+            a + b
+        }
+        Ix::Mul(a, b) => {
+            let (a, b) = both(a, b);
+            a * b
+        }
+        Ix::FloorDiv(a, b) => {
+            let (a, b) = both(a, b);
+            a.floor_div(b)
+        }
+        Ix::Mod(a, b) => {
+            let (a, b) = both(a, b);
+            a.modulo(b)
+        }
+        Ix::Min(a, b) => {
+            let (a, b) = both(a, b);
+            a.min(b)
+        }
+        Ix::Max(a, b) => {
+            let (a, b) = both(a, b);
+            a.max(b)
+        }
+    }
+}
+
+/// Whether the expression is evidently a multiple of `n`.
+pub(super) fn is_multiple(ix: &Ix, n: i64) -> bool {
+    match ix {
+        Ix::Const(c) => c % n == 0,
+        Ix::Var(_) | Ix::Dim(_) | Ix::Scalar(_) | Ix::FloorDiv(..) => n == 1,
+        Ix::Mul(a, b) => is_multiple(a, n) || is_multiple(b, n),
+        Ix::Mod(a, b) | Ix::Add(a, b) | Ix::Min(a, b) | Ix::Max(a, b) => is_multiple(a, n) && is_multiple(b, n),
+    }
+}

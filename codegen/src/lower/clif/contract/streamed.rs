@@ -1,0 +1,653 @@
+//! Contractions with wide vectors whose left operand is rows in memory: every panel is read once for a block of rows.
+//!
+//! ```text
+//! for blocks of rows:                          // what they read fits in the second-level cache
+//!     (copy what they read, with padding)
+//!     for blocks of the reduction:             // a panel's part fits there too; usually one
+//!         for panels:
+//!             for chunks of rows:              // their sums fit in the first-level cache
+//!                 sums (+)= rows x panel       // tile functions; they ask for the next panel's lines
+//!                 epilogue over the sums, in the last block of the reduction
+//! ```
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{InstBuilder, Value};
+use kiln_ir::DType;
+
+use super::Panels;
+use super::rows::{self, Level, Patch, Place, Rows, rows};
+use crate::kir::{
+    Access, Axis, Bound, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Stmt, Val,
+    Var,
+};
+use crate::lower::clif::emit::{Callee, Emitter, Result};
+use crate::lower::wide::tile::{LINE, MOST_ROWS, Tile, UNROLL};
+
+/// Elements that a block of rows reads: 384 KiB of f32 in a second-level cache of 1 MiB or more.
+const BLOCK_ELEMENTS: i64 = 3 << 15;
+
+/// Elements of a panel's part for one block of the reduction: 320 KiB of f32.
+const PART_ELEMENTS: i64 = 5 << 14;
+
+/// Rows that a block should have: panels come from memory once for so many.
+const GOAL_ROWS: i64 = 128;
+
+/// Rows of a chunk: their sums stay in the first-level cache until the epilogue.
+const CHUNK_ROWS: i64 = 64;
+
+/// What the lowering adds to the kernel for one such contraction.
+#[derive(Clone, Debug)]
+pub(super) struct Streamed {
+    rows: Rows,
+    tile: Tile,
+    /// Outer rows of a block, or inner ones where there is one level.
+    block: i64,
+    /// Outer and inner rows of a chunk.
+    chunk: [i64; 2],
+    /// Outer taps, and elements of a tap's run, in one block of the reduction.
+    part: [i64; 2],
+    sums: BufferId,
+    copy: Option<BufferId>,
+    /// First row of the chunk, number of its rows.
+    chunk_first: Var,
+    chunk_rows: Var,
+    /// Row and column of the first sum.
+    origin: [Var; 2],
+    /// First column of the panel and number of its columns.
+    column: Var,
+    used: Var,
+    /// Outer and inner rows of the block.
+    counts: [Var; 2],
+    /// A left element as i32, where sums are.
+    widened: Option<Val>,
+}
+
+/// The plan for a contraction of at most `columns` columns; `None` where it is not of this kind.
+pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i64) -> Option<Streamed> {
+    let width = tile.width;
+    let mut rows = rows(kernel, c)?;
+    let most = c.m.extent.upper_bound().and_then(|m| m.as_const());
+    let line = rows.split.unwrap_or(1);
+    let units = most.map(|m| (m + line - 1) / line);
+    let part = parts(&rows, width, most);
+    rows.pack(part[1]);
+    let block = block(&mut rows, units, part);
+    rows.lay_out(block);
+    let chunk = match rows.split {
+        Some(line) if line <= CHUNK_ROWS => [(CHUNK_ROWS / line).min(block), line],
+        Some(line) => [1, even(line, CHUNK_ROWS)],
+        None => [1, even(block, CHUNK_ROWS)],
+    };
+    let whole = total_taps(&rows) <= part[0] && rows.run <= part[1];
+    let bytes = (c.acc_dtype.bits() / 8) as i64;
+    let block_rows = block * line;
+    let sum_columns = if whole { width } else { columns };
+    tile.row_stride = rows.inner_stride * bytes;
+    tile.sum_stride = sum_columns * bytes;
+    tile.most_rows = rows::most_rows(tile.row_stride).min(MOST_ROWS as i64) as usize;
+    tile.prefetch = tile.prefetch_for(block_rows);
+    let mut scratch = |len: i64| {
+        kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
+        BufferId(kernel.buffers.len() as u32 - 1)
+    };
+    let copy = (!matches!(rows.place, Place::Buffer(..))).then(|| scratch(rows.copy_len(block)));
+    let sums = scratch(sum_columns * if whole { chunk[0] * chunk[1] } else { block_rows });
+    let widened = (c.acc_dtype == DType::I32).then(|| {
+        kernel.vals.push(DType::I32);
+        Val(kernel.vals.len() as u32 - 1)
+    });
+    let mut var = || {
+        kernel.vars += 1;
+        Var(kernel.vars - 1)
+    };
+    Some(Streamed {
+        widened,
+        tile,
+        block,
+        chunk,
+        part,
+        sums,
+        copy,
+        chunk_first: var(),
+        chunk_rows: var(),
+        origin: [var(), var()],
+        column: var(),
+        used: var(),
+        counts: [var(), var()],
+        rows,
+    })
+}
+
+fn total_taps(rows: &Rows) -> i64 {
+    rows.taps.iter().map(|t| t.0).product()
+}
+
+/// Parts of nearly equal size, at most `most` each.
+fn even(total: i64, most: i64) -> i64 {
+    let count = (total.max(1) + most - 1) / most;
+    (total.max(1) + count - 1) / count
+}
+
+/// Taps and elements of a run in one block of the reduction.
+fn parts(rows: &Rows, width: i64, count: Option<i64>) -> [i64; 2] {
+    let by_panel = PART_ELEMENTS / width;
+    let by_rows = match rows.place {
+        Place::Buffer(..) | Place::Packed => BLOCK_ELEMENTS / count.unwrap_or(GOAL_ROWS).clamp(1, GOAL_ROWS),
+        Place::Copy(_) => by_panel,
+    };
+    let most = by_panel.min(by_rows).max(UNROLL);
+    if rows.run > most {
+        [1, (even(rows.run, most) + UNROLL - 1) / UNROLL * UNROLL]
+    } else {
+        [even(total_taps(rows), (most / rows.run.max(1)).max(1)), rows.run]
+    }
+}
+
+/// Outer rows of a block, or inner ones where there is one level.
+fn block(rows: &mut Rows, units: Option<i64>, [taps, run]: [i64; 2]) -> i64 {
+    let fits = |rows: &Rows, count: i64| match rows.place {
+        Place::Copy(_) | Place::Packed => rows.copy_len(count) <= BLOCK_ELEMENTS + BLOCK_ELEMENTS / 8,
+        Place::Buffer(..) => count * rows.split.unwrap_or(1) * taps * run <= BLOCK_ELEMENTS,
+    };
+    let limit = units.unwrap_or(BLOCK_ELEMENTS).clamp(1, BLOCK_ELEMENTS);
+    let (mut low, mut high) = (1, limit);
+    while low < high {
+        let middle = (low + high + 1) / 2;
+        if fits(rows, middle) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    match units {
+        Some(units) => even(units, low),
+        None => low,
+    }
+}
+
+/// Where the panels' parts of a block of the reduction are.
+struct Part {
+    /// First tap and number of taps.
+    taps: [Value; 2],
+    /// First element of the runs and number of elements.
+    run: [Value; 2],
+    /// Whether all of the reduction is in it.
+    whole: bool,
+}
+
+/// Rows of a block, as values.
+struct BlockRows {
+    /// First row of the contraction's range.
+    first: Value,
+    /// First outer and inner row.
+    at: [Value; 2],
+    /// Number of outer and inner rows.
+    count: [Value; 2],
+}
+
+impl Emitter<'_> {
+    /// A range of columns.
+    pub(super) fn streamed(&mut self, c: &Contract, plan: &Streamed, panels: &Panels) -> Result<()> {
+        let zero = self.i64(0);
+        let (begin, extent) = (self.ix(&c.m.begin)?, self.ix(&c.m.extent)?);
+        let line = plan.rows.split.unwrap_or(1);
+        let step = plan.block * line;
+        let known = c.m.extent.as_const();
+        self.parts(zero, extent, (known, step), |s, at, count| {
+            let first = s.b.ins().iadd(begin, at);
+            let block = match plan.rows.split {
+                Some(line) => {
+                    let outer = s.b.ins().udiv_imm_u(first, line);
+                    let lines = s.b.ins().udiv_imm_u(count, line);
+                    BlockRows { first, at: [outer, zero], count: [lines, s.i64(line)] }
+                }
+                None => BlockRows { first, at: [zero, first], count: [s.i64(1), count] },
+            };
+            s.row_block(c, plan, panels, &block)
+        })
+    }
+
+    /// `f` for parts of at most `step` of `begin .. begin + count`, as begin and count; no loop where one part is all.
+    fn parts(
+        &mut self,
+        begin: Value,
+        count: Value,
+        (known, step): (Option<i64>, i64),
+        f: impl FnOnce(&mut Self, Value, Value) -> Result<()>,
+    ) -> Result<()> {
+        if known.is_some_and(|n| n > 0 && n <= step) {
+            return f(self, begin, count);
+        }
+        let end = self.b.ins().iadd(begin, count);
+        self.counted(begin, end, step, &[], |s, at, _| {
+            let n = match known {
+                Some(n) if n % step == 0 => s.i64(step),
+                _ => {
+                    let left = s.b.ins().isub(end, at);
+                    let most = s.i64(step);
+                    s.b.ins().smin(left, most)
+                }
+            };
+            f(s, at, n)?;
+            Ok(vec![])
+        })?;
+        Ok(())
+    }
+
+    fn row_block(&mut self, c: &Contract, plan: &Streamed, panels: &Panels, block: &BlockRows) -> Result<()> {
+        let zero = self.i64(0);
+        for (var, value) in plan.counts.iter().zip(block.count) {
+            self.vars[var.index()] = Some(value);
+        }
+        if let (Place::Copy(patch), Some(buffer)) = (&plan.rows.place, plan.copy) {
+            for (var, value) in patch.first.iter().zip(block.at) {
+                self.vars[var.index()] = Some(value);
+            }
+            self.copy_rows(c, plan, patch, buffer)?;
+        }
+        let (taps, run) = (total_taps(&plan.rows), plan.rows.run);
+        let (tap_count, run_count) = (self.i64(taps), self.i64(run));
+        self.parts(zero, tap_count, (Some(taps), plan.part[0]), |s, t0, tn| {
+            s.parts(zero, run_count, (Some(run), plan.part[1]), |s, r0, rn| {
+                let whole = taps <= plan.part[0] && run <= plan.part[1];
+                s.panels(c, plan, panels, block, &Part { taps: [t0, tn], run: [r0, rn], whole })
+            })
+        })
+    }
+
+    /// One block of the reduction with every panel.
+    fn panels(
+        &mut self,
+        c: &Contract,
+        plan: &Streamed,
+        panels: &Panels,
+        block: &BlockRows,
+        part: &Part,
+    ) -> Result<()> {
+        let zero = self.i64(0);
+        if let (Place::Packed, Some(buffer)) = (&plan.rows.place, plan.copy) {
+            self.pack_rows(c, plan, buffer, block, part)?;
+        }
+        let storage_bytes = (panels.storage.bits() / 8) as i64;
+        let panel_bytes = self.ix(&(panels.depth.clone() * (panels.width * storage_bytes)))?;
+        let first_panel = {
+            let n0 = self.ix(&panels.n0)?;
+            let panel = self.b.ins().udiv_imm_u(n0, panels.width);
+            let skip = self.b.ins().imul(panel, panel_bytes);
+            self.b.ins().iadd(panels.base, skip)
+        };
+        let position = self.scaled(part.taps[0], plan.rows.run);
+        let position = self.b.ins().iadd(position, part.run[0]);
+        let skip = self.scaled(position, panels.width * storage_bytes);
+        let start = self.b.ins().iadd(first_panel, skip);
+        let n = self.ix(&c.n.extent)?;
+        let [rows, inner] = block.count;
+        let known = plan.rows.split;
+        self.counted(zero, n, panels.width, &[start], |s, column, args| {
+            let panel = args[0];
+            let next = s.b.ins().iadd(panel, panel_bytes);
+            let known_rows = if known.is_some() { None } else { Some(1) };
+            s.parts(zero, rows, (known_rows, plan.chunk[0]), |s, o0, on| {
+                s.parts(zero, inner, (known, plan.chunk[1]), |s, i0, n| {
+                    let chunk = Chunk { column, panel, next, outer: [o0, on], inner: [i0, n] };
+                    s.chunk(c, plan, panels, block, part, &chunk)
+                })
+            })?;
+            Ok(vec![next])
+        })?;
+        Ok(())
+    }
+
+    fn chunk(
+        &mut self,
+        c: &Contract,
+        plan: &Streamed,
+        panels: &Panels,
+        block: &BlockRows,
+        part: &Part,
+        chunk: &Chunk,
+    ) -> Result<()> {
+        let line = plan.rows.split.unwrap_or(1);
+        let bytes = (c.acc_dtype.bits() / 8) as i64;
+        let zero = self.i64(0);
+        // Position of the chunk's first row in the block.
+        let position = self.scaled(chunk.outer[0], line);
+        let position = self.b.ins().iadd(position, chunk.inner[0]);
+        let first = self.b.ins().iadd(block.first, position);
+        let base = self.bases[plan.sums.index()];
+        let (sums, origin) = if part.whole {
+            (base, [first, chunk.column])
+        } else {
+            let rows = self.scaled(position, plan.tile.sum_stride);
+            let columns = self.scaled(chunk.column, bytes);
+            let at = self.b.ins().iadd(base, rows);
+            (self.b.ins().iadd(at, columns), [block.first, zero])
+        };
+        // Each call asks for its share of the next panel.
+        let tile = &plan.tile;
+        let depth = plan.part[0] * plan.part[1];
+        let share = tile.prefetch * (depth / UNROLL) * LINE / tile.height() as i64;
+        let ahead = self.scaled(position, share);
+        let next = self.b.ins().iadd(chunk.next, ahead);
+        self.counted(zero, chunk.outer[1], 1, &[], |s, o, _| {
+            let outer = s.b.ins().iadd(chunk.outer[0], o);
+            let rows = s.row_address(plan, block, [outer, chunk.inner[0]], bytes)?;
+            let skip = s.scaled(o, line * tile.sum_stride);
+            let sums = s.b.ins().iadd(sums, skip);
+            s.tiles(plan, panels, part, [rows, chunk.panel, sums, next, chunk.inner[1]])?;
+            Ok(vec![])
+        })?;
+        let rows = if plan.chunk[0] > 1 {
+            self.scaled(chunk.outer[1], line)
+        } else {
+            chunk.inner[1]
+        };
+        let values = [
+            (plan.chunk_first, first),
+            (plan.chunk_rows, rows),
+            (plan.origin[0], origin[0]),
+            (plan.origin[1], origin[1]),
+            (plan.column, chunk.column),
+        ];
+        for (var, value) in values {
+            self.vars[var.index()] = Some(value);
+        }
+        if part.whole {
+            return self.chunk_epilogue(c, plan);
+        }
+        let tap_end = self.b.ins().iadd(part.taps[0], part.taps[1]);
+        let run_end = self.b.ins().iadd(part.run[0], part.run[1]);
+        let last_tap = self.b.ins().icmp_imm_s(IntCC::Equal, tap_end, total_taps(&plan.rows));
+        let last_run = self.b.ins().icmp_imm_s(IntCC::Equal, run_end, plan.rows.run);
+        let last = self.b.ins().band(last_tap, last_run);
+        self.branch(last, |s| s.chunk_epilogue(c, plan), |_| Ok(()))
+    }
+
+    /// Address of the first element of a row of the block.
+    fn row_address(
+        &mut self,
+        plan: &Streamed,
+        block: &BlockRows,
+        [outer, inner]: [Value; 2],
+        bytes: i64,
+    ) -> Result<Value> {
+        match (&plan.rows.place, plan.copy) {
+            (Place::Buffer(buffer, index), _) => {
+                let outer = self.b.ins().iadd(block.at[0], outer);
+                let inner = self.b.ins().iadd(block.at[1], inner);
+                self.vars[plan.rows.outer.index()] = Some(outer);
+                self.vars[plan.rows.inner.index()] = Some(inner);
+                let at = self.ix(index)?;
+                Ok(self.address(*buffer, at, bytes))
+            }
+            (Place::Packed, Some(copy)) => {
+                let at = self.scaled(inner, plan.rows.inner_stride);
+                Ok(self.address(copy, at, bytes))
+            }
+            (Place::Copy(_), Some(copy)) => {
+                let outer = self.scaled(outer, plan.rows.outer_stride);
+                let inner = self.scaled(inner, plan.rows.inner_stride);
+                let at = self.b.ins().iadd(outer, inner);
+                Ok(self.address(copy, at, bytes))
+            }
+            (Place::Copy(_) | Place::Packed, None) => self.unsupported("a copy without a buffer"),
+        }
+    }
+
+    /// The taps of a block of the reduction, for the rows of a line.
+    fn tiles(
+        &mut self,
+        plan: &Streamed,
+        panels: &Panels,
+        part: &Part,
+        [rows, panel, sums, next, count]: [Value; 5],
+    ) -> Result<()> {
+        let bytes = (plan.tile.acc.bits() / 8) as i64;
+        let storage_bytes = (panels.storage.bits() / 8) as i64;
+        let rows = match plan.rows.place {
+            // The copy holds this part of the runs only.
+            Place::Packed => rows,
+            Place::Buffer(..) | Place::Copy(_) => {
+                let skip = self.scaled(part.run[0], bytes);
+                self.b.ins().iadd(rows, skip)
+            }
+        };
+        let taps = total_taps(&plan.rows);
+        if taps == 1 && part.whole {
+            self.call(Callee::Tile(plan.tile), &[rows, panel, sums, next, part.run[1], count]);
+            return Ok(());
+        }
+        let zero = self.i64(0);
+        // The lines that the calls for the taps ask for follow each other.
+        let tiles = (plan.chunk[1] + plan.tile.height() as i64 - 1) / plan.tile.height() as i64;
+        let ahead = plan.tile.prefetch * (plan.part[1] / UNROLL) * tiles * LINE;
+        self.parts(zero, part.taps[1], (Some(taps).filter(|t| *t == 1), 1), |s, tap, _| {
+            let index = s.b.ins().iadd(part.taps[0], tap);
+            let offset = s.tap_offset(&plan.rows, index, bytes);
+            let rows = s.b.ins().iadd(rows, offset);
+            let skip = s.scaled(tap, plan.rows.run * panels.width * storage_bytes);
+            let panel = s.b.ins().iadd(panel, skip);
+            let skip = s.scaled(tap, ahead);
+            let next = s.b.ins().iadd(next, skip);
+            let args = [rows, panel, sums, next, part.run[1], count];
+            let position = s.b.ins().bor(index, part.run[0]);
+            let more = Tile { accumulate: true, ..plan.tile };
+            s.branch(
+                position,
+                |s| {
+                    s.call(Callee::Tile(more), &args);
+                    Ok(())
+                },
+                |s| {
+                    s.call(Callee::Tile(plan.tile), &args);
+                    Ok(())
+                },
+            )
+        })
+    }
+
+    /// Bytes from a row to its elements for the flattened tap.
+    fn tap_offset(&mut self, rows: &Rows, index: Value, bytes: i64) -> Value {
+        let mut rest = index;
+        let mut offset = self.i64(0);
+        for (i, &(extent, stride)) in rows.taps.iter().enumerate().rev() {
+            let position = if i == 0 {
+                rest
+            } else {
+                let quotient = self.b.ins().udiv_imm_u(rest, extent);
+                let product = self.scaled(quotient, extent);
+                let position = self.b.ins().isub(rest, product);
+                rest = quotient;
+                position
+            };
+            let skip = self.scaled(position, stride * bytes);
+            offset = self.b.ins().iadd(offset, skip);
+        }
+        offset
+    }
+
+    fn chunk_epilogue(&mut self, c: &Contract, plan: &Streamed) -> Result<()> {
+        let bytes = (c.acc_dtype.bits() / 8) as i64;
+        let width = plan.tile.width;
+        let extent = if c.n.extent.as_const().is_some_and(|n| n % width == 0) || all_full(&c.n.extent, width) {
+            Ix::Const(width)
+        } else {
+            let n = self.ix(&c.n.extent)?;
+            let column = self.ix(&Ix::Var(plan.column))?;
+            let left = self.b.ins().isub(n, column);
+            let most = self.i64(width);
+            self.vars[plan.used.index()] = Some(self.b.ins().smin(left, most));
+            Ix::Var(plan.used)
+        };
+        let columns =
+            Axis { var: c.n.var, begin: c.n.begin.clone() + Ix::Var(plan.column), extent };
+        let rows =
+            Axis { var: c.m.var, begin: Ix::Var(plan.chunk_first), extent: Ix::Var(plan.chunk_rows) };
+        let row = Ix::Var(c.m.var) - Ix::Var(plan.origin[0]);
+        let column = Ix::Var(c.n.var) - c.n.begin.clone() - Ix::Var(plan.origin[1]);
+        let index = row * (plan.tile.sum_stride / bytes) + column;
+        let mut body = vec![Stmt::Let { dst: c.acc, op: Op::Load { buffer: plan.sums, index, guard: None } }];
+        body.extend(c.epilogue.iter().cloned());
+        let columns = For { axis: columns, kind: LoopKind::Vector, carried: vec![], body };
+        let body = vec![Stmt::For(Box::new(columns))];
+        self.for_stmt(&For { axis: rows, kind: LoopKind::Sequential, carried: vec![], body })
+    }
+
+    /// Packs a block of the reduction of the rows of a block.
+    fn pack_rows(
+        &mut self,
+        c: &Contract,
+        plan: &Streamed,
+        buffer: BufferId,
+        block: &BlockRows,
+        part: &Part,
+    ) -> Result<()> {
+        let run = plan.rows.run;
+        let values = [
+            (plan.chunk_first, block.first),
+            (plan.chunk_rows, block.count[1]),
+            (plan.column, part.run[0]),
+            (plan.used, part.run[1]),
+        ];
+        for (var, value) in values {
+            self.vars[var.index()] = Some(value);
+        }
+        let extent = if run % plan.part[1] == 0 { Ix::Const(plan.part[1]) } else { Ix::Var(plan.used) };
+        let k = Axis { var: c.k.var, begin: c.k.begin.clone() + Ix::Var(plan.column), extent };
+        let position = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.column);
+        let index = (Ix::Var(c.m.var) - Ix::Var(plan.chunk_first)) * plan.rows.inner_stride + position;
+        let mut body = c.a.body.clone();
+        let value = match plan.widened.filter(|_| self.kernel.dtype(c.a.value) != DType::I32) {
+            Some(dst) => {
+                body.push(Stmt::Let { dst, op: Op::Cast(c.a.value) });
+                dst
+            }
+            None => c.a.value,
+        };
+        body.push(Stmt::Store { buffer, index, value });
+        let rows =
+            Axis { var: c.m.var, begin: Ix::Var(plan.chunk_first), extent: Ix::Var(plan.chunk_rows) };
+        self.nest(For { axis: k, kind: LoopKind::Vector, carried: vec![], body }, vec![rows])
+    }
+
+    /// Copies what the rows of a block read.
+    fn copy_rows(&mut self, c: &Contract, plan: &Streamed, patch: &Patch, buffer: BufferId) -> Result<()> {
+        let mut stride = patch.depth;
+        let mut to = Ix::Const(0);
+        let mut loops = vec![];
+        let mut from = patch.index.clone();
+        for span in patch.spans.iter().rev() {
+            to = Ix::Var(span.var) * stride + to;
+            from = from + Ix::Var(span.var) * span.distance;
+            stride *= plan.rows.capacity(span, plan.block);
+            let rows = match (span.level, plan.rows.split) {
+                (Level::Outer, _) => Ix::Var(plan.counts[0]),
+                (Level::Inner, None) => Ix::Var(plan.counts[1]),
+                (Level::Inner, Some(line)) => Ix::Const(line),
+                (Level::None, _) => Ix::Const(1),
+            };
+            loops.push(Axis { var: span.var, begin: Ix::Const(0), extent: span.extent(rows) });
+        }
+        let bounds: Vec<Bound> = patch.bounds.iter().map(|b| bound_of(patch, b)).collect();
+        let body = |from: Option<(Ix, Vec<Bound>)>, to: Ix| {
+            let op = match from {
+                Some((index, bounds)) => {
+                    let guard = Guard { bounds, otherwise: patch.otherwise };
+                    let guard = (!guard.bounds.is_empty()).then_some(guard);
+                    Op::Load { buffer: patch.source, index, guard }
+                }
+                None => Op::Const(patch.otherwise),
+            };
+            vec![Stmt::Let { dst: c.a.value, op }, Stmt::Store { buffer, index: to, value: c.a.value }]
+        };
+        let Some((valid, others)) = self.line_part(plan, patch) else {
+            let k = Axis { var: c.k.var, begin: Ix::Const(0), extent: Ix::Const(patch.depth) };
+            let k_at = Ix::Var(c.k.var);
+            let inner = body(Some((from + k_at.clone(), bounds)), to + k_at);
+            let innermost = For { axis: k, kind: LoopKind::Vector, carried: vec![], body: inner };
+            return self.nest(innermost, loops);
+        };
+        // A line is contiguous in the source: padding, elements, padding.
+        let line = loops.remove(0);
+        let length = line.extent.as_const().unwrap_or(0) * patch.depth;
+        let element = Ix::Var(c.k.var);
+        let without = |ix: &Ix| ix.substitute(line.var, &Ix::Const(0)) + element.clone();
+        let (from, to) = (without(&from), without(&to));
+        let [begin, end] = valid.map(|position| position * patch.depth);
+        let parts = [
+            (0, begin, body(None, to.clone())),
+            (begin, end, body(Some((from, others)), to.clone())),
+            (end, length, body(None, to)),
+        ];
+        for (begin, end, body) in parts {
+            if end > begin {
+                let axis = Axis { var: c.k.var, begin: Ix::Const(begin), extent: Ix::Const(end - begin) };
+                self.nest(For { axis, kind: LoopKind::Vector, carried: vec![], body }, loops.clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The positions of a line that are no padding, and the bounds on other spans; `None` where lines are not contiguous
+    /// in the source, or their padding is not known.
+    fn line_part(&self, plan: &Streamed, patch: &Patch) -> Option<([i64; 2], Vec<Bound>)> {
+        let at = patch.spans.len().checked_sub(1)?;
+        let line = plan.rows.split?;
+        let span = &patch.spans[at];
+        if span.distance != patch.depth {
+            return None;
+        }
+        let mut valid = [0, span.extent(Ix::Const(line)).as_const()?];
+        let mut others = vec![];
+        for b in &patch.bounds {
+            if b.span != Some(at) {
+                others.push(bound_of(patch, b));
+                continue;
+            }
+            // Blocks are whole lines.
+            let rest = b.rest.substitute(patch.first[1], &Ix::Const(0)).as_const()?;
+            let (lower, upper) = (b.lower.as_const()?, b.upper.as_const()?);
+            if b.step <= 0 {
+                return None;
+            }
+            let above = |limit: i64| -(rest - limit).div_euclid(b.step);
+            valid = [valid[0].max(above(lower)), valid[1].min(above(upper))];
+        }
+        valid[1] = valid[1].max(valid[0]);
+        Some((valid, others))
+    }
+
+    /// A loop inside of others, the innermost of them first.
+    fn nest(&mut self, innermost: For, loops: Vec<Axis>) -> Result<()> {
+        let mut all = innermost;
+        for axis in loops {
+            let body = vec![Stmt::For(Box::new(all))];
+            all = For { axis, kind: LoopKind::Sequential, carried: vec![], body };
+        }
+        self.for_stmt(&all)
+    }
+}
+
+/// Rows of a chunk and a panel.
+struct Chunk {
+    /// First column of the panel.
+    column: Value,
+    /// The panel's part for the block of the reduction.
+    panel: Value,
+    /// That of the next panel.
+    next: Value,
+    /// First outer row in the block and their number.
+    outer: [Value; 2],
+    /// First inner row and their number.
+    inner: [Value; 2],
+}
+
+fn bound_of(patch: &Patch, b: &rows::SpanBound) -> Bound {
+    let position = b.span.map_or(Ix::Const(0), |s| Ix::Var(patch.spans[s].var) * b.step);
+    Bound { index: b.rest.clone() + position, lower: b.lower.clone(), upper: b.upper.clone() }
+}
+
+/// Whether every panel of so many columns is full.
+fn all_full(columns: &Ix, width: i64) -> bool {
+    rows::is_multiple(columns, width)
+}
