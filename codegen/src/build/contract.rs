@@ -271,6 +271,12 @@ impl<'a, 'g> Builder<'a, 'g> {
         let reduced: Vec<AxisId> =
             pieces.reduced.iter().copied().filter(|a| trace.axes.extent(*a).as_known() != Some(1)).collect();
         let mut taps = collapse(&reduced, &trace.axes, &reduced_exprs);
+        if tuning.reads_lines
+            && let Some(at) = taps.iter().position(|g| is_contiguous(&trace, pieces.a, g))
+        {
+            let group = taps.remove(at);
+            taps.push(group);
+        }
         let mut grid: Vec<Group> =
             collapse(&batch, &trace.axes, &joined(&[&out_exprs, &reduced_exprs, &b_exprs]));
         let (m, n) = (pick(row_groups, &mut grid, None), pick(column_groups, &mut grid, Some(unit)));
@@ -437,6 +443,16 @@ fn operand(
         value
     });
     Operand { body, value: value.unwrap_or(crate::kir::Val(0)) }
+}
+
+/// Whether the elements that a plain load reads follow each other along the group.
+fn is_contiguous(trace: &Trace<'_, '_>, term: TermId, group: &Group) -> bool {
+    match &trace.terms.get(term).term {
+        Term::Load { offset, .. } => {
+            group.members.last().is_some_and(|a| offset.coefficient(*a).as_known() == Some(1))
+        }
+        _ => false,
+    }
 }
 
 /// Positions of several lines as one group.

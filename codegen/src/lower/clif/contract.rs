@@ -253,6 +253,7 @@ fn tile_shape(kernel: &Kernel, c: &Contract, vectors: Width, width: i64) -> Opti
         row_stride: 0,
         sum_stride: 0,
         prefetch: 0,
+        taps: [(1, 0); 2],
         most_rows: MOST_ROWS,
         accumulate: false,
     };

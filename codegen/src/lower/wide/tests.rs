@@ -85,6 +85,7 @@ fn tiles_keep_to_their_registers_and_features() {
                         width,
                         row_stride: 1600,
                         sum_stride: 768,
+                        taps: if accumulate { [(1, 0), (1, 0)] } else { [(3, 4096), (7, 512)] },
                         most_rows: MOST_ROWS,
                         prefetch: 2 * i64::from(accumulate),
                         accumulate,

@@ -40,6 +40,9 @@ pub struct Tile {
     pub sum_stride: i64,
     /// Cache lines to ask for in advance, every [`UNROLL`] steps of the reduction.
     pub prefetch: i64,
+    /// Outer reduction axes, outermost first: extent, and bytes from one to the next in a row. The panel has their
+    /// elements one after the other.
+    pub taps: [(i64, i64); 2],
     /// Most rows of a tile: fewer than registers allow where rows share sets of the first-level cache.
     pub most_rows: usize,
     /// Whether to add to the sums in memory (or to replace them).
@@ -67,6 +70,8 @@ const TALLER: Register = Register::RDX;
 const A_AT: Register = Register::R12;
 const B_AT: Register = Register::RBX;
 const COUNT: Register = Register::RAX;
+const TAP: Register = Register::R13;
+const TAPS_LEFT: [Register; 2] = [Register::R14, Register::RBP];
 
 impl Tile {
     /// Whether there is a function of this shape.
@@ -173,7 +178,7 @@ impl Tile {
         self.register(row * self.count() + column)
     }
 
-    /// The function `(rows, panel, sums, what comes next, depth, number of rows)`:
+    /// The function `(rows, panel, sums, what comes next, depth of a tap, number of rows)`:
     /// `sums[row][column] (+)= sum over depth of a[row][k] * b[k][column]`, all columns of the panel.
     pub fn emit(&self) -> Result<WideFunction, WideError> {
         if !self.is_supported() {
@@ -181,8 +186,10 @@ impl Tile {
         }
         let mut asm = Assembler::default();
         let height = self.height();
-        asm.op1(Code::Push_r64, B_AT);
-        asm.op1(Code::Push_r64, A_AT);
+        const SAVED: [Register; 5] = [B_AT, A_AT, TAP, TAPS_LEFT[0], TAPS_LEFT[1]];
+        for register in SAVED {
+            asm.op1(Code::Push_r64, register);
+        }
         let end = asm.label();
         asm.op2(Code::Test_rm64_r64, Register::R9, Register::R9);
         asm.jump(Code::Je_rel32_64, end);
@@ -211,8 +218,9 @@ impl Tile {
         }
         asm.bind(end);
         asm.op0(Code::VEX_Vzeroupper);
-        asm.op1(Code::Pop_r64, A_AT);
-        asm.op1(Code::Pop_r64, B_AT);
+        for register in SAVED.into_iter().rev() {
+            asm.op1(Code::Pop_r64, register);
+        }
         asm.op0(Code::Retnq);
         asm.finish()
     }
@@ -260,8 +268,29 @@ impl Tile {
     }
 
     fn reduction(&self, asm: &mut Assembler, codes: &Codes, height: usize) {
-        asm.op2(Code::Mov_r64_rm64, A_AT, A);
         asm.op2(Code::Mov_r64_rm64, B_AT, PANEL);
+        let [(outer, outer_stride), (inner, inner_stride)] = self.taps;
+        if outer * inner == 1 {
+            asm.op2(Code::Mov_r64_rm64, A_AT, A);
+            return self.run(asm, codes, height);
+        }
+        asm.op2(Code::Mov_r64_rm64, TAP, A);
+        asm.op2(Code::Mov_r32_imm32, TAPS_LEFT[0].full_register32(), outer as i32);
+        let next_outer = asm.here();
+        asm.op2(Code::Mov_r32_imm32, TAPS_LEFT[1].full_register32(), inner as i32);
+        let next_inner = asm.here();
+        asm.op2(Code::Mov_r64_rm64, A_AT, TAP);
+        self.run(asm, codes, height);
+        asm.op2(Code::Add_rm64_imm32, TAP, inner_stride as i32);
+        asm.op1(Code::Dec_rm32, TAPS_LEFT[1].full_register32());
+        asm.jump(Code::Jne_rel32_64, next_inner);
+        asm.op2(Code::Add_rm64_imm32, TAP, (outer_stride - inner * inner_stride) as i32);
+        asm.op1(Code::Dec_rm32, TAPS_LEFT[0].full_register32());
+        asm.jump(Code::Jne_rel32_64, next_outer);
+    }
+
+    /// The elements of one tap.
+    fn run(&self, asm: &mut Assembler, codes: &Codes, height: usize) {
         asm.op2(Code::Mov_r64_rm64, COUNT, DEPTH);
         let (single, done) = (asm.label(), asm.label());
         asm.op2(Code::Sub_rm64_imm32, COUNT, UNROLL as i32);

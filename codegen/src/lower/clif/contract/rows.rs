@@ -149,15 +149,20 @@ fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     {
         return None;
     }
-    let at = affine(index, c, split, vars)?;
+    // Where padding depends on `k`, it is one more tap of single elements.
+    let k_is_tap = guard.iter().flat_map(|g| &g.bounds).any(|b| b.index.uses(c.k.var));
+    let axes: Vec<Var> = c.taps.iter().chain([&c.k].into_iter().filter(|_| k_is_tap)).map(|t| t.var).collect();
+    let (extents, depth) = if k_is_tap { ([extents, vec![depth]].concat(), 1) } else { (extents, depth) };
+    let source = Source { row: c.m.var, taps: axes, k: (!k_is_tap).then_some(c.k.var), split, vars };
+    let at = source.affine(index)?;
     let bytes = (c.acc_dtype.bits() / 8) as i64;
     if at.k != 1 && depth != 1 || at.inner < 0 || at.outer < 0 || at.taps.iter().any(|t| *t < 0) {
         return None;
     }
-    let fields = Fields { at: &at, extents: &extents, depth, split, vars };
+    let fields = Fields { at: &at, extents: &extents, depth, split, vars, source: &source };
     let rows = match guard {
         None => fields.in_place(*buffer),
-        Some(guard) => fields.copied(kernel, c, *buffer, guard)?,
+        Some(guard) => fields.copied(kernel, *buffer, guard)?,
     };
     if rows.inner_stride * bytes > MAX_ROW_BYTES {
         return None;
@@ -180,6 +185,16 @@ struct Fields<'a> {
     depth: i64,
     split: Option<i64>,
     vars: [Var; 2],
+    source: &'a Source,
+}
+
+/// What indices are linear in.
+struct Source {
+    row: Var,
+    taps: Vec<Var>,
+    k: Option<Var>,
+    split: Option<i64>,
+    vars: [Var; 2],
 }
 
 impl Fields<'_> {
@@ -200,10 +215,10 @@ impl Fields<'_> {
         rows
     }
 
-    fn copied(&self, kernel: &mut Kernel, c: &Contract, source: BufferId, guard: &Guard) -> Option<Rows> {
-        let Fields { at, extents, depth, split, vars } = *self;
+    fn copied(&self, kernel: &mut Kernel, buffer: BufferId, guard: &Guard) -> Option<Rows> {
+        let Fields { at, extents, depth, split, vars, source } = *self;
         let bounds: Vec<(Affine, &Bound)> =
-            guard.bounds.iter().map(|b| Some((affine(&b.index, c, split, vars)?, b))).collect::<Option<_>>()?;
+            guard.bounds.iter().map(|b| Some((source.affine(&b.index)?, b))).collect::<Option<_>>()?;
         // The tap that moves along the lines or in a line is the one that shares a bound with them.
         let (mut along_outer, mut along_inner) = (None, None);
         for (b, _) in &bounds {
@@ -299,7 +314,7 @@ impl Fields<'_> {
         kernel.vars = next + 1;
         let index = at.rest.clone() + in_first(at.outer, at.inner);
         let otherwise = guard.otherwise;
-        let patch = Patch { source, index, spans, bounds: span_bounds, otherwise, depth, tap_count: extents.len(), first };
+        let patch = Patch { source: buffer, index, spans, bounds: span_bounds, otherwise, depth, tap_count: extents.len(), first };
         let mut rows = Rows {
             split,
             outer: vars[0],
@@ -390,22 +405,24 @@ fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// The index in terms of rows, taps and `k`, where it is linear in them.
-fn affine(index: &Ix, c: &Contract, split: Option<i64>, [outer, inner]: [Var; 2]) -> Option<Affine> {
-    let index = match split {
-        Some(line) => in_lines(index, c.m.var, line, [outer, inner]),
-        None => index.substitute(c.m.var, &Ix::Var(inner)),
-    };
-    let mut rest = index;
-    let mut coefficient = |var: Var| {
-        let linear = rest.linear(var, &|_| true)?;
-        rest = linear.rest;
-        linear.coefficient.as_const()
-    };
-    let (outer, inner) = (coefficient(outer)?, coefficient(inner)?);
-    let taps = c.taps.iter().map(|t| coefficient(t.var)).collect::<Option<_>>()?;
-    let k = coefficient(c.k.var)?;
-    Some(Affine { outer, inner, taps, k, rest })
+impl Source {
+    /// The index in terms of rows, taps and `k`, where it is linear in them.
+    fn affine(&self, index: &Ix) -> Option<Affine> {
+        let [outer, inner] = self.vars;
+        let mut rest = match self.split {
+            Some(line) => in_lines(index, self.row, line, self.vars),
+            None => index.substitute(self.row, &Ix::Var(inner)),
+        };
+        let mut coefficient = |var: Var| {
+            let linear = rest.linear(var, &|_| true)?;
+            rest = linear.rest;
+            linear.coefficient.as_const()
+        };
+        let (outer, inner) = (coefficient(outer)?, coefficient(inner)?);
+        let taps = self.taps.iter().map(|t| coefficient(*t)).collect::<Option<_>>()?;
+        let k = self.k.map_or(Some(0), &mut coefficient)?;
+        Some(Affine { outer, inner, taps, k, rest })
+    }
 }
 
 /// The length of the lines that the row is divided into by some index; `None` for more than one length.

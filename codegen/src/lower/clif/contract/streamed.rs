@@ -85,6 +85,9 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     tile.row_stride = rows.inner_stride * bytes;
     tile.sum_stride = sum_columns * bytes;
     tile.most_rows = rows::most_rows(tile.row_stride).min(MOST_ROWS as i64) as usize;
+    if whole && let Some(taps) = inner_taps(&rows.taps, bytes) {
+        tile.taps = taps;
+    }
     tile.prefetch = tile.prefetch_for(block_rows);
     let mut scratch = |len: i64| {
         kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
@@ -116,6 +119,18 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         counts: [var(), var()],
         rows,
     })
+}
+
+/// Taps that a tile function runs through by itself; `None` for too many axes.
+fn inner_taps(taps: &[(i64, i64)], bytes: i64) -> Option<[(i64, i64); 2]> {
+    let scaled = |(extent, stride): (i64, i64)| (extent, stride * bytes);
+    match *taps {
+        [] => Some([(1, 0), (1, 0)]),
+        [a] => Some([(1, 0), scaled(a)]),
+        [a, b] => Some([scaled(a), scaled(b)]),
+        _ => None,
+    }
+    .filter(|taps| taps.iter().all(|(extent, stride)| extent * stride < i64::from(i32::MAX)))
 }
 
 fn total_taps(rows: &Rows) -> i64 {
@@ -413,7 +428,8 @@ impl Emitter<'_> {
             }
         };
         let taps = total_taps(&plan.rows);
-        if taps == 1 && part.whole {
+        let [(outer, _), (inner, _)] = plan.tile.taps;
+        if taps == outer * inner && part.whole {
             self.call(Callee::Tile(plan.tile), &[rows, panel, sums, next, part.run[1], count]);
             return Ok(());
         }
