@@ -221,13 +221,16 @@ impl Trace<'_, '_> {
         at[0] = batch.clone();
         at[channel] = channel_at.clone();
         let mut bounds = vec![];
+        // Inside the region, `x` is a transpose: its channels do not follow each other in memory.
+        let is_source = self.definition(x).is_none();
         for (i, axis) in spatial.enumerate() {
             let begin = out_at[i].times(&Dim::known(strides[i]));
             let tap = taps_at[i].times(&Dim::known(dilations[i]));
             let (before, after) = &pads[i];
             at[axis] = begin.plus(&tap).plus_dim(&(Dim::known(0) - before));
             if before.as_known() != Some(0) || after.as_known() != Some(0) {
-                let few = dims[channel].as_known().is_some_and(|c| (2..FEW_CHANNELS).contains(&c));
+                let few =
+                    is_source && dims[channel].as_known().is_some_and(|c| (2..FEW_CHANNELS).contains(&c));
                 // Tested with the channel, a tap and its few channels stay one contiguous run.
                 bounds.push(if few && channel == axis + 1 {
                     let index = at[axis].times(&dims[channel]).plus(channel_at);

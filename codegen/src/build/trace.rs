@@ -165,16 +165,20 @@ impl<'a, 'g> Trace<'a, 'g> {
         Ok(id)
     }
 
+    /// The node of the region that computes `v`, unless an earlier kernel has stored it.
+    pub(super) fn definition(&self, v: Value) -> Option<&'g kiln_ir::Node> {
+        let inside = |id: &NodeId| self.region.nodes.contains(id) && !self.region.stored.contains(&v);
+        self.graph().def_node(v).filter(|(id, _)| inside(id)).map(|(_, node)| node)
+    }
+
     fn uncached(&mut self, v: Value, index: &[Expr], guards: &[InRange]) -> Result<TermId, Refusal> {
         if let Some(hero) = self.hero.as_mut().filter(|h| h.value == v) {
             hero.mismatch |= hero.index != index;
             let dtype = Ew::compute_dtype(self.dtype(v)?);
             return Ok(self.terms.add(Term::Accumulator, dtype));
         }
-        let graph = self.graph();
-        let inside = |id: &NodeId| self.region.nodes.contains(id) && !self.region.stored.contains(&v);
-        match graph.def_node(v).filter(|(id, _)| inside(id)) {
-            Some((_, node)) => match &node.op {
+        match self.definition(v) {
+            Some(node) => match &node.op {
                 Op::Elementwise(e) => {
                     let attrs: Vec<f64> = e.attrs.iter().map(|a| a.get()).collect();
                     self.elementwise(e.kind.body(), &attrs, v, &node.operands, index, guards)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kiln_ir::op::Movement;
+use kiln_ir::op::{Conv, Layout, Movement};
 use kiln_ir::{Dim, Op, Value};
 
 use super::role::{Role, Web};
@@ -11,6 +11,9 @@ use crate::Options;
 
 /// Epilogue nodes that may be looked at beyond the last point with a single output.
 const LOOKAHEAD: usize = 8;
+
+/// Channels that a convolution gathers itself from where they come first: those of images.
+const FEW_CHANNELS: i64 = 4;
 
 struct Grow<'w, 'g> {
     web: &'w Web<'g>,
@@ -59,7 +62,9 @@ impl Grow<'_, '_> {
     fn hero(&mut self, at: usize) {
         let web = self.web;
         let domain = web.shape(at).to_vec();
-        let mut members = vec![at];
+        let mut members = vec![];
+        members.extend(self.few_channels(at));
+        members.push(at);
         let mut best = members.clone();
         let mut open: BTreeSet<usize> = web.to[at].iter().copied().collect();
         while let Some(u) = open.pop_first() {
@@ -77,6 +82,21 @@ impl Grow<'_, '_> {
             }
         }
         self.add(Kind::Hero, domain, best);
+    }
+
+    /// The transpose that gives a convolution its few channels last, if nothing else reads it: rows of pixels are read as
+    /// they are, while a kernel that moves a few channels would cost as much as the convolution.
+    fn few_channels(&self, at: usize) -> Option<usize> {
+        let web = self.web;
+        let Op::Conv(Conv::Forward { groups: 1, layout: Layout::ChannelsLast, .. }) = &web.node(at).op else {
+            return None;
+        };
+        let x = *web.node(at).operands.first()?;
+        let few = web.dims(x).last()?.as_known().is_some_and(|c| c <= FEW_CHANNELS);
+        let producer =
+            web.producer(x).filter(|&p| few && web.roles[p] == Role::Relabel && self.of[p].is_none())?;
+        let transpose = matches!(web.node(producer).op, Op::Movement(Movement::Transpose { .. }));
+        (transpose && web.uses.only_user(x) == Some(web.ids[at])).then_some(producer)
     }
 
     /// Whether a node is elementwise on the shape of what it takes from `members`, or drops or adds axes of size 1,

@@ -174,8 +174,9 @@ fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<Con
     let depth = (taps * c.k.extent.clone().max(0)).as_const();
     let whole = depth.and_then(|d| d.checked_mul(columns)).filter(|n| *n <= MAX_PANELS);
     let strided = matches!(c.b, Rhs::Strided(_));
-    let streamed =
-        shape.filter(|_| !strided || whole.is_some()).and_then(|tile| streamed::plan(kernel, c, tile, columns));
+    let streamed = shape
+        .filter(|_| !strided || whole.is_some())
+        .and_then(|tile| streamed::plan(kernel, c, tile, columns));
     let row_stride = match shape {
         // An odd number of cache lines.
         Some(_) => ((taps_per_block * k_per_block / 16) | 1) * 16 + 32,
@@ -254,6 +255,7 @@ fn tile_shape(kernel: &Kernel, c: &Contract, vectors: Width, width: i64) -> Opti
         sum_stride: 0,
         prefetch: 0,
         taps: [(1, 0); 2],
+        short: None,
         most_rows: MOST_ROWS,
         accumulate: false,
     };
@@ -542,7 +544,12 @@ impl Emitter<'_> {
         let shape = tile_shape(&self.kernel, c, self.width?, plan.width)?;
         let bytes = (c.acc_dtype.bits() / 8) as i64;
         let prefetch = shape.prefetch_for(plan.tile);
-        Some(Tile { row_stride: plan.row_stride * bytes, sum_stride: plan.columns * bytes, prefetch, ..shape })
+        Some(Tile {
+            row_stride: plan.row_stride * bytes,
+            sum_stride: plan.columns * bytes,
+            prefetch,
+            ..shape
+        })
     }
 
     /// Multiplies the packed rows with the panels: `depth` steps from position `before` of the reduction on.

@@ -17,8 +17,8 @@ use super::LowerError;
 use super::contract::ContractPlan;
 use super::micro::Micro;
 use crate::kir::{self, Access, BufferId, Ix, Kernel, Stmt, Val, Var};
-use crate::lower::wide::{WideFunction, Width};
 use crate::lower::wide::tile::Tile;
+use crate::lower::wide::{WideFunction, Width};
 
 /// Lanes of one vector group: values of up to 32 bits in a 128-bit register.
 pub(super) const LANES: usize = 4;

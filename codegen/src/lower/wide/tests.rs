@@ -86,6 +86,7 @@ fn tiles_keep_to_their_registers_and_features() {
                         row_stride: 1600,
                         sum_stride: 768,
                         taps: if accumulate { [(1, 0), (1, 0)] } else { [(3, 4096), (7, 512)] },
+                        short: (!accumulate).then_some(7),
                         most_rows: MOST_ROWS,
                         prefetch: 2 * i64::from(accumulate),
                         accumulate,

@@ -17,6 +17,9 @@ use super::{WideError, WideFunction, Width};
 /// Steps of the reduction a loop iteration does.
 pub const UNROLL: i64 = 4;
 
+/// Longest runs that are unrolled.
+pub const MOST_SHORT: i64 = 12;
+
 /// Bytes of a cache line.
 pub const LINE: i64 = 64;
 
@@ -43,6 +46,8 @@ pub struct Tile {
     /// Outer reduction axes, outermost first: extent, and bytes from one to the next in a row. The panel has their
     /// elements one after the other.
     pub taps: [(i64, i64); 2],
+    /// The depth of a tap where it is known and short: its steps are then unrolled.
+    pub short: Option<i64>,
     /// Most rows of a tile: fewer than registers allow where rows share sets of the first-level cache.
     pub most_rows: usize,
     /// Whether to add to the sums in memory (or to replace them).
@@ -244,9 +249,8 @@ impl Tile {
     fn rows(&self, asm: &mut Assembler, height: usize) {
         let codes = self.codes();
         let bytes = self.vectors.bytes();
-        let place = |row: usize, column: usize| {
-            at(SUMS, row as i64 * self.sum_stride + column as i64 * bytes)
-        };
+        let place =
+            |row: usize, column: usize| at(SUMS, row as i64 * self.sum_stride + column as i64 * bytes);
         for row in 0..height {
             for column in 0..self.count() {
                 let sum = self.sum(row, column);
@@ -291,6 +295,9 @@ impl Tile {
 
     /// The elements of one tap.
     fn run(&self, asm: &mut Assembler, codes: &Codes, height: usize) {
+        if let Some(depth) = self.short {
+            return self.steps(asm, codes, height, depth);
+        }
         asm.op2(Code::Mov_r64_rm64, COUNT, DEPTH);
         let (single, done) = (asm.label(), asm.label());
         asm.op2(Code::Sub_rm64_imm32, COUNT, UNROLL as i32);

@@ -140,7 +140,8 @@ fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     }
     let zero_based = c.taps.iter().chain([&c.k]).all(|axis| axis.begin == Ix::Const(0));
     let depth = c.k.extent.as_const().filter(|k| *k > 0 && zero_based)?;
-    let extents: Vec<i64> = c.taps.iter().map(|t| t.extent.as_const().filter(|n| *n > 0)).collect::<Option<_>>()?;
+    let extents: Vec<i64> =
+        c.taps.iter().map(|t| t.extent.as_const().filter(|n| *n > 0)).collect::<Option<_>>()?;
     let vars = [Var(kernel.vars), Var(kernel.vars + 1)];
     let guards = guard.iter().flat_map(|g| &g.bounds).flat_map(|b| [&b.index, &b.lower, &b.upper]);
     let split = line_length(std::iter::once(index).chain(guards), c.m.var)?;
@@ -151,7 +152,8 @@ fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     }
     // Where padding depends on `k`, it is one more tap of single elements.
     let k_is_tap = guard.iter().flat_map(|g| &g.bounds).any(|b| b.index.uses(c.k.var));
-    let axes: Vec<Var> = c.taps.iter().chain([&c.k].into_iter().filter(|_| k_is_tap)).map(|t| t.var).collect();
+    let axes: Vec<Var> =
+        c.taps.iter().chain([&c.k].into_iter().filter(|_| k_is_tap)).map(|t| t.var).collect();
     let (extents, depth) = if k_is_tap { ([extents, vec![depth]].concat(), 1) } else { (extents, depth) };
     let source = Source { row: c.m.var, taps: axes, k: (!k_is_tap).then_some(c.k.var), split, vars };
     let at = source.affine(index)?;
@@ -280,8 +282,7 @@ impl Fields<'_> {
             });
         }
         let first = [var(), var()];
-        let in_first =
-            |outer: i64, inner: i64| Ix::Var(first[0]) * outer + Ix::Var(first[1]) * inner;
+        let in_first = |outer: i64, inner: i64| Ix::Var(first[0]) * outer + Ix::Var(first[1]) * inner;
         let mut span_bounds = vec![];
         for (b, bound) in &bounds {
             let tap = b.taps.iter().position(|t| *t != 0);
@@ -314,7 +315,16 @@ impl Fields<'_> {
         kernel.vars = next + 1;
         let index = at.rest.clone() + in_first(at.outer, at.inner);
         let otherwise = guard.otherwise;
-        let patch = Patch { source: buffer, index, spans, bounds: span_bounds, otherwise, depth, tap_count: extents.len(), first };
+        let patch = Patch {
+            source: buffer,
+            index,
+            spans,
+            bounds: span_bounds,
+            otherwise,
+            depth,
+            tap_count: extents.len(),
+            first,
+        };
         let mut rows = Rows {
             split,
             outer: vars[0],
@@ -377,10 +387,9 @@ impl Rows {
         match &self.place {
             Place::Buffer(..) => 0,
             Place::Packed => count.saturating_mul(self.inner_stride),
-            Place::Copy(patch) => patch
-                .spans
-                .iter()
-                .fold(patch.depth, |n, span| n.saturating_mul(self.capacity(span, count))),
+            Place::Copy(patch) => {
+                patch.spans.iter().fold(patch.depth, |n, span| n.saturating_mul(self.capacity(span, count)))
+            }
         }
     }
 
@@ -448,7 +457,8 @@ fn lines_of(index: &Ix, row: Var, found: &mut Option<i64>) -> bool {
 
 /// `index` with `row = outer * line + inner`.
 fn in_lines(index: &Ix, row: Var, line: i64, [outer, inner]: [Var; 2]) -> Ix {
-    let both = |a: &Ix, b: &Ix| (in_lines(a, row, line, [outer, inner]), in_lines(b, row, line, [outer, inner]));
+    let both =
+        |a: &Ix, b: &Ix| (in_lines(a, row, line, [outer, inner]), in_lines(b, row, line, [outer, inner]));
     match index {
         Ix::FloorDiv(a, b) if **a == Ix::Var(row) && b.as_const() == Some(line) => Ix::Var(outer),
         Ix::Mod(a, b) if **a == Ix::Var(row) && b.as_const() == Some(line) => Ix::Var(inner),
@@ -487,6 +497,8 @@ pub(super) fn is_multiple(ix: &Ix, n: i64) -> bool {
         Ix::Const(c) => c % n == 0,
         Ix::Var(_) | Ix::Dim(_) | Ix::Scalar(_) | Ix::FloorDiv(..) => n == 1,
         Ix::Mul(a, b) => is_multiple(a, n) || is_multiple(b, n),
-        Ix::Mod(a, b) | Ix::Add(a, b) | Ix::Min(a, b) | Ix::Max(a, b) => is_multiple(a, n) && is_multiple(b, n),
+        Ix::Mod(a, b) | Ix::Add(a, b) | Ix::Min(a, b) | Ix::Max(a, b) => {
+            is_multiple(a, n) && is_multiple(b, n)
+        }
     }
 }

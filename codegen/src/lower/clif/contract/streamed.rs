@@ -17,11 +17,10 @@ use kiln_ir::DType;
 use super::Panels;
 use super::rows::{self, Level, Patch, Place, Rows, rows};
 use crate::kir::{
-    Access, Axis, Bound, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Stmt, Val,
-    Var,
+    Access, Axis, Bound, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Stmt, Val, Var,
 };
 use crate::lower::clif::emit::{Callee, Emitter, Result};
-use crate::lower::wide::tile::{LINE, MOST_ROWS, Tile, UNROLL};
+use crate::lower::wide::tile::{LINE, MOST_ROWS, MOST_SHORT, Tile, UNROLL};
 
 /// Elements that a block of rows reads: 384 KiB of f32 in a second-level cache of 1 MiB or more.
 const BLOCK_ELEMENTS: i64 = 3 << 15;
@@ -87,6 +86,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     tile.most_rows = rows::most_rows(tile.row_stride).min(MOST_ROWS as i64) as usize;
     if whole && let Some(taps) = inner_taps(&rows.taps, bytes) {
         tile.taps = taps;
+        tile.short = Some(rows.run).filter(|run| (1..=MOST_SHORT).contains(run));
     }
     tile.prefetch = tile.prefetch_for(block_rows);
     let mut scratch = |len: i64| {
@@ -352,11 +352,7 @@ impl Emitter<'_> {
             s.tiles(plan, panels, part, [rows, chunk.panel, sums, next, chunk.inner[1]])?;
             Ok(vec![])
         })?;
-        let rows = if plan.chunk[0] > 1 {
-            self.scaled(chunk.outer[1], line)
-        } else {
-            chunk.inner[1]
-        };
+        let rows = if plan.chunk[0] > 1 { self.scaled(chunk.outer[1], line) } else { chunk.inner[1] };
         let values = [
             (plan.chunk_first, first),
             (plan.chunk_rows, rows),
@@ -485,7 +481,8 @@ impl Emitter<'_> {
     fn chunk_epilogue(&mut self, c: &Contract, plan: &Streamed) -> Result<()> {
         let bytes = (c.acc_dtype.bits() / 8) as i64;
         let width = plan.tile.width;
-        let extent = if c.n.extent.as_const().is_some_and(|n| n % width == 0) || all_full(&c.n.extent, width) {
+        let extent = if c.n.extent.as_const().is_some_and(|n| n % width == 0) || all_full(&c.n.extent, width)
+        {
             Ix::Const(width)
         } else {
             let n = self.ix(&c.n.extent)?;
@@ -495,10 +492,8 @@ impl Emitter<'_> {
             self.vars[plan.used.index()] = Some(self.b.ins().smin(left, most));
             Ix::Var(plan.used)
         };
-        let columns =
-            Axis { var: c.n.var, begin: c.n.begin.clone() + Ix::Var(plan.column), extent };
-        let rows =
-            Axis { var: c.m.var, begin: Ix::Var(plan.chunk_first), extent: Ix::Var(plan.chunk_rows) };
+        let columns = Axis { var: c.n.var, begin: c.n.begin.clone() + Ix::Var(plan.column), extent };
+        let rows = Axis { var: c.m.var, begin: Ix::Var(plan.chunk_first), extent: Ix::Var(plan.chunk_rows) };
         let row = Ix::Var(c.m.var) - Ix::Var(plan.origin[0]);
         let column = Ix::Var(c.n.var) - c.n.begin.clone() - Ix::Var(plan.origin[1]);
         let index = row * (plan.tile.sum_stride / bytes) + column;
@@ -541,8 +536,7 @@ impl Emitter<'_> {
             None => c.a.value,
         };
         body.push(Stmt::Store { buffer, index, value });
-        let rows =
-            Axis { var: c.m.var, begin: Ix::Var(plan.chunk_first), extent: Ix::Var(plan.chunk_rows) };
+        let rows = Axis { var: c.m.var, begin: Ix::Var(plan.chunk_first), extent: Ix::Var(plan.chunk_rows) };
         self.nest(For { axis: k, kind: LoopKind::Vector, carried: vec![], body }, vec![rows])
     }
 
