@@ -177,23 +177,7 @@ fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<Con
     let streamed = shape
         .filter(|_| !strided || whole.is_some())
         .and_then(|tile| streamed::plan(kernel, c, tile, columns));
-    let row_stride = match shape {
-        // An odd number of cache lines.
-        Some(_) => ((taps_per_block * k_per_block / 16) | 1) * 16 + 32,
-        None => STRIDE,
-    };
-    let most = match shape {
-        Some(_) => (WIDE_ROWS / row_stride).min(WIDE_SUMS / columns.max(1)).max(TILE),
-        None => TILE,
-    };
-    let tile = match c.m.extent.upper_bound().and_then(|m| m.as_const()) {
-        None => most,
-        // Tiles of nearly equal height.
-        Some(rows) => {
-            let count = (rows.max(1) + most - 1) / most;
-            (rows.max(1) + count - 1) / count
-        }
-    };
+    let (tile, row_stride) = packed_tile(c, shape.is_some(), columns, taps_per_block * k_per_block);
     let mut scratch = |len: i64| {
         kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
         BufferId(kernel.buffers.len() as u32 - 1)
@@ -238,6 +222,22 @@ fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<Con
         n_count,
         widened,
     })
+}
+
+/// Rows of a tile that is packed, and elements between them.
+fn packed_tile(c: &Contract, wide: bool, columns: i64, depth: i64) -> (i64, i64) {
+    // An odd number of cache lines.
+    let row_stride = if wide { ((depth / 16) | 1) * 16 + 32 } else { STRIDE };
+    let most = if wide { (WIDE_ROWS / row_stride).min(WIDE_SUMS / columns.max(1)).max(TILE) } else { TILE };
+    let tile = match c.m.extent.upper_bound().and_then(|m| m.as_const()) {
+        None => most,
+        // Tiles of nearly equal height.
+        Some(rows) => {
+            let count = (rows.max(1) + most - 1) / most;
+            (rows.max(1) + count - 1) / count
+        }
+    };
+    (tile, row_stride)
 }
 
 /// The shape of the functions for tiles with wide vectors, if there are such; strides are still to be set.

@@ -221,48 +221,55 @@ impl Fields<'_> {
         let Fields { at, extents, depth, split, vars, source } = *self;
         let bounds: Vec<(Affine, &Bound)> =
             guard.bounds.iter().map(|b| Some((source.affine(&b.index)?, b))).collect::<Option<_>>()?;
-        // The tap that moves along the lines or in a line is the one that shares a bound with them.
-        let (mut along_outer, mut along_inner) = (None, None);
-        for (b, _) in &bounds {
-            let mut taps = b.taps.iter().enumerate().filter(|(_, t)| **t != 0).map(|(i, _)| i);
-            let tap = taps.next();
-            if b.k != 0 || taps.next().is_some() || (b.outer != 0 && b.inner != 0) {
-                return None;
-            }
-            for (uses, along) in [(b.outer, &mut along_outer), (b.inner, &mut along_inner)] {
-                if uses != 0 && tap.is_some() {
-                    if along.is_some_and(|known| Some(known) != tap) {
-                        return None;
-                    }
-                    *along = tap;
-                }
-            }
-        }
-        if along_outer.is_some() && along_outer == along_inner {
-            return None;
-        }
         let mut next = vars[1].0;
         let mut var = || {
             next += 1;
             Var(next)
         };
+        let spans = self.spans(taps_along(&bounds)?, &mut var)?;
+        let first = [var(), var()];
+        let in_first = |a: &Affine| Ix::Var(first[0]) * a.outer + Ix::Var(first[1]) * a.inner;
+        let bounds = (bounds.iter())
+            .map(|(b, bound)| {
+                let (span, step) = position(&spans, b)?;
+                let rest = b.rest.clone() + in_first(b);
+                Some(SpanBound { span, step, rest, lower: bound.lower.clone(), upper: bound.upper.clone() })
+            })
+            .collect::<Option<_>>()?;
+        kernel.vars = next + 1;
+        let index = at.rest.clone() + in_first(at);
+        let (otherwise, tap_count) = (guard.otherwise, extents.len());
+        let patch = Patch { source: buffer, index, spans, bounds, otherwise, depth, tap_count, first };
+        let mut rows = Rows {
+            split,
+            outer: vars[0],
+            inner: vars[1],
+            outer_stride: 0,
+            inner_stride: 0,
+            taps: vec![],
+            run: depth,
+            place: Place::Copy(patch),
+        };
+        rows.lay_out(1);
+        (!rows.too_large(1)).then_some(rows)
+    }
+
+    /// The spans of a copy: taps by themselves, lines, positions in a line.
+    fn spans(&self, along: [Option<usize>; 2], var: &mut dyn FnMut() -> Var) -> Option<Vec<Span>> {
+        let Fields { at, extents, split, .. } = *self;
         let mut spans = vec![];
-        for (t, &distance) in at.taps.iter().enumerate() {
-            if Some(t) != along_outer && Some(t) != along_inner {
-                let own = Span {
-                    var: var(),
-                    level: Level::None,
-                    row_step: 0,
-                    tap: Some(t),
-                    tap_extent: extents[t],
-                    tap_step: 1,
-                    distance,
-                };
-                spans.push(own);
-            }
+        for (t, &distance) in at.taps.iter().enumerate().filter(|(t, _)| !along.contains(&Some(*t))) {
+            spans.push(Span {
+                var: var(),
+                level: Level::None,
+                row_step: 0,
+                tap: Some(t),
+                tap_extent: extents[t],
+                tap_step: 1,
+                distance,
+            });
         }
-        let levels = [(Level::Outer, at.outer, along_outer), (Level::Inner, at.inner, along_inner)];
-        for (level, step, tap) in levels {
+        for (level, step, tap) in [(Level::Outer, at.outer, along[0]), (Level::Inner, at.inner, along[1])] {
             if level == Level::Outer && split.is_none() {
                 continue;
             }
@@ -281,63 +288,52 @@ impl Fields<'_> {
                 distance,
             });
         }
-        let first = [var(), var()];
-        let in_first = |outer: i64, inner: i64| Ix::Var(first[0]) * outer + Ix::Var(first[1]) * inner;
-        let mut span_bounds = vec![];
-        for (b, bound) in &bounds {
-            let tap = b.taps.iter().position(|t| *t != 0);
-            let span = spans.iter().position(|s| match s.level {
-                Level::Outer => b.outer != 0,
-                Level::Inner => b.inner != 0,
-                Level::None => b.outer == 0 && b.inner == 0 && tap.is_some() && s.tap == tap,
-            });
-            // A bound on a tap alone, which moves along rows: no guard of a window has this form.
-            if span.is_none() && tap.is_some() {
-                return None;
-            }
-            let by_tap = tap.map_or(0, |t| b.taps[t]);
-            let step = match span.map(|s| &spans[s]) {
-                None => 0,
-                Some(s) if s.level == Level::None => by_tap,
-                Some(s) => {
-                    let step = (b.outer + b.inner) / s.row_step;
-                    let rows_agree = step * s.row_step == b.outer + b.inner;
-                    if !rows_agree || by_tap != if s.tap.is_some() { step * s.tap_step } else { 0 } {
-                        return None;
-                    }
-                    step
-                }
-            };
-            let rest = b.rest.clone() + in_first(b.outer, b.inner);
-            let (lower, upper) = (bound.lower.clone(), bound.upper.clone());
-            span_bounds.push(SpanBound { span, step, rest, lower, upper });
-        }
-        kernel.vars = next + 1;
-        let index = at.rest.clone() + in_first(at.outer, at.inner);
-        let otherwise = guard.otherwise;
-        let patch = Patch {
-            source: buffer,
-            index,
-            spans,
-            bounds: span_bounds,
-            otherwise,
-            depth,
-            tap_count: extents.len(),
-            first,
-        };
-        let mut rows = Rows {
-            split,
-            outer: vars[0],
-            inner: vars[1],
-            outer_stride: 0,
-            inner_stride: 0,
-            taps: vec![],
-            run: depth,
-            place: Place::Copy(patch),
-        };
-        rows.lay_out(1);
-        (!rows.too_large(1)).then_some(rows)
+        Some(spans)
     }
+}
+
+/// The taps that move along the lines and in a line: those that share a bound with them. `None` where that is not one
+/// tap for each.
+fn taps_along(bounds: &[(Affine, &Bound)]) -> Option<[Option<usize>; 2]> {
+    let mut along = [None; 2];
+    for (b, _) in bounds {
+        let mut taps = b.taps.iter().enumerate().filter(|(_, t)| **t != 0).map(|(i, _)| i);
+        let tap = taps.next();
+        if b.k != 0 || taps.next().is_some() || (b.outer != 0 && b.inner != 0) {
+            return None;
+        }
+        for (uses, along) in [b.outer, b.inner].into_iter().zip(&mut along) {
+            if uses != 0 && tap.is_some() {
+                if along.is_some_and(|known| Some(known) != tap) {
+                    return None;
+                }
+                *along = tap;
+            }
+        }
+    }
+    (along[0].is_none() || along[0] != along[1]).then_some(along)
+}
+
+/// The span that a bound's index is a position of, if it is of one, and the index's step for a position.
+fn position(spans: &[Span], b: &Affine) -> Option<(Option<usize>, i64)> {
+    let tap = b.taps.iter().position(|t| *t != 0);
+    let span = spans.iter().position(|s| match s.level {
+        Level::Outer => b.outer != 0,
+        Level::Inner => b.inner != 0,
+        Level::None => b.outer == 0 && b.inner == 0 && tap.is_some() && s.tap == tap,
+    });
+    let by_tap = tap.map_or(0, |t| b.taps[t]);
+    let Some(s) = span.map(|s| &spans[s]) else {
+        // A bound on a tap alone, which moves along rows: no guard of a window has this form.
+        return tap.is_none().then_some((None, 0));
+    };
+    if s.level == Level::None {
+        return Some((span, by_tap));
+    }
+    let rows = b.outer + b.inner;
+    let step = rows / s.row_step;
+    let agree = step * s.row_step == rows && by_tap == if s.tap.is_some() { step * s.tap_step } else { 0 };
+    agree.then_some((span, step))
 }
 
 impl Rows {
@@ -345,7 +341,7 @@ impl Rows {
     pub fn pack(&mut self, depth: i64) {
         if matches!(self.place, Place::Packed) {
             const LINE_ELEMENTS: i64 = 16;
-            self.inner_stride = ((depth + LINE_ELEMENTS - 1) / LINE_ELEMENTS | 1) * LINE_ELEMENTS;
+            self.inner_stride = (((depth + LINE_ELEMENTS - 1) / LINE_ELEMENTS) | 1) * LINE_ELEMENTS;
         }
     }
 
