@@ -103,10 +103,10 @@ proptest! {
 
     #[test]
     fn random_products_agree(
-        m in 1..40i64, n in 1..50i64, k in 0..40i64, width in 0..6usize, dtypes in 0..DTYPES.len(),
+        m in 1..80i64, n in 1..70i64, k in 0..40i64, width in 0..9usize, dtypes in 0..DTYPES.len(),
         dynamic in any::<bool>(), block in 0..3usize,
     ) {
-        let width = [0, -1, 4, 8, 12, 16][width];
+        let width = [0, -1, 4, 8, 12, 16, 32, 48, 64][width];
         let block = if width > 0 { width * [1, 2, 64][block] } else { [5, 24, 64][block] };
         let case = Gemm { m, n, k, width, dtypes: DTYPES[dtypes], dynamic, block };
         let (kernel, buffers, dims) = gemm(&case);
@@ -171,6 +171,123 @@ fn convolutions_by_taps() {
     conv([6, 6], [130, 5], 3, 1, 1, 1);
     conv([7, 7], [4, 6], 3, 1, 1, 3);
     conv([5, 5], [8, 8], 1, 1, 1, 2);
+}
+
+/// A convolution `[h, w, ci]` or `[ci, h, w]` to `[oh, ow, co]`.
+#[derive(Clone, Debug)]
+struct Window {
+    size: [i64; 2],
+    kernel: [i64; 2],
+    stride: [i64; 2],
+    dilation: [i64; 2],
+    pad: [i64; 2],
+    channels: [i64; 2],
+    channels_first: bool,
+    /// Whether loads are guarded: without, windows lie inside.
+    padded: bool,
+    /// Lines of a grid point.
+    lines: i64,
+    width: i64,
+}
+
+impl Window {
+    fn out(&self, axis: usize) -> i64 {
+        let reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1;
+        (self.size[axis] + 2 * self.pad[axis] - reach) / self.stride[axis] + 1
+    }
+}
+
+fn window(case: &Window) {
+    let ([h, w], [ci, co], [kh, kw]) = (case.size, case.channels, case.kernel);
+    let (oh, ow) = (case.out(0), case.out(1));
+    let mut b = KernelBuilder::new("window");
+    let f = DType::F32;
+    let (x, wt, out) = (b.input(f), b.weights(f), b.output(f));
+    let first = b.grid(Ix::Const(oh).ceil_div(case.lines)) * (case.lines * ow);
+    // Channels first, the position in a line is what follows in memory: it is the innermost reduction.
+    let (inner, outer) = if case.channels_first { (kw, ci) } else { (ci, kw) };
+    let shape = ContractShape {
+        m: (first.clone(), (Ix::Const(oh * ow) - first).min(case.lines * ow)),
+        n: (0.into(), co.into()),
+        taps: vec![(0.into(), kh.into()), (0.into(), outer.into())],
+        k: (0.into(), inner.into()),
+        acc_dtype: f,
+    };
+    b.contract(
+        shape,
+        |b, m, taps, k| {
+            let (tap, channel) =
+                if case.channels_first { (k.clone(), taps[1].clone()) } else { (taps[1].clone(), k.clone()) };
+            let at = |position: Ix, tap: &Ix, axis: usize| {
+                position * case.stride[axis] + tap.clone() * case.dilation[axis] - case.pad[axis]
+            };
+            let row = at(m.clone().floor_div(ow), &taps[0], 0);
+            let column = at(m.clone().modulo(ow), &tap, 1);
+            let index = if case.channels_first {
+                (channel * h + row.clone()) * w + column.clone()
+            } else {
+                (row.clone() * w + column.clone()) * ci + channel
+            };
+            if case.padded {
+                b.load_guarded(x, index, vec![Bound::below(row, h), Bound::below(column, w)], 0.5)
+            } else {
+                b.load(x, index)
+            }
+        },
+        RhsBuilder::Packed { buffer: wt, base: 0.into(), width: case.width as u32 },
+        |b, m, n, sum| b.store(out, m.clone() * co + n, sum),
+    );
+    let kernel = b.finish().unwrap();
+    let panels = (co + case.width - 1) / case.width * case.width * kh * kw * ci;
+    let buffers = [data(f, h * w * ci, 1), data(f, panels, 2), data(f, oh * ow * co, 0)];
+    check(&kernel, &buffers, &[], SUMS);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_convolutions_agree(
+        (size, kernel) in ([6..20i64, 6..20i64], [1..4i64, 1..4i64]),
+        (stride, dilation) in ([1..4i64, 1..4i64], [1..3i64, 1..3i64]),
+        (pad, padded) in ([0..3i64, 0..3i64], any::<bool>()),
+        (ci, co) in (prop_oneof![1..5i64, Just(16), Just(24)], 1..40i64),
+        (channels_first, lines, width) in (any::<bool>(), 1..24i64, 0..5usize),
+    ) {
+        let pad = if padded { pad } else { [0, 0] };
+        let (width, channels) = ([8, 16, 32, 48, 64][width], [ci, co]);
+        window(&Window {
+            size, kernel, stride, dilation, pad, channels, channels_first, padded, lines, width,
+        });
+    }
+}
+
+#[test]
+fn large_left_operands_are_taken_in_blocks() {
+    // Lines in blocks; a reduction in parts; and packed rows in both.
+    let [size, kernel, stride, dilation] = [[44, 40], [3, 3], [1, 1], [1, 1]];
+    for (channels, pad, padded) in [([64, 2], [1, 1], true), ([64, 2], [0, 0], false)] {
+        let (channels_first, lines, width) = (false, 44, 16);
+        window(&Window {
+            size,
+            kernel,
+            stride,
+            dilation,
+            pad,
+            channels,
+            channels_first,
+            padded,
+            lines,
+            width,
+        });
+    }
+    for (m, k, dtypes) in
+        [(70, 3000, DTYPES[0]), (70, 3001, DTYPES[3]), (3, 5200, DTYPES[2]), (9, 6144, DTYPES[0])]
+    {
+        let case = Gemm { m, n: 18, k, width: 16, dtypes, dynamic: false, block: 64 };
+        let (kernel, buffers, dims) = gemm(&case);
+        check(&kernel, &buffers, &dims, SUMS);
+    }
 }
 
 #[test]
