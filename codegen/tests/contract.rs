@@ -181,6 +181,8 @@ struct Window {
     stride: [i64; 2],
     dilation: [i64; 2],
     pad: [i64; 2],
+    /// Further padding after the last line and position.
+    more: [i64; 2],
     channels: [i64; 2],
     channels_first: bool,
     /// Whether loads are guarded: without, windows lie inside.
@@ -193,7 +195,7 @@ struct Window {
 impl Window {
     fn out(&self, axis: usize) -> i64 {
         let reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1;
-        (self.size[axis] + 2 * self.pad[axis] - reach) / self.stride[axis] + 1
+        (self.size[axis] + 2 * self.pad[axis] + self.more[axis] - reach) / self.stride[axis] + 1
     }
 }
 
@@ -250,14 +252,37 @@ proptest! {
     fn random_convolutions_agree(
         (size, kernel) in ([6..20i64, 6..20i64], [1..4i64, 1..4i64]),
         (stride, dilation) in ([1..4i64, 1..4i64], [1..3i64, 1..3i64]),
-        (pad, padded) in ([0..3i64, 0..3i64], any::<bool>()),
+        (pad, more, padded) in ([0..12i64, 0..12i64], [0..3i64, 0..3i64], any::<bool>()),
         (ci, co) in (prop_oneof![1..5i64, Just(16), Just(24)], 1..40i64),
         (channels_first, lines, width) in (any::<bool>(), 1..24i64, 0..5usize),
     ) {
-        let pad = if padded { pad } else { [0, 0] };
+        let (pad, more) = if padded { (pad, more) } else { ([0, 0], [0, 0]) };
         let (width, channels) = ([8, 16, 32, 48, 64][width], [ci, co]);
         window(&Window {
-            size, kernel, stride, dilation, pad, channels, channels_first, padded, lines, width,
+            size, kernel, stride, dilation, pad, more, channels, channels_first, padded, lines, width,
+        });
+    }
+}
+
+#[test]
+fn padding_beyond_every_window_stays_inside_the_copy() {
+    for (size, stride, pad, more) in
+        [([16, 8], [1, 4], [0, 8], [0, -8]), ([3, 2], [1, 64], [0, 127], [0, -127])]
+    {
+        let [kernel, dilation, channels] = [[1, 2], [1, 1], [64, 2]];
+        let (channels_first, padded, lines, width) = (false, true, 16, 16);
+        window(&Window {
+            size,
+            kernel,
+            stride,
+            dilation,
+            pad,
+            more,
+            channels,
+            channels_first,
+            padded,
+            lines,
+            width,
         });
     }
 }
@@ -267,13 +292,14 @@ fn large_left_operands_are_taken_in_blocks() {
     // Lines in blocks; a reduction in parts; and packed rows in both.
     let [size, kernel, stride, dilation] = [[44, 40], [3, 3], [1, 1], [1, 1]];
     for (channels, pad, padded) in [([64, 2], [1, 1], true), ([64, 2], [0, 0], false)] {
-        let (channels_first, lines, width) = (false, 44, 16);
+        let (channels_first, lines, width, more) = (false, 44, 16, [0, 0]);
         window(&Window {
             size,
             kernel,
             stride,
             dilation,
             pad,
+            more,
             channels,
             channels_first,
             padded,

@@ -27,8 +27,7 @@ pub struct Options {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     for seed in (options.seed..).take(usize::try_from(options.rounds)?) {
         for (package, test) in TARGETS {
-            let mut command =
-                workspace.cargo(["test", "--quiet", "--package", package, "--test", test, "--no-fail-fast"]);
+            let mut command = workspace.cargo(["test", "--quiet", "--package", package, "--test", test]);
             command.env("PROPTEST_RNG_SEED", seed.to_string());
             workspace::run(&mut command)
                 .with_context(|| format!("seed {seed} fails: cargo xtask random --rounds 1 --seed {seed}"))?;

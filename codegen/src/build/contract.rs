@@ -33,6 +33,9 @@ const CHUNK_FLOPS: i64 = 4_000_000;
 /// Row loops shorter than this are joined with outer axes although the left operand is not affine in the join.
 const SHORT_ROWS: i64 = 64;
 
+/// Longest lines that are joined: a grid point has whole ones.
+const MOST_LINE: i64 = 512;
+
 const MAX_SPLITS: usize = 8;
 
 /// The pieces of a contraction before loops are chosen.
@@ -271,9 +274,7 @@ impl<'a, 'g> Builder<'a, 'g> {
         let reduced: Vec<AxisId> =
             pieces.reduced.iter().copied().filter(|a| trace.axes.extent(*a).as_known() != Some(1)).collect();
         let mut taps = collapse(&reduced, &trace.axes, &reduced_exprs);
-        if tuning.reads_lines
-            && let Some(at) = taps.iter().position(|g| is_contiguous(&trace, pieces.a, g))
-        {
+        if let Some(at) = taps.iter().position(|g| is_contiguous(&trace, pieces.a, g)) {
             let group = taps.remove(at);
             taps.push(group);
         }
@@ -466,7 +467,7 @@ struct Lines {
 fn lines(groups: &[Group], axes: &super::expr::Axes, out: &[Expr]) -> Option<Lines> {
     let [.., a, b] = groups else { return None };
     let ([a], [b]) = (a.members.as_slice(), b.members.as_slice()) else { return None };
-    let line = axes.extent(*b).as_known().filter(|n| *n > 1)?;
+    let line = axes.extent(*b).as_known().filter(|n| (2..=MOST_LINE).contains(n))?;
     let mut joined = collapse(&[*a, *b], axes, out);
     let group = joined.pop().filter(|g| joined.is_empty() && g.members.len() == 2)?;
     Some(Lines { group, line })

@@ -32,7 +32,7 @@ pub fn identity(combine: Prim, dtype: DType) -> Result<Literal, Refusal> {
 }
 
 /// Channel counts below this make runs of one tap too short.
-const FEW_CHANNELS: i64 = 8;
+const SHORT_PIXEL: i64 = 8;
 
 /// Positions of the spatial axes and of the channel axis in a tensor of `rank`.
 pub fn spatial_axes(layout: Layout, rank: usize) -> (std::ops::Range<usize>, usize) {
@@ -221,7 +221,7 @@ impl Trace<'_, '_> {
         at[0] = batch.clone();
         at[channel] = channel_at.clone();
         let mut bounds = vec![];
-        // Inside the region, `x` is a transpose: its channels do not follow each other in memory.
+        // Of what is computed inside the region, it is not known whether channels follow each other in memory.
         let is_source = self.definition(x).is_none();
         for (i, axis) in spatial.enumerate() {
             let begin = out_at[i].times(&Dim::known(strides[i]));
@@ -230,7 +230,7 @@ impl Trace<'_, '_> {
             at[axis] = begin.plus(&tap).plus_dim(&(Dim::known(0) - before));
             if before.as_known() != Some(0) || after.as_known() != Some(0) {
                 let few =
-                    is_source && dims[channel].as_known().is_some_and(|c| (2..FEW_CHANNELS).contains(&c));
+                    is_source && dims[channel].as_known().is_some_and(|c| (2..SHORT_PIXEL).contains(&c));
                 // Tested with the channel, a tap and its few channels stay one contiguous run.
                 bounds.push(if few && channel == axis + 1 {
                     let index = at[axis].times(&dims[channel]).plus(channel_at);

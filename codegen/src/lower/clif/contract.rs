@@ -13,7 +13,7 @@
 //! The sums of a tile live in a few cache lines of scratch between the micro-kernels and the epilogue; both the
 //! packing loops and the epilogue are ordinary kernel IR statements and take the ordinary vectorizer.
 //!
-//! With wide vectors, a left operand whose rows can be read where they are takes the way of [`streamed`].
+//! With wide vectors and rows of known length, [`streamed`] takes another order.
 
 mod panels;
 mod rows;
@@ -68,7 +68,7 @@ const STRIDED_WIDTH: i64 = 8;
 /// What the lowering adds to the kernel for one contraction.
 #[derive(Clone, Debug)]
 pub(super) struct ContractPlan {
-    /// Where rows are not packed.
+    /// The plan where panels pass by rows that stay; the rest of this one is for their bounds only.
     streamed: Option<streamed::Streamed>,
     /// Rows of a tile.
     tile: i64,

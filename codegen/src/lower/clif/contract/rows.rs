@@ -7,6 +7,7 @@
 use kiln_ir::Scalar;
 
 use crate::kir::{Bound, BufferId, Contract, Guard, Ix, Kernel, Op, Stmt, Var};
+use crate::lower::wide::tile::LINE;
 
 /// Most elements of a copy.
 const MAX_COPY: i64 = 1 << 19;
@@ -115,7 +116,7 @@ struct Affine {
     rest: Ix,
 }
 
-/// The rows of `c`'s left operand for tiles of `height` rows; `None` where they have no such form.
+/// The rows of `c`'s left operand; `None` where they have no such form.
 pub(super) fn rows(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     loaded(kernel, c).or_else(|| packed(kernel, c))
 }
@@ -155,16 +156,16 @@ fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     let axes: Vec<Var> =
         c.taps.iter().chain([&c.k].into_iter().filter(|_| k_is_tap)).map(|t| t.var).collect();
     let (extents, depth) = if k_is_tap { ([extents, vec![depth]].concat(), 1) } else { (extents, depth) };
-    let source = Source { row: c.m.var, taps: axes, k: (!k_is_tap).then_some(c.k.var), split, vars };
-    let at = source.affine(index)?;
+    let form = IndexForm { row: c.m.var, taps: axes, k: (!k_is_tap).then_some(c.k.var), split, vars };
+    let at = form.affine(index)?;
     let bytes = (c.acc_dtype.bits() / 8) as i64;
     if at.k != 1 && depth != 1 || at.inner < 0 || at.outer < 0 || at.taps.iter().any(|t| *t < 0) {
         return None;
     }
-    let fields = Fields { at: &at, extents: &extents, depth, split, vars, source: &source };
+    let access = Access { at: &at, extents: &extents, depth, split, vars, form: &form };
     let rows = match guard {
-        None => fields.in_place(*buffer),
-        Some(guard) => fields.copied(kernel, *buffer, guard)?,
+        None => access.in_place(*buffer),
+        Some(guard) => access.copied(kernel, *buffer, guard)?,
     };
     if rows.inner_stride * bytes > MAX_ROW_BYTES {
         return None;
@@ -176,22 +177,22 @@ fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
 
 /// The most rows so many bytes apart that do not evict each other from the first-level cache.
 pub(super) fn most_rows(stride: i64) -> i64 {
-    const LINE: i64 = 64;
     let distinct = if stride % LINE == 0 { SETS / gcd(stride / LINE, SETS) } else { SETS };
     ROWS_A_SET * distinct
 }
 
-struct Fields<'a> {
+/// A load that is linear in rows, taps and `k`.
+struct Access<'a> {
     at: &'a Affine,
     extents: &'a [i64],
     depth: i64,
     split: Option<i64>,
     vars: [Var; 2],
-    source: &'a Source,
+    form: &'a IndexForm,
 }
 
 /// What indices are linear in.
-struct Source {
+struct IndexForm {
     row: Var,
     taps: Vec<Var>,
     k: Option<Var>,
@@ -199,7 +200,7 @@ struct Source {
     vars: [Var; 2],
 }
 
-impl Fields<'_> {
+impl Access<'_> {
     fn in_place(&self, buffer: BufferId) -> Rows {
         let [outer, inner] = self.vars;
         let index = self.at.rest.clone() + Ix::Var(outer) * self.at.outer + Ix::Var(inner) * self.at.inner;
@@ -218,9 +219,13 @@ impl Fields<'_> {
     }
 
     fn copied(&self, kernel: &mut Kernel, buffer: BufferId, guard: &Guard) -> Option<Rows> {
-        let Fields { at, extents, depth, split, vars, source } = *self;
+        let Access { at, extents, depth, split, vars, form } = *self;
+        let moves = |ix: &Ix| [form.row].iter().chain(&form.taps).chain(&form.k).any(|v| ix.uses(*v));
+        if guard.bounds.iter().any(|b| moves(&b.lower) || moves(&b.upper)) {
+            return None;
+        }
         let bounds: Vec<(Affine, &Bound)> =
-            guard.bounds.iter().map(|b| Some((source.affine(&b.index)?, b))).collect::<Option<_>>()?;
+            guard.bounds.iter().map(|b| Some((form.affine(&b.index)?, b))).collect::<Option<_>>()?;
         let mut next = vars[1].0;
         let mut var = || {
             next += 1;
@@ -250,13 +255,15 @@ impl Fields<'_> {
             run: depth,
             place: Place::Copy(patch),
         };
-        rows.lay_out(1);
-        (!rows.too_large(1)).then_some(rows)
+        (!rows.too_large(1)).then(|| {
+            rows.lay_out(1);
+            rows
+        })
     }
 
     /// The spans of a copy: taps by themselves, lines, positions in a line.
     fn spans(&self, along: [Option<usize>; 2], var: &mut dyn FnMut() -> Var) -> Option<Vec<Span>> {
-        let Fields { at, extents, split, .. } = *self;
+        let Access { at, extents, split, .. } = *self;
         let mut spans = vec![];
         for (t, &distance) in at.taps.iter().enumerate().filter(|(t, _)| !along.contains(&Some(*t))) {
             spans.push(Span {
@@ -338,10 +345,10 @@ fn position(spans: &[Span], b: &Affine) -> Option<(Option<usize>, i64)> {
 
 impl Rows {
     /// Sets the distance of packed rows of `depth` elements: an odd number of cache lines keeps them in different sets.
-    pub fn pack(&mut self, depth: i64) {
+    pub fn pack(&mut self, depth: i64, element_bytes: i64) {
         if matches!(self.place, Place::Packed) {
-            const LINE_ELEMENTS: i64 = 16;
-            self.inner_stride = (((depth + LINE_ELEMENTS - 1) / LINE_ELEMENTS) | 1) * LINE_ELEMENTS;
+            let line = LINE / element_bytes;
+            self.inner_stride = (((depth + line - 1) / line) | 1) * line;
         }
     }
 
@@ -410,7 +417,7 @@ fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-impl Source {
+impl IndexForm {
     /// The index in terms of rows, taps and `k`, where it is linear in them.
     fn affine(&self, index: &Ix) -> Option<Affine> {
         let [outer, inner] = self.vars;

@@ -4,6 +4,7 @@
 //! for blocks of rows:                          // what they read fits in the second-level cache
 //!     (copy what they read, with padding)
 //!     for blocks of the reduction:             // a panel's part fits there too; usually one
+//!         (or pack that part of the rows)
 //!         for panels:
 //!             for chunks of rows:              // their sums fit in the first-level cache
 //!                 sums (+)= rows x panel       // tile functions; they ask for the next panel's lines
@@ -55,6 +56,9 @@ pub(super) struct Streamed {
     /// First column of the panel and number of its columns.
     column: Var,
     used: Var,
+    /// First element of the run that is packed and number of elements.
+    k0: Var,
+    kn: Var,
     /// Outer and inner rows of the block.
     counts: [Var; 2],
     /// A left element as i32, where sums are.
@@ -65,20 +69,24 @@ pub(super) struct Streamed {
 pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i64) -> Option<Streamed> {
     let width = tile.width;
     let mut rows = rows(kernel, c)?;
+    let bytes = (c.acc_dtype.bits() / 8) as i64;
     let most = c.m.extent.upper_bound().and_then(|m| m.as_const());
     let line = rows.split.unwrap_or(1);
     let units = most.map(|m| (m + line - 1) / line);
+    if let Place::Copy(_) = rows.place {
+        // Which taps join depends on the copy's layout.
+        let block = copy_block(&rows, units);
+        rows.lay_out(block);
+    }
     let part = parts(&rows, width, most);
-    rows.pack(part[1]);
-    let block = block(&mut rows, units, part);
-    rows.lay_out(block);
+    rows.pack(part[1], bytes);
+    let block = block(&rows, units, part);
     let chunk = match rows.split {
         Some(line) if line <= CHUNK_ROWS => [(CHUNK_ROWS / line).min(block), line],
         Some(line) => [1, even(line, CHUNK_ROWS)],
         None => [1, even(block, CHUNK_ROWS)],
     };
     let whole = total_taps(&rows) <= part[0] && rows.run <= part[1];
-    let bytes = (c.acc_dtype.bits() / 8) as i64;
     let block_rows = block * line;
     let sum_columns = if whole { width } else { columns };
     tile.row_stride = rows.inner_stride * bytes;
@@ -116,6 +124,8 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         origin: [var(), var()],
         column: var(),
         used: var(),
+        k0: var(),
+        kn: var(),
         counts: [var(), var()],
         rows,
     })
@@ -159,25 +169,35 @@ fn parts(rows: &Rows, width: i64, count: Option<i64>) -> [i64; 2] {
 }
 
 /// Outer rows of a block, or inner ones where there is one level.
-fn block(rows: &mut Rows, units: Option<i64>, [taps, run]: [i64; 2]) -> i64 {
-    let fits = |rows: &Rows, count: i64| match rows.place {
-        Place::Copy(_) | Place::Packed => rows.copy_len(count) <= BLOCK_ELEMENTS + BLOCK_ELEMENTS / 8,
-        Place::Buffer(..) => count * rows.split.unwrap_or(1) * taps * run <= BLOCK_ELEMENTS,
-    };
+fn block(rows: &Rows, units: Option<i64>, [taps, run]: [i64; 2]) -> i64 {
+    match rows.place {
+        Place::Copy(_) => copy_block(rows, units),
+        Place::Packed => most(units, |count| rows.copy_len(count) <= BLOCK_ELEMENTS + BLOCK_ELEMENTS / 8),
+        Place::Buffer(..) => {
+            let row = rows.split.unwrap_or(1) * taps * run;
+            most(units, |count| count.saturating_mul(row) <= BLOCK_ELEMENTS)
+        }
+    }
+}
+
+/// The same where rows are copied with their padding.
+fn copy_block(rows: &Rows, units: Option<i64>) -> i64 {
+    most(units, |count| rows.copy_len(count) <= BLOCK_ELEMENTS)
+}
+
+/// The largest count that fits, in parts of nearly equal size; at least 1.
+fn most(units: Option<i64>, fits: impl Fn(i64) -> bool) -> i64 {
     let limit = units.unwrap_or(BLOCK_ELEMENTS).clamp(1, BLOCK_ELEMENTS);
     let (mut low, mut high) = (1, limit);
     while low < high {
         let middle = (low + high + 1) / 2;
-        if fits(rows, middle) {
+        if fits(middle) {
             low = middle;
         } else {
             high = middle - 1;
         }
     }
-    match units {
-        Some(units) => even(units, low),
-        None => low,
-    }
+    units.map_or(low, |units| even(units, low))
 }
 
 /// Where the panels' parts of a block of the reduction are.
@@ -481,8 +501,7 @@ impl Emitter<'_> {
     fn chunk_epilogue(&mut self, c: &Contract, plan: &Streamed) -> Result<()> {
         let bytes = (c.acc_dtype.bits() / 8) as i64;
         let width = plan.tile.width;
-        let extent = if c.n.extent.as_const().is_some_and(|n| n % width == 0) || all_full(&c.n.extent, width)
-        {
+        let extent = if rows::is_multiple(&c.n.extent, width) {
             Ix::Const(width)
         } else {
             let n = self.ix(&c.n.extent)?;
@@ -517,15 +536,15 @@ impl Emitter<'_> {
         let values = [
             (plan.chunk_first, block.first),
             (plan.chunk_rows, block.count[1]),
-            (plan.column, part.run[0]),
-            (plan.used, part.run[1]),
+            (plan.k0, part.run[0]),
+            (plan.kn, part.run[1]),
         ];
         for (var, value) in values {
             self.vars[var.index()] = Some(value);
         }
-        let extent = if run % plan.part[1] == 0 { Ix::Const(plan.part[1]) } else { Ix::Var(plan.used) };
-        let k = Axis { var: c.k.var, begin: c.k.begin.clone() + Ix::Var(plan.column), extent };
-        let position = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.column);
+        let extent = if run % plan.part[1] == 0 { Ix::Const(plan.part[1]) } else { Ix::Var(plan.kn) };
+        let k = Axis { var: c.k.var, begin: c.k.begin.clone() + Ix::Var(plan.k0), extent };
+        let position = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.k0);
         let index = (Ix::Var(c.m.var) - Ix::Var(plan.chunk_first)) * plan.rows.inner_stride + position;
         let mut body = c.a.body.clone();
         let value = match plan.widened.filter(|_| self.kernel.dtype(c.a.value) != DType::I32) {
@@ -607,7 +626,8 @@ impl Emitter<'_> {
         if span.distance != patch.depth {
             return None;
         }
-        let mut valid = [0, span.extent(Ix::Const(line)).as_const()?];
+        let extent = span.extent(Ix::Const(line)).as_const()?;
+        let mut valid = [0, extent];
         let mut others = vec![];
         for b in &patch.bounds {
             if b.span != Some(at) {
@@ -623,8 +643,9 @@ impl Emitter<'_> {
             let above = |limit: i64| -(rest - limit).div_euclid(b.step);
             valid = [valid[0].max(above(lower)), valid[1].min(above(upper))];
         }
-        valid[1] = valid[1].max(valid[0]);
-        Some((valid, others))
+        // Padding may reach beyond the positions that windows touch.
+        let valid = valid.map(|position| position.clamp(0, extent));
+        Some(([valid[0], valid[1].max(valid[0])], others))
     }
 
     /// A loop inside of others, the innermost of them first.
@@ -655,9 +676,4 @@ struct Chunk {
 fn bound_of(patch: &Patch, b: &rows::SpanBound) -> Bound {
     let position = b.span.map_or(Ix::Const(0), |s| Ix::Var(patch.spans[s].var) * b.step);
     Bound { index: b.rest.clone() + position, lower: b.lower.clone(), upper: b.upper.clone() }
-}
-
-/// Whether every panel of so many columns is full.
-fn all_full(columns: &Ix, width: i64) -> bool {
-    rows::is_multiple(columns, width)
 }
