@@ -1,7 +1,7 @@
 //! Which nodes the fusion pass puts together.
 
-use kiln_ir::op::{Contract, Control, ReduceKind};
-use kiln_ir::{Build, DType, GraphBuilder, Module, Op, Type, Value};
+use kiln_ir::op::{Contract, Control, Conv, Layout, ReduceKind};
+use kiln_ir::{Build, DType, Dim, GraphBuilder, Module, Op, Type, Value};
 use kiln_passes::{Options, optimize};
 
 /// Builds a graph, optimizes it, and lists what is left: for a kernel, the operators in it.
@@ -144,4 +144,32 @@ fn a_reshape_of_what_kernels_copy_is_a_kernel() {
         b.output("product", product);
     });
     assert_eq!(found, ["broadcast reshape", "contract"]);
+}
+
+/// The kernels of a channels-first convolution of `channels` channels; `uses` is how often its input is read.
+fn image(channels: i64, uses: usize) -> Vec<String> {
+    kernels(|b| {
+        let x = input(b, "x", &[1, channels, 6, 6]);
+        let convolution = Conv::Forward {
+            strides: vec![1, 1],
+            dilations: vec![1, 1],
+            pads: vec![(Dim::known(1), Dim::known(1)); 2],
+            groups: 1,
+            layout: Layout::ChannelsFirst,
+            out: DType::F32,
+        };
+        for i in 0..uses {
+            let w = input(b, &format!("w{i}"), &[2, channels, 3, 3]);
+            let y = b.add1(Op::Conv(convolution.clone()), &[x, w]).unwrap();
+            let y = b.ew("relu", &[y]).unwrap();
+            b.output(&format!("y{i}"), y);
+        }
+    })
+}
+
+#[test]
+fn a_convolution_of_few_channels_takes_their_transpose_in() {
+    assert_eq!(image(3, 1), ["transpose conv relu", "transpose"]);
+    assert_eq!(image(8, 1), ["transpose", "conv relu", "transpose"]);
+    assert_eq!(image(3, 2).iter().filter(|k| k.starts_with("transpose conv")).count(), 0);
 }
