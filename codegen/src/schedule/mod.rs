@@ -11,8 +11,18 @@ const ROW_STEP: i64 = 48;
 /// Rows that a point should have: packing the right operand's block and starting a tile cost little beside them.
 const ROW_GOAL: i64 = 96;
 
+/// Most rows that a point has whatever its work: the right operand then comes from memory once.
+const WHOLE_ROWS: i64 = 256;
+
 /// Most columns of a point.
 const MAX_COLUMNS: i64 = 512;
+
+/// Columns that a point should have where its rows outgrow the second-level cache and come from beyond it for every
+/// point.
+const LEAST_COLUMNS: i64 = 192;
+
+/// Elements of rows that stay in the second-level cache: 1 MiB of f32.
+const CACHED_ROWS: i64 = 1 << 18;
 
 /// Block sizes of a contraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +41,14 @@ pub fn contract_blocks([m, n]: [Option<i64>; 2], depth: i64, width: i64, line: i
     let width = width.max(1);
     // Blocks of columns begin at whole panels and are not tiny.
     let step = (16 + width - 1) / width * width;
+    let whole = if line > 1 { ROW_GOAL + ROW_STEP } else { WHOLE_ROWS };
     let goal = match m {
-        Some(m) if m <= ROW_GOAL + ROW_STEP => m.max(1),
+        Some(m) if m <= whole => m.max(1),
         _ => ROW_GOAL,
     };
-    let most = (POINT_WORK / depth / goal / step * step).clamp(step, MAX_COLUMNS.max(step) / step * step);
+    let least = if goal.saturating_mul(depth) > CACHED_ROWS { LEAST_COLUMNS } else { 1 };
+    let most = (POINT_WORK / depth / goal).max(least) / step * step;
+    let most = most.clamp(step, MAX_COLUMNS.max(step) / step * step);
     let columns = n.map_or(most, |n| even(n, most, step));
     let row_step = if line > 1 { line } else { ROW_STEP };
     let rows = (POINT_WORK / depth / columns).max(goal).max(1);
@@ -81,7 +94,7 @@ mod tests {
                         assert!(
                             Some(blocks.rows) == m
                                 || blocks.rows % ROW_STEP == 0
-                                || m.is_some_and(|m| m < 145)
+                                || m.is_some_and(|m| m <= WHOLE_ROWS)
                         );
                     }
                 }
@@ -93,6 +106,8 @@ mod tests {
     fn deep_sums_take_fewer_columns_and_all_rows() {
         let blocks = |m, n, depth| contract_blocks([Some(m), Some(n)], depth, 16, 1);
         assert_eq!(blocks(49, 512, 4608), Blocks { rows: 49, columns: 128 });
+        assert_eq!(blocks(128, 768, 3072), Blocks { rows: 128, columns: 192 });
+        assert_eq!(blocks(197, 768, 768), Blocks { rows: 197, columns: 192 });
         assert_eq!(blocks(3136, 64, 576), Blocks { rows: 816, columns: 64 });
         assert_eq!(blocks(256, 768, 768).columns, 384);
     }

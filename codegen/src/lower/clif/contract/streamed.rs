@@ -26,6 +26,10 @@ use crate::lower::wide::tile::{LINE, MOST_ROWS, MOST_SHORT, Tile, UNROLL};
 /// Elements that a block of rows reads: 384 KiB of f32 in a second-level cache of 1 MiB or more.
 const BLOCK_ELEMENTS: i64 = 3 << 15;
 
+/// The same for rows that are read in place and whole: one more pass over all panels would cost more than rows that fall
+/// out of a small cache.
+const PLACE_ELEMENTS: i64 = 3 << 16;
+
 /// Elements of a panel's part for one block of the reduction: 320 KiB of f32.
 const PART_ELEMENTS: i64 = 5 << 14;
 
@@ -175,7 +179,7 @@ fn block(rows: &Rows, units: Option<i64>, [taps, run]: [i64; 2]) -> i64 {
         Place::Packed => most(units, |count| rows.copy_len(count) <= BLOCK_ELEMENTS + BLOCK_ELEMENTS / 8),
         Place::Buffer(..) => {
             let row = rows.split.unwrap_or(1) * taps * run;
-            most(units, |count| count.saturating_mul(row) <= BLOCK_ELEMENTS)
+            most(units, |count| count.saturating_mul(row) <= PLACE_ELEMENTS)
         }
     }
 }
