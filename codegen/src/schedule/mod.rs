@@ -109,7 +109,8 @@ mod tests {
         assert_eq!(blocks(128, 768, 3072), Blocks { rows: 128, columns: 192 });
         assert_eq!(blocks(197, 768, 768), Blocks { rows: 197, columns: 192 });
         assert_eq!(blocks(3136, 64, 576), Blocks { rows: 816, columns: 64 });
-        assert_eq!(blocks(256, 768, 768).columns, 384);
+        assert_eq!(blocks(256, 768, 768), Blocks { rows: 256, columns: 160 });
+        assert_eq!(blocks(257, 768, 768).columns, 384);
     }
 
     #[test]
