@@ -27,8 +27,8 @@ pub struct Tuning {
 /// Length of sums that is assumed where it is known at run time only.
 const UNKNOWN_DEPTH: i64 = 512;
 
-/// Arithmetic operations in a chunk: some tens of microseconds.
-const CHUNK_FLOPS: i64 = 4_000_000;
+/// Arithmetic operations in a chunk: some microseconds.
+const CHUNK_FLOPS: i64 = 1_000_000;
 
 /// Row loops shorter than this are joined with outer axes although the left operand is not affine in the join.
 const SHORT_ROWS: i64 = 64;

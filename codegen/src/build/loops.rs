@@ -53,8 +53,8 @@ const BLOCK: i64 = 4096;
 /// Innermost extent below which outer loops join a grid point.
 const SHORT: i64 = 512;
 
-/// Weighted operations in a chunk: some tens of microseconds.
-const CHUNK_WORK: i64 = 400_000;
+/// Weighted operations in a chunk: some microseconds.
+const CHUNK_WORK: i64 = 100_000;
 
 /// How often axes are split so that reshapes become affine.
 const MAX_SPLITS: usize = 8;
@@ -268,8 +268,7 @@ fn schedule(
     }
     let kernel = b.finish().map_err(|e| Refusal::new(e.to_string()))?;
     let points = order.iter().fold(Dim::known(1), |n, a| n * axes.extent(*a));
-    let work = tops.iter().fold(Dim::known(1), |n, t| n + terms.operations(*t, &axes));
-    let flops = &points * &work;
+    let flops = points + terms.operations(&tops, &axes);
     let grain = grain(&grid, &flops);
     Ok(Lowered { kernel, params, sources, outputs: region.outputs.clone(), dims, grid, grain, flops, fits })
 }

@@ -267,27 +267,17 @@ impl Terms {
         }
     }
 
-    /// A rough count of arithmetic operations for one evaluation of `root`, reductions multiplied out.
-    pub fn operations(&self, root: TermId, axes: &Axes) -> Dim {
-        let mut memo: FxHashMap<TermId, ()> = FxHashMap::default();
-        self.operations_in(root, axes, &mut memo)
-    }
-
-    fn operations_in(&self, id: TermId, axes: &Axes, seen: &mut FxHashMap<TermId, ()>) -> Dim {
-        if seen.insert(id, ()).is_some() {
-            return Dim::known(0);
-        }
-        let own = match &self.get(id).term {
-            Term::Const(_) | Term::Accumulator => 0,
-            Term::Load { .. } | Term::Cast(_) | Term::Index(_) => 1,
-            Term::Apply(p, _) => weight(*p),
-            Term::Reduce { axes: bound, item, .. } => {
-                let points = bound.iter().fold(Dim::known(1), |n, a| n * axes.extent(*a));
-                return points * (self.operations_in(*item, axes, seen) + Dim::known(1));
-            }
+    /// A rough count of arithmetic operations for all evaluations of `roots`, each term once for every point of the axes
+    /// that it depends on.
+    pub fn operations(&self, roots: &[TermId], axes: &Axes) -> Dim {
+        let points = |of: &[AxisId]| of.iter().fold(Dim::known(1), |n, a| n * axes.extent(*a));
+        let cost = |t: &TermId| match &self.get(*t).term {
+            Term::Const(_) | Term::Accumulator => Dim::known(0),
+            Term::Load { .. } | Term::Cast(_) | Term::Index(_) => points(&self.get(*t).axes),
+            Term::Apply(p, _) => points(&self.get(*t).axes) * Dim::known(weight(*p)),
+            Term::Reduce { axes: bound, .. } => points(&self.get(*t).axes) * points(bound),
         };
-        let operands = self.operands(id);
-        operands.into_iter().fold(Dim::known(own), |sum, t| sum + self.operations_in(t, axes, seen))
+        self.reachable(roots).iter().fold(Dim::known(0), |sum, t| sum + cost(t))
     }
 }
 

@@ -2,8 +2,18 @@
 //!
 //! The choice depends on shapes alone, never on the number of threads, so that results are the same for any.
 
-/// Multiply-adds of one grid point, about: below a millisecond, so that a few threads share a layer evenly.
-const POINT_WORK: i64 = 1 << 25;
+/// Most multiply-adds of one grid point, about: below a millisecond.
+const MOST_WORK: i64 = 1 << 25;
+
+/// Multiply-adds that are worth a grid point: about five microseconds.
+const LEAST_WORK: i64 = 1 << 19;
+
+/// Rows whose multiply-adds take as long as their element of the right operand takes to come from memory: fewer rows
+/// count as so many.
+const MEMORY_ROWS: i64 = 32;
+
+/// Points that a contraction should have where they are worth it, so that threads share it evenly.
+const POINTS: i64 = 16;
 
 /// Rows of a point are a multiple of this, the rows of a tile, where there are more.
 const ROW_STEP: i64 = 48;
@@ -39,6 +49,9 @@ pub struct Blocks {
 pub fn contract_blocks([m, n]: [Option<i64>; 2], depth: i64, width: i64, line: i64) -> Blocks {
     let depth = depth.max(1);
     let width = width.max(1);
+    let total =
+        m.zip(n).map_or(i64::MAX, |(m, n)| m.max(MEMORY_ROWS).saturating_mul(n).saturating_mul(depth));
+    let work = (total / POINTS).clamp(LEAST_WORK, MOST_WORK);
     // Blocks of columns begin at whole panels and are not tiny.
     let step = (16 + width - 1) / width * width;
     let whole = if line > 1 { ROW_GOAL + ROW_STEP } else { WHOLE_ROWS };
@@ -47,11 +60,11 @@ pub fn contract_blocks([m, n]: [Option<i64>; 2], depth: i64, width: i64, line: i
         _ => ROW_GOAL,
     };
     let least = if goal.saturating_mul(depth) > CACHED_ROWS { LEAST_COLUMNS } else { 1 };
-    let most = (POINT_WORK / depth / goal).max(least) / step * step;
+    let most = (work / depth / goal.max(MEMORY_ROWS)).max(least) / step * step;
     let most = most.clamp(step, MAX_COLUMNS.max(step) / step * step);
     let columns = n.map_or(most, |n| even(n, most, step));
     let row_step = if line > 1 { line } else { ROW_STEP };
-    let rows = (POINT_WORK / depth / columns).max(goal).max(1);
+    let rows = (work / depth / columns).max(goal).max(1);
     let rows = (rows + row_step - 1) / row_step * row_step;
     Blocks { rows: m.map_or(rows, |m| if m <= rows { m.max(1) } else { even(m, rows, row_step) }), columns }
 }
