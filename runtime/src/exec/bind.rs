@@ -90,13 +90,13 @@ pub(super) fn late_values(frame: &Frame, prepared: &Prepared) -> impl Iterator<I
     prepared.late_symbols.iter().map(|&symbol| frame.bindings.get(symbol))
 }
 
-/// Binds the steps of an item.
+/// Binds the steps of an item, for about `workers` threads.
 pub(super) fn bind(
     exe: &Executable,
     frame: &Frame,
-    function: &Function,
-    prepared: &Prepared,
+    (function, prepared): (&Function, &Prepared),
     item: &Item,
+    workers: usize,
 ) -> Result<Segment, RunError> {
     let mut binder = Binder {
         exe,
@@ -128,7 +128,7 @@ pub(super) fn bind(
     // SAFETY: kernels come from the executable's code, with as many buffers and dims as validation found them to take.
     // Every pointer leads to as many bytes as the step says it uses: into the frame's arena or constants, which live
     // as long as the frame; or it is set by `patch` before each run.
-    let region = unsafe { Region::new(steps, pointers, dims) };
+    let region = unsafe { Region::new(steps, pointers, dims, workers) };
     let late = late_values(frame, prepared).collect();
     Ok(Segment { region: Arc::new(region), patches, work, late })
 }

@@ -302,7 +302,8 @@ impl<'a> Executor<'a> {
         item: &Item,
     ) -> Result<(), RunError> {
         if frame.segments.get(position).is_some_and(Option::is_none) {
-            let bound = bind::bind(self.exe, frame, function, prepared, item)?;
+            let workers = self.cx.section.workers().min(self.threads.workers());
+            let bound = bind::bind(self.exe, frame, (function, prepared), item, workers)?;
             frame.segments[position] = Some(bound);
         }
         match frame.segments.get(position).and_then(Option::as_ref) {

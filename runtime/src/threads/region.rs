@@ -4,6 +4,8 @@
 //! - Chunks depend on the steps only, so results do not depend on who computes them.
 //! - A chunk of a step starts only when every chunk of the steps before it is done.
 //! - A thread waits for chunks, never for threads: one that nobody has claimed is claimed by whoever waits for it.
+//! - Every worker begins in a lane of its own, a contiguous part of a step's chunks, and takes those of others when its
+//!   own are gone: what a worker wrote in one step it mostly reads in the next, out of its own caches.
 //! - Once the last step's chunks are done, no thread reads an argument of the region or touches a buffer any more. Threads that
 //!   still hold the region (it is reference-counted) look at its counters only.
 
@@ -14,6 +16,9 @@ use crate::profile::StepId;
 
 /// Largest number of chunks of one step.
 pub const MAX_CHUNKS: u64 = 1 << 30;
+
+/// Most lanes of a step; more workers share them.
+const MAX_LANES: usize = 16;
 
 /// A kernel call with its arguments.
 #[derive(Debug)]
@@ -44,10 +49,40 @@ impl BoundStep {
 #[repr(align(128))]
 #[derive(Debug)]
 struct Progress {
-    /// Epoch of the region in the high half, next unclaimed chunk in the low half.
-    cursor: AtomicU64,
     done: AtomicU32,
     chunks: u32,
+}
+
+/// A part of a step's chunks. Its own cache lines: mostly one thread writes them.
+#[repr(align(128))]
+#[derive(Debug)]
+struct Lane {
+    /// Epoch of the region in the high half, next unclaimed chunk in the low half.
+    cursor: AtomicU64,
+    begin: u32,
+    end: u32,
+}
+
+impl Lane {
+    /// The next chunk of the lane.
+    fn claim(&self, epoch: u32) -> Claim {
+        let mut cursor = self.cursor.load(Ordering::Acquire);
+        loop {
+            if (cursor >> 32) as u32 != epoch {
+                return Claim::Stale;
+            }
+            let next = cursor as u32;
+            if next >= self.end {
+                return Claim::Taken;
+            }
+            let claimed =
+                self.cursor.compare_exchange_weak(cursor, cursor + 1, Ordering::AcqRel, Ordering::Acquire);
+            match claimed {
+                Ok(_) => return Claim::Chunk(next),
+                Err(now) => cursor = now,
+            }
+        }
+    }
 }
 
 /// What claiming a chunk gave.
@@ -68,25 +103,35 @@ pub struct Region {
     pointers: Vec<AtomicPtr<u8>>,
     dims: Vec<i64>,
     progress: Vec<Progress>,
+    /// The lanes of every step, step after step.
+    lanes: Vec<Lane>,
+    /// Lanes of a step; at least 1.
+    lane_count: usize,
     epoch: AtomicU32,
     parallel: bool,
 }
 
 impl Region {
-    /// A region over these steps and argument tables.
+    /// A region over these steps and argument tables, for about `workers` threads.
     ///
     /// # Safety
     /// `kernel` of every step is code that follows [`crate::abi`], takes no more buffers and integers than lie in the
     /// tables from the step's positions on, and touches only its buffers' bytes that the caller keeps valid (and
     /// otherwise unused) while the region runs.
-    pub unsafe fn new(steps: Vec<BoundStep>, pointers: Vec<*mut u8>, dims: Vec<i64>) -> Self {
-        let progress = steps
-            .iter()
-            .map(|s| Progress { cursor: AtomicU64::new(0), done: AtomicU32::new(0), chunks: s.chunks() })
-            .collect();
+    pub unsafe fn new(steps: Vec<BoundStep>, pointers: Vec<*mut u8>, dims: Vec<i64>, workers: usize) -> Self {
+        let lane_count = workers.clamp(1, MAX_LANES);
+        let progress =
+            steps.iter().map(|s| Progress { done: AtomicU32::new(0), chunks: s.chunks() }).collect();
+        let part = |chunks: u32, lane: usize| (u64::from(chunks) * lane as u64 / lane_count as u64) as u32;
+        let lane = |chunks: u32, lane: usize| Lane {
+            cursor: AtomicU64::new(0),
+            begin: part(chunks, lane),
+            end: part(chunks, lane + 1),
+        };
+        let lanes = steps.iter().flat_map(|s| (0..lane_count).map(move |i| lane(s.chunks(), i))).collect();
         let parallel = steps.iter().any(|s| s.chunks() > 1);
         let pointers = pointers.into_iter().map(AtomicPtr::new).collect();
-        Region { steps, pointers, dims, progress, epoch: AtomicU32::new(0), parallel }
+        Region { steps, pointers, dims, progress, lanes, lane_count, epoch: AtomicU32::new(0), parallel }
     }
 
     /// The steps.
@@ -112,35 +157,25 @@ impl Region {
         self.epoch.store(epoch, Ordering::Relaxed);
         for progress in &self.progress {
             progress.done.store(0, Ordering::Relaxed);
-            // Whoever reads the new epoch here also sees the pointers and the reset count.
-            progress.cursor.store(u64::from(epoch) << 32, Ordering::Release);
+        }
+        for lane in &self.lanes {
+            // Whoever reads the new epoch here also sees the pointers and the reset counts.
+            lane.cursor.store(u64::from(epoch) << 32 | u64::from(lane.begin), Ordering::Release);
         }
         epoch
     }
 
-    /// Claims a chunk of the step at `index`.
-    pub fn claim(&self, index: usize, epoch: u32) -> Claim {
-        let Some(progress) = self.progress.get(index) else { return Claim::Stale };
-        let mut cursor = progress.cursor.load(Ordering::Acquire);
-        loop {
-            if (cursor >> 32) as u32 != epoch {
-                return Claim::Stale;
-            }
-            let next = cursor as u32;
-            if next >= progress.chunks {
-                return Claim::Taken;
-            }
-            let claimed = progress.cursor.compare_exchange_weak(
-                cursor,
-                cursor + 1,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            );
-            match claimed {
-                Ok(_) => return Claim::Chunk(next),
-                Err(now) => cursor = now,
+    /// Claims a chunk of the step at `index`: of the worker's own lane, or else of another.
+    pub fn claim(&self, index: usize, epoch: u32, worker: usize) -> Claim {
+        for turn in 0..self.lane_count {
+            let lane = (worker + turn) % self.lane_count;
+            match self.lanes.get(index * self.lane_count + lane).map(|lane| lane.claim(epoch)) {
+                Some(Claim::Taken) => {}
+                Some(claim) => return claim,
+                None => return Claim::Stale,
             }
         }
+        Claim::Taken
     }
 
     /// Says that a claimed chunk is done; true for the last of the step.
@@ -152,8 +187,9 @@ impl Region {
     /// Whether every chunk of the step at `index` is done, or the epoch is over.
     pub fn is_done(&self, index: usize, epoch: u32) -> bool {
         let Some(progress) = self.progress.get(index) else { return true };
+        let lane = self.lanes.get(index * self.lane_count);
         progress.done.load(Ordering::SeqCst) == progress.chunks
-            || (progress.cursor.load(Ordering::Acquire) >> 32) as u32 != epoch
+            || lane.is_none_or(|lane| (lane.cursor.load(Ordering::Acquire) >> 32) as u32 != epoch)
     }
 
     /// Computes one chunk.

@@ -151,7 +151,7 @@ impl Section {
                 self.stop();
             }
             loop {
-                match region.claim(index, epoch) {
+                match region.claim(index, epoch, worker) {
                     Claim::Stale => return,
                     Claim::Taken => break,
                     Claim::Chunk(chunk) => {

@@ -59,7 +59,7 @@ fn fixture(steps: usize, grid: usize, grain: u64, workers: usize) -> Fixture {
         .collect();
     let dims = (0..steps as i64).map(|i| i * 2 + 3).collect();
     // SAFETY: the buffers live in the fixture; the kernel takes two pointers and one integer.
-    let region = unsafe { Region::new(bound, vec![pointers[0], pointers[1], pointers[0]], dims) };
+    let region = unsafe { Region::new(bound, vec![pointers[0], pointers[1], pointers[0]], dims, workers) };
     let section = Arc::new(Section::new(workers));
     // SAFETY: 16 integers a worker, alive in the fixture.
     unsafe { section.set_scratch(scratch.as_mut_ptr().cast(), 128) };
