@@ -118,17 +118,28 @@ mod tests {
     #[test]
     fn deep_sums_take_fewer_columns_and_all_rows() {
         let blocks = |m, n, depth| contract_blocks([Some(m), Some(n)], depth, 16, 1);
-        assert_eq!(blocks(49, 512, 4608), Blocks { rows: 49, columns: 128 });
+        assert_eq!(blocks(49, 512, 4608), Blocks { rows: 49, columns: 32 });
         assert_eq!(blocks(128, 768, 3072), Blocks { rows: 128, columns: 192 });
-        assert_eq!(blocks(197, 768, 768), Blocks { rows: 197, columns: 192 });
-        assert_eq!(blocks(3136, 64, 576), Blocks { rows: 816, columns: 64 });
-        assert_eq!(blocks(256, 768, 768), Blocks { rows: 256, columns: 160 });
-        assert_eq!(blocks(257, 768, 768).columns, 384);
+        assert_eq!(blocks(197, 768, 768), Blocks { rows: 197, columns: 48 });
+        assert_eq!(blocks(3136, 64, 576), Blocks { rows: 240, columns: 64 });
+        assert_eq!(blocks(256, 768, 768), Blocks { rows: 256, columns: 48 });
+        assert_eq!(blocks(257, 768, 768).columns, 128);
+    }
+
+    #[test]
+    fn small_layers_are_shared_and_tiny_ones_are_not() {
+        let points = |m: i64, n: i64, depth| {
+            let b = contract_blocks([Some(m), Some(n)], depth, 16, 1);
+            ((m + b.rows - 1) / b.rows) * ((n + b.columns - 1) / b.columns)
+        };
+        assert!((6..=2 * POINTS).contains(&points(196, 112, 480)), "{}", points(196, 112, 480));
+        assert!((6..=2 * POINTS).contains(&points(1, 1000, 1280)), "{}", points(1, 1000, 1280));
+        assert_eq!(points(8, 32, 32), 1);
     }
 
     #[test]
     fn points_are_whole_lines() {
         let blocks = contract_blocks([Some(112 * 112), Some(64)], 147, 64, 112);
-        assert_eq!(blocks, Blocks { rows: 28 * 112, columns: 64 });
+        assert_eq!(blocks, Blocks { rows: 7 * 112, columns: 64 });
     }
 }
