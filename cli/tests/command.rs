@@ -106,6 +106,26 @@ fn an_artifact_answers_as_the_model_does() {
 }
 
 #[test]
+fn dumps_show_the_machine_code_of_every_kernel() {
+    let folder = folder("dumps");
+    let artifact = path(&folder, "digits.kiln");
+    let compile = |flags: &[&str]| {
+        let output = kiln(&[&["compile", &digits(), "-o", &artifact], flags].concat());
+        assert!(output.status.success(), "{flags:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (target, instruction) in [("x86-64-v4", "zmm0"), ("x86-64-v2", "mulps"), ("aarch64", "fmla")] {
+        let printed = compile(&["--dump-kir", "--dump-asm", "--target", target]);
+        let kernels = printed.matches("\nkernel ").count() + usize::from(printed.starts_with("kernel "));
+        assert!(kernels > 3, "{printed}");
+        assert_eq!(printed.matches("// machine code of kernel").count(), kernels, "{target}: {printed}");
+        // A contraction calls a function of its own for the innermost work.
+        assert!(printed.contains("userextname0:") && printed.contains(instruction), "{target}: {printed}");
+    }
+    assert!(!compile(&["--dump-kir"]).contains("machine code"));
+}
+
+#[test]
 fn bad_input_ends_with_1_and_names_the_fault() {
     let folder = folder("bad");
     let module = kiln::load(Path::new(&digits()), &[]).unwrap();
