@@ -99,8 +99,14 @@ fn an_artifact_answers_as_the_model_does() {
     let checked = succeeds(&["check", &digits(), "--inputs", &inputs]);
     assert!(checked.contains("equal within"), "{checked}");
     let (page, trace) = (path(&folder, "p.html"), path(&folder, "p.json"));
-    succeeds(&["profile", &artifact, "--inputs", &inputs, "--html", &page, "--trace", &trace]);
-    assert!(std::fs::read_to_string(&page).unwrap().contains("<svg"));
+    let profile =
+        ["profile", &artifact, "--inputs", &inputs, "--seconds", "0.1", "--html", &page, "--trace", &trace];
+    let printed = succeeds(&profile);
+    for column in ["GFLOP/s", "GB/s", "of roofline", "conv_add"] {
+        assert!(printed.contains(column), "{column}: {printed}");
+    }
+    let page = std::fs::read_to_string(&page).unwrap();
+    assert!(page.contains("<svg") && page.contains("<th>of roofline</th>"), "{page}");
     let trace: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&trace).unwrap()).unwrap();
     assert!(!trace["traceEvents"].as_array().unwrap().is_empty());
 }
