@@ -105,6 +105,9 @@ pub struct CompileArgs {
     /// Write the kernel IR of every kernel to standard output.
     #[arg(long)]
     pub dump_kir: bool,
+    /// Write the machine code of every kernel, with the functions that it calls, to standard output.
+    #[arg(long)]
+    pub dump_asm: bool,
     /// List the passes and exit.
     #[arg(long)]
     pub help_passes: bool,

@@ -99,10 +99,36 @@ fn an_artifact_answers_as_the_model_does() {
     let checked = succeeds(&["check", &digits(), "--inputs", &inputs]);
     assert!(checked.contains("equal within"), "{checked}");
     let (page, trace) = (path(&folder, "p.html"), path(&folder, "p.json"));
-    succeeds(&["profile", &artifact, "--inputs", &inputs, "--html", &page, "--trace", &trace]);
-    assert!(std::fs::read_to_string(&page).unwrap().contains("<svg"));
+    let profile =
+        ["profile", &artifact, "--inputs", &inputs, "--seconds", "0.1", "--html", &page, "--trace", &trace];
+    let printed = succeeds(&profile);
+    for column in ["GFLOP/s", "GB/s", "of roofline", "conv_add"] {
+        assert!(printed.contains(column), "{column}: {printed}");
+    }
+    let page = std::fs::read_to_string(&page).unwrap();
+    assert!(page.contains("<svg") && page.contains("<th>of roofline</th>"), "{page}");
     let trace: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&trace).unwrap()).unwrap();
     assert!(!trace["traceEvents"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn dumps_show_the_machine_code_of_every_kernel() {
+    let folder = folder("dumps");
+    let artifact = path(&folder, "digits.kiln");
+    let compile = |flags: &[&str]| {
+        let output = kiln(&[&["compile", &digits(), "-o", &artifact], flags].concat());
+        assert!(output.status.success(), "{flags:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (target, instruction) in [("x86-64-v4", "zmm0"), ("x86-64-v2", "mulps"), ("aarch64", "fmla")] {
+        let printed = compile(&["--dump-kir", "--dump-asm", "--target", target]);
+        let kernels = printed.matches("\nkernel ").count() + usize::from(printed.starts_with("kernel "));
+        assert!(kernels > 3, "{printed}");
+        assert_eq!(printed.matches("// machine code of kernel").count(), kernels, "{target}: {printed}");
+        // A contraction calls a function of its own for the innermost work.
+        assert!(printed.contains("userextname0:") && printed.contains(instruction), "{target}: {printed}");
+    }
+    assert!(!compile(&["--dump-kir"]).contains("machine code"));
 }
 
 #[test]

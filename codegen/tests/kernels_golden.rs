@@ -11,8 +11,15 @@ const MARK: &str = "=== expect kernels\n";
 
 fn kernels(module: &str) -> String {
     let module = kiln_ir::text::parse_module(module, &Default::default()).unwrap_or_else(|e| panic!("{e}"));
-    let lower =
-        |_: &Kernel| Ok(MachineCode { code: vec![0xc3], align: 16, features: vec![], scratch_bytes: 0 });
+    let lower = |_: &Kernel| {
+        Ok(MachineCode {
+            code: vec![0xc3],
+            align: 16,
+            features: vec![],
+            scratch_bytes: 0,
+            listing: String::new(),
+        })
+    };
     let compiled = compile_with(&module, "none", Tuning { lanes: 4, reads_lines: false }, &lower)
         .unwrap_or_else(|e| panic!("{e}"));
     compiled.kernel_texts.concat()

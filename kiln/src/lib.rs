@@ -42,6 +42,8 @@ pub struct Options {
     pub passes: kiln_passes::Options,
     /// Threads that generate code; all available ones if not given. The result does not depend on them.
     pub threads: Option<usize>,
+    /// Whether to list the machine code of the kernels.
+    pub listings: bool,
 }
 
 /// A compiled model with the story of its compilation.
@@ -55,6 +57,8 @@ pub struct Compiled {
     pub summary: Summary,
     /// Kernel IR of the kernels, in the program's order.
     pub kernel_texts: Vec<String>,
+    /// Machine code of the kernels in assembler syntax, in the same order; empty texts unless it was asked for.
+    pub kernel_listings: Vec<String>,
 }
 
 impl Compiled {
@@ -103,15 +107,15 @@ pub fn load_bytes(name: &str, bytes: &'static [u8]) -> Result<Module, Error> {
 /// Optimizes a module and generates code for it.
 pub fn compile(mut module: Module, options: &Options) -> Result<Compiled, Error> {
     let passes = kiln_passes::optimize(&mut module, &options.passes)?;
-    let codegen =
-        kiln_codegen::build::Options { tier: options.tier.or_else(Tier::native).unwrap_or(Tier::X86V1) };
+    let tier = options.tier.or_else(Tier::native).unwrap_or(Tier::X86V1);
+    let codegen = kiln_codegen::build::Options { tier, listings: options.listings };
     let generate = || kiln_codegen::build::compile(&module, &codegen);
     let generated = match options.threads {
         Some(threads) => rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(generate),
         None => generate(),
     };
-    let kiln_codegen::build::Compiled { image, summary, kernel_texts } = generated?;
-    Ok(Compiled { image, passes, summary, kernel_texts })
+    let kiln_codegen::build::Compiled { image, summary, kernel_texts, kernel_listings } = generated?;
+    Ok(Compiled { image, passes, summary, kernel_texts, kernel_listings })
 }
 
 /// A kernel of a program with the places that run it.

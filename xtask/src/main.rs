@@ -3,9 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod check;
-mod compare;
 mod models;
 mod npz;
+mod peers;
 mod python;
 mod random;
 mod suite;
@@ -37,8 +37,8 @@ enum Task {
     Zoo(zoo::Options),
     /// Whole-model bars: accuracy, artifact against JIT, one thread against two.
     Models(models::Options),
-    /// Times Kiln against onnxruntime, interleaved, in one sitting.
-    Compare(compare::Options),
+    /// Times Kiln against onnxruntime, OpenVINO and PyTorch's Inductor, interleaved, in one sitting.
+    Peers(peers::Options),
     /// The property tests over fresh random cases, seed by seed.
     Random(random::Options),
     /// Architecture checks: crate arrows, forbidden dependencies, unsafe code, file sizes.
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Task::OnnxSuite(options) => suite::run(&workspace, options),
         Task::Zoo(options) => zoo::run(&workspace, options),
         Task::Models(options) => models::run(&workspace, options),
-        Task::Compare(options) => compare::run(&workspace, options),
+        Task::Peers(options) => peers::run(&workspace, options),
         Task::Random(options) => random::run(&workspace, options),
         Task::Tidy => tidy::run(&workspace),
     });

@@ -13,9 +13,11 @@ use crate::workspace::{self, Workspace};
 pub enum Purpose {
     /// pip alone, to fetch wheels.
     Fetch,
-    /// onnxruntime: reference answers and the peer's times.
-    Peers,
-    /// PyTorch and the exporters: the benchmark models.
+    /// onnxruntime: reference answers and a peer.
+    Ort,
+    /// OpenVINO: a peer.
+    OpenVino,
+    /// PyTorch and the exporters: the benchmark models, and Inductor as a peer.
     Zoo,
 }
 
@@ -23,7 +25,8 @@ impl Purpose {
     fn name(self) -> &'static str {
         match self {
             Self::Fetch => "fetch",
-            Self::Peers => "peers",
+            Self::Ort => "ort",
+            Self::OpenVino => "openvino",
             Self::Zoo => "zoo",
         }
     }
@@ -31,7 +34,8 @@ impl Purpose {
     fn requirements(self) -> &'static str {
         match self {
             Self::Fetch => "",
-            Self::Peers => include_str!("../py/requirements-peers.txt"),
+            Self::Ort => include_str!("../py/requirements-ort.txt"),
+            Self::OpenVino => include_str!("../py/requirements-openvino.txt"),
             Self::Zoo => include_str!("../py/requirements-zoo.txt"),
         }
     }

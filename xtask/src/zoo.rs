@@ -32,6 +32,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 pub struct ZooModel {
     pub name: String,
     pub model: PathBuf,
+    /// The model as `torch.export` saved it; may be missing.
+    pub exported: PathBuf,
     pub inputs: PathBuf,
     pub outputs: PathBuf,
 }
@@ -49,5 +51,6 @@ fn find_one(zoo: &Path, name: String) -> Result<ZooModel> {
     if let Some(missing) = [&model, &inputs, &outputs].into_iter().find(|path| !path.is_file()) {
         bail!("{} is not there: `cargo xtask zoo {}` writes it", missing.display(), zoo.display());
     }
-    Ok(ZooModel { name, model, inputs, outputs })
+    let exported = file("pt2");
+    Ok(ZooModel { name, model, exported, inputs, outputs })
 }

@@ -29,6 +29,7 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     let mut options = options(&args.options)?;
     known_passes(&args.dump_after)?;
     options.passes.dump_after.clone_from(&args.dump_after);
+    options.listings = args.dump_asm;
     options.threads = args.threads.and_then(|threads| usize::try_from(threads).ok());
 
     let start = Instant::now();
@@ -42,19 +43,29 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     bar.finish_and_clear();
     let total = start.elapsed().as_secs_f64() * 1e3;
 
+    dump(&compiled, args)?;
+    outln!("{} -> {}", model.display(), output.display())?;
+    outln!("  loaded in {}, compiled and written in {}", millis(loaded), millis(total - loaded))?;
+    out!("{}", summary(&compiled, &size, args.verbose))?;
+    Ok(())
+}
+
+/// The texts that were asked for, pass by pass, then kernel by kernel.
+fn dump(compiled: &Compiled, args: &CompileArgs) -> Result<()> {
     for pass in &compiled.passes.passes {
         if let Some(dump) = &pass.dump {
             outln!("// after {}\n{dump}", pass.name)?;
         }
     }
-    if args.dump_kir {
-        for text in &compiled.kernel_texts {
+    let kernels = compiled.image.program.kernels.iter().zip(&compiled.kernel_texts);
+    for ((kernel, text), listing) in kernels.zip(&compiled.kernel_listings) {
+        if args.dump_kir {
             outln!("{text}")?;
         }
+        if args.dump_asm {
+            outln!("// machine code of kernel {} ({} bytes)\n{listing}", kernel.name, kernel.code_len)?;
+        }
     }
-    outln!("{} -> {}", model.display(), output.display())?;
-    outln!("  loaded in {}, compiled and written in {}", millis(loaded), millis(total - loaded))?;
-    out!("{}", summary(&compiled, &size, args.verbose))?;
     Ok(())
 }
 

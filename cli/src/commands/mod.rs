@@ -57,7 +57,7 @@ pub fn options(args: &ModelArgs) -> Result<Options> {
     };
     known_passes(&args.disable_pass)?;
     let passes = kiln::passes::Options { disabled: args.disable_pass.clone(), ..Default::default() };
-    Ok(Options { shapes: args.shapes.clone(), tier, passes, threads: None })
+    Ok(Options { shapes: args.shapes.clone(), tier, passes, ..Options::default() })
 }
 
 /// Refuses names that no pass has.

@@ -1,6 +1,7 @@
 //! Files that `kiln profile` writes.
 
 pub mod html;
+pub mod times;
 pub mod trace;
 
 /// One step of a profiled run.
@@ -10,8 +11,10 @@ pub struct Row {
     pub name: String,
     /// Source nodes.
     pub nodes: String,
-    /// Mean time of one run, in milliseconds.
+    /// Time in which it ran, the median over the runs, in milliseconds.
     pub ms: f64,
+    /// The same, summed over the threads.
+    pub busy_ms: f64,
     /// Arithmetic operations of one run.
     pub flops: f64,
     /// Bytes read and written by one run.
@@ -28,6 +31,27 @@ pub struct Roofline {
 }
 
 impl Row {
+    /// Threads that worked at it on average.
+    pub fn threads(&self) -> f64 {
+        if self.ms > 0.0 { self.busy_ms / self.ms } else { 0.0 }
+    }
+
+    /// Milliseconds that its work needs at the peaks: the larger of its arithmetic at the peak of fused multiply-adds
+    /// and its traffic at the memory's bandwidth (Williams, Waterman, Patterson: "Roofline", CACM 52(4), 2009).
+    pub fn needed_ms(&self, roofline: Roofline) -> f64 {
+        (self.flops / roofline.gflops).max(self.bytes / roofline.gbps) / 1e6
+    }
+
+    /// Whether the memory's bandwidth limits it sooner than arithmetic does.
+    pub fn is_memory_bound(&self, roofline: Roofline) -> bool {
+        self.bytes / roofline.gbps > self.flops / roofline.gflops
+    }
+
+    /// The first of the source nodes, without what follows its name.
+    pub fn first_node(&self) -> &str {
+        self.nodes.split([',', ' ']).next().unwrap_or_default()
+    }
+
     /// GFLOP/s.
     pub fn gflops(&self) -> f64 {
         per_second(self.flops, self.ms)
@@ -41,8 +65,7 @@ impl Row {
     /// Share of the roofline: the time that the work needs at the peaks over the time it took. Data that caches hold
     /// can exceed the memory's bandwidth, so the share can exceed 1.
     pub fn roofline_share(&self, roofline: Roofline) -> f64 {
-        let needed_s = (self.flops / (roofline.gflops * 1e9)).max(self.bytes / (roofline.gbps * 1e9));
-        if self.ms > 0.0 { needed_s * 1e3 / self.ms } else { 0.0 }
+        if self.ms > 0.0 { self.needed_ms(roofline) / self.ms } else { 0.0 }
     }
 }
 
@@ -58,10 +81,14 @@ mod tests {
     #[test]
     fn roofline_takes_the_tighter_limit() {
         let roofline = Roofline { gflops: 100.0, gbps: 10.0 };
-        let compute = Row { name: "k".into(), nodes: String::new(), ms: 20.0, flops: 1e9, bytes: 0.0 };
+        let compute =
+            Row { name: "k".into(), nodes: String::new(), ms: 20.0, busy_ms: 30.0, flops: 1e9, bytes: 0.0 };
         assert!((compute.roofline_share(roofline) - 0.5).abs() < 1e-12);
         assert!((compute.gflops() - 50.0).abs() < 1e-9);
+        assert!((compute.threads() - 1.5).abs() < 1e-9);
+        assert!(!compute.is_memory_bound(roofline));
         let memory = Row { flops: 0.0, bytes: 1e8, ms: 10.0, ..compute };
         assert!((memory.roofline_share(roofline) - 1.0).abs() < 1e-12);
+        assert!(memory.is_memory_bound(roofline));
     }
 }

@@ -15,6 +15,8 @@ pub struct Span {
     pub length_us: f64,
     /// Source nodes.
     pub nodes: String,
+    /// The chunk of a kernel's grid.
+    pub chunk: u32,
 }
 
 /// The trace document.
@@ -28,7 +30,7 @@ pub fn document(process: &str, spans: &[Span]) -> Value {
     for s in spans {
         events.push(json!({
             "ph": "X", "pid": 1, "tid": s.worker, "name": s.name, "ts": s.start_us, "dur": s.length_us,
-            "args": {"nodes": s.nodes},
+            "args": {"nodes": s.nodes, "chunk": s.chunk},
         }));
     }
     json!({"traceEvents": events, "displayTimeUnit": "ns"})
@@ -40,11 +42,13 @@ mod tests {
 
     #[test]
     fn spans_become_complete_events() {
-        let span = Span { name: "k".into(), worker: 1, start_us: 2.0, length_us: 3.5, nodes: "n".into() };
+        let span =
+            Span { name: "k".into(), worker: 1, start_us: 2.0, length_us: 3.5, nodes: "n".into(), chunk: 4 };
         let doc = document("model", &[span]);
         let events = doc["traceEvents"].as_array().unwrap();
         assert_eq!(events.len(), 4);
         assert_eq!(events[3]["dur"], 3.5);
         assert_eq!(events[3]["tid"], 1);
+        assert_eq!(events[3]["args"]["chunk"], 4);
     }
 }

@@ -17,12 +17,14 @@ use crate::lower::clif::Compiler;
 pub struct Options {
     /// The machine.
     pub tier: Tier,
+    /// Whether to list the machine code of the kernels.
+    pub listings: bool,
 }
 
 impl Default for Options {
     /// For the running machine.
     fn default() -> Self {
-        Options { tier: Tier::native().unwrap_or(Tier::X86V1) }
+        Options { tier: Tier::native().unwrap_or(Tier::X86V1), listings: false }
     }
 }
 
@@ -30,13 +32,18 @@ impl Default for Options {
 pub fn compile(module: &Module, options: &Options) -> Result<Compiled, CompileError> {
     let compiler = Compiler::new(options.tier).map_err(|e| CompileError::Target(e.to_string()))?;
     let lower = |kernel: &Kernel| -> Result<MachineCode, Refusal> {
-        let compiled = compiler.compile(kernel).map_err(|e| Refusal::new(e.to_string()))?;
+        let compiled = match options.listings {
+            true => compiler.disassemble(kernel),
+            false => compiler.compile(kernel).map(|compiled| (compiled, String::new())),
+        };
+        let (compiled, listing) = compiled.map_err(|e| Refusal::new(e.to_string()))?;
         let scratch = compiled.scratch_bytes.as_const().and_then(|s| u64::try_from(s).ok());
         Ok(MachineCode {
             scratch_bytes: scratch.ok_or_else(|| Refusal::new("scratch of symbolic size"))?,
             align: compiled.align as usize,
             features: compiled.features.iter().map(|f| (*f).to_owned()).collect(),
             code: compiled.code,
+            listing,
         })
     };
     let lanes = match options.tier {

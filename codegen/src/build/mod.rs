@@ -42,6 +42,8 @@ pub struct Compiled {
     pub summary: Summary,
     /// Text of the kernels, in the order of the program's kernels.
     pub kernel_texts: Vec<String>,
+    /// Machine code of the kernels in assembler syntax, in the same order; empty texts unless it was asked for.
+    pub kernel_listings: Vec<String>,
 }
 
 /// What became of a module's nodes.

@@ -140,6 +140,6 @@ impl<'m> ProgramBuilder<'m> {
         summary.weight_bytes = self.constants.data.iter().map(|c| c.bytes().len() as u64).sum();
         summary.arena_bytes = program.functions.iter().filter_map(|f| f.arena.as_ref()).map(|a| a.size).sum();
         let image = Image { program, code: code.code, constants: self.constants.data };
-        Ok(Ok(Compiled { image, summary, kernel_texts: code.texts }))
+        Ok(Ok(Compiled { image, summary, kernel_texts: code.texts, kernel_listings: code.listings }))
     }
 }

@@ -21,6 +21,8 @@ pub struct MachineCode {
     pub features: Vec<String>,
     /// Scratch bytes of a call.
     pub scratch_bytes: u64,
+    /// The code in assembler syntax; empty unless it was asked for.
+    pub listing: String,
 }
 
 /// Makes machine code of a kernel, or says why not. Called from several threads.
@@ -47,6 +49,8 @@ pub struct CodeImage {
     pub code: Vec<u8>,
     /// Text of every kernel, in order.
     pub texts: Vec<String>,
+    /// Listing of every kernel's machine code, in order.
+    pub listings: Vec<String>,
 }
 
 /// Code offsets are multiples of this: a cache line.
@@ -84,7 +88,7 @@ impl KernelTable {
         let before = refused.len();
         for ((kernel, key), result) in self.kernels.iter().zip(self.keys).zip(results) {
             match result {
-                Ok(code) => image.push(kernel, &code),
+                Ok(code) => image.push(kernel, code),
                 Err(refusal) => {
                     tracing::debug!(kernel = kernel.name, reason = %refusal.0, "kernel is not lowered");
                     refused.insert(key, refusal);
@@ -123,7 +127,7 @@ fn lower_all(kernels: &[Kernel], lower: &LowerKernel<'_>) -> Vec<Result<MachineC
 }
 
 impl CodeImage {
-    fn push(&mut self, kernel: &Kernel, machine: &MachineCode) {
+    fn push(&mut self, kernel: &Kernel, machine: MachineCode) {
         let align = machine.align.max(CODE_ALIGN);
         self.code.resize(self.code.len().next_multiple_of(align), 0);
         let offset = self.code.len();
@@ -135,9 +139,10 @@ impl CodeImage {
             scratch_bytes: machine.scratch_bytes,
             buffers: u32::try_from(kernel.params().count()).unwrap_or(u32::MAX),
             dims: kernel.dims,
-            features: machine.features.clone(),
+            features: machine.features,
         });
         self.texts.push(kernel.to_string());
+        self.listings.push(machine.listing);
     }
 }
 

@@ -55,7 +55,7 @@ pub fn all(
             zoo::MODELS.iter().filter(|name| chosen(name)).map(|&name| name.into()).collect();
         // An empty list would mean all.
         let models = if names.is_empty() { Vec::new() } else { zoo::find(zoo, &names)? };
-        for zoo::ZooModel { name, model, inputs, outputs } in models {
+        for zoo::ZooModel { name, model, inputs, outputs, exported: _ } in models {
             subjects.push(Subject {
                 name,
                 model,
@@ -98,7 +98,7 @@ fn asked_of_peer(
     model: &Path,
     scratch: &Path,
 ) -> Result<Subject> {
-    let python = Python::of(workspace, Purpose::Peers, options.python.as_deref())?;
+    let python = Python::of(workspace, Purpose::Ort, options.python.as_deref())?;
     let inputs = scratch.join(format!("{name}.in.npz"));
     let outputs = scratch.join(format!("{name}.out.npz"));
     workspace::output(python.script(workspace, "ort.py").arg("random").arg(model).arg(&inputs))?;

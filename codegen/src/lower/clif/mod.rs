@@ -150,10 +150,10 @@ struct Compiled {
     listing: Arc<str>,
 }
 
-impl From<WideFunction> for Compiled {
-    fn from(function: WideFunction) -> Compiled {
+impl Compiled {
+    fn wide(function: WideFunction, listing: bool) -> Compiled {
         Compiled {
-            listing: function.listing().into(),
+            listing: if listing { function.listing().into() } else { Arc::default() },
             code: function.bytes,
             entry: function.entry,
             align: 64,
@@ -189,7 +189,8 @@ impl Compiler {
         self.compile_with(kernel, false).map(|(compiled, _)| compiled)
     }
 
-    /// Machine code of the kernel and its listing (Cranelift's assembler syntax).
+    /// Machine code of the kernel and its listing: the kernel's own function in Cranelift's assembler syntax, then the
+    /// functions that it calls as `userextname` 0, 1 and so on, those with wide vectors in Intel's syntax.
     pub fn disassemble(&self, kernel: &Kernel) -> Result<(CompiledKernel, String), LowerError> {
         self.compile_with(kernel, true)
     }
@@ -209,8 +210,11 @@ impl Compiler {
         image.append(&mut context, &*self.isa, listing)?;
         let mut entries = vec![];
         let mut features = needed_features(self.tier).to_vec();
-        for callee in &callees {
+        for (index, callee) in callees.iter().enumerate() {
             let compiled = self.callee(&kernel.name, callee, listing)?;
+            if listing {
+                image.listing += &format!("userextname{index}:\n");
+            }
             features.extend(compiled.features.iter().filter(|f| !features.contains(f)).collect::<Vec<_>>());
             entries.push(image.place(&compiled));
         }
@@ -226,12 +230,12 @@ impl Compiler {
             return Ok(compiled.clone());
         }
         let compiled = match callee {
-            Callee::Loop(function) => Compiled::from(function.clone()),
+            Callee::Loop(function) => Compiled::wide(function.clone(), listing),
             Callee::Micro(micro) => self.micro(kernel, micro, listing)?,
             Callee::Tile(tile) => {
                 let wide =
                     tile.emit().map_err(|source| LowerError::Wide { kernel: kernel.to_owned(), source });
-                Compiled::from(wide?)
+                Compiled::wide(wide?, listing)
             }
         };
         known().insert(callee.clone(), compiled.clone());
