@@ -146,6 +146,9 @@ pub struct BenchArgs {
     /// Threads to run on.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: u32,
+    /// Threads that call the session at once, each run on `--threads` threads of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub clients: u32,
     /// How long to measure.
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     pub seconds: f64,

@@ -76,6 +76,11 @@ fn an_artifact_answers_as_the_model_does() {
     assert!(!a.is_empty());
     assert_eq!(a, b);
 
+    let both =
+        succeeds(&["bench", &artifact, "--inputs", &inputs, "--seconds", "0.05", "--json", "--clients", "2"]);
+    let both: serde_json::Value = serde_json::from_str(&both).expect("one JSON object");
+    assert_eq!(both["clients"], 2);
+    assert!(both["runs_per_s"].as_f64().is_some_and(|rate| rate > 0.0), "{both}");
     let json = succeeds(&["bench", &artifact, "--inputs", &inputs, "--seconds", "0.05", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let mut keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();

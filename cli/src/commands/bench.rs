@@ -1,8 +1,9 @@
 //! `kiln bench`.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use kiln::runtime::{Datum, Session};
 use serde_json::json;
 
@@ -28,21 +29,33 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let start = Instant::now();
     session.run(&entry.name, &inputs).with_context(place)?;
     let first_ms = start.elapsed().as_secs_f64() * 1e3;
-    let times =
-        measure(&session, &entry.name, &inputs, Duration::from_secs_f64(args.seconds)).with_context(place)?;
+    let length = Duration::from_secs_f64(args.seconds);
+    let (times, rate) = match args.clients {
+        1 => {
+            let times = measure(&session, &entry.name, &inputs, length).with_context(place)?;
+            let rate = 1e3 * times.len() as f64 / times.iter().sum::<f64>();
+            (times, rate)
+        }
+        clients => measure_clients(&session, &entry.name, &inputs, length, clients).with_context(place)?,
+    };
     let s = Summary::new(times).context("nothing was measured")?;
     let (threads, rss) = (session.threads(), peak_rss_mib());
     if args.json {
         let round = |v: f64| (v * 1e4).round() / 1e4;
-        let line = json!({
+        let mut line = json!({
             "min_ms": round(s.min), "median_ms": round(s.median), "p90_ms": round(s.p90), "p99_ms": round(s.p99),
             "mean_ms": round(s.mean), "runs": s.runs, "threads": threads, "load_ms": round(load_ms),
             "first_ms": round(first_ms), "peak_rss_mib": round(rss),
         });
+        if args.clients > 1 {
+            line["clients"] = json!(args.clients);
+            line["runs_per_s"] = json!(round(rate));
+        }
         outln!("{line}")?;
         return Ok(());
     }
-    outln!("{}: {} runs on {threads} thread(s)", place(), s.runs)?;
+    let clients = if args.clients > 1 { format!(", {} clients", args.clients) } else { String::new() };
+    outln!("{}: {} runs on {threads} thread(s){clients}", place(), s.runs)?;
     outln!(
         "  min {}  median {}  p90 {}  p99 {}",
         millis(s.min),
@@ -50,9 +63,31 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         millis(s.p90),
         millis(s.p99)
     )?;
-    outln!("  mean {}  throughput {:.1} runs/s", millis(s.mean), 1e3 / s.mean)?;
+    outln!("  mean {}  throughput {rate:.1} runs/s", millis(s.mean))?;
     outln!("  load {}  first run {}  peak memory {rss:.1} MiB", millis(load_ms), millis(first_ms))?;
     Ok(())
+}
+
+/// Latencies in milliseconds of what `clients` threads run at once on one session, and runs a second of all.
+fn measure_clients(
+    session: &Session,
+    entry: &str,
+    inputs: &[Datum],
+    length: Duration,
+    clients: u32,
+) -> Result<(Vec<f64>, f64)> {
+    let per_client = thread::scope(|scope| -> Result<Vec<Vec<f64>>> {
+        let run = || measure(session, entry, inputs, length);
+        let others: Vec<_> = (1..clients).map(|_| scope.spawn(run)).collect();
+        let mut all = vec![run()?];
+        for other in others {
+            all.push(other.join().map_err(|_| anyhow!("a client's thread panicked"))??);
+        }
+        Ok(all)
+    })?;
+    // Every client runs back to back, so that the rates add up.
+    let rate = per_client.iter().map(|times| 1e3 * times.len() as f64 / times.iter().sum::<f64>()).sum();
+    Ok((per_client.concat(), rate))
 }
 
 /// Latencies in milliseconds of repeated runs for about `length`, after a warm-up.
