@@ -36,6 +36,10 @@ const PART_ELEMENTS: i64 = 5 << 14;
 /// Rows that a block should have: panels come from memory once for so many.
 const GOAL_ROWS: i64 = 128;
 
+/// Where the number of rows shows at run time: up to so many, a call asks for lines of the next panel at the pace that
+/// the second number of rows needs.
+const PACES: [(i64, i64); 2] = [(24, 16), (80, 40)];
+
 /// Rows of a chunk: their sums stay in the first-level cache until the epilogue.
 const CHUNK_ROWS: i64 = 64;
 
@@ -44,6 +48,8 @@ const CHUNK_ROWS: i64 = 64;
 pub(super) struct Streamed {
     rows: Rows,
     tile: Tile,
+    /// The same for few rows, where their number is not known: most rows, tile; ascending.
+    few: Vec<(i64, Tile)>,
     /// Outer rows of a block, or inner ones where there is one level.
     block: i64,
     /// Outer and inner rows of a chunk.
@@ -101,6 +107,9 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         tile.short = Some(rows.run).filter(|run| (1..=MOST_SHORT).contains(run));
     }
     tile.prefetch = tile.prefetch_for(block_rows);
+    let symbolic = c.m.extent.as_const().is_none() && most.is_none() && rows.split.is_none();
+    let paced = |(most, rows): (i64, i64)| (most, Tile { prefetch: tile.prefetch_for(rows), ..tile });
+    let few = PACES.into_iter().filter(|_| symbolic).map(paced).collect();
     let mut scratch = |len: i64| {
         kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
         BufferId(kernel.buffers.len() as u32 - 1)
@@ -118,6 +127,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     Some(Streamed {
         widened,
         tile,
+        few,
         block,
         chunk,
         part,
@@ -450,8 +460,8 @@ impl Emitter<'_> {
         let taps = total_taps(&plan.rows);
         let [(outer, _), (inner, _)] = plan.tile.taps;
         if taps == outer * inner && part.whole {
-            self.call(Callee::Tile(plan.tile), &[rows, panel, sums, next, part.run[1], count]);
-            return Ok(());
+            let args = [rows, panel, sums, next, part.run[1], count];
+            return self.paced(plan, &plan.few, &args);
         }
         let zero = self.i64(0);
         // The lines that the calls for the taps ask for follow each other.
@@ -480,6 +490,23 @@ impl Emitter<'_> {
                 },
             )
         })
+    }
+
+    /// Calls the tile function for the number of rows, the last argument.
+    fn paced(&mut self, plan: &Streamed, few: &[(i64, Tile)], args: &[Value; 6]) -> Result<()> {
+        let Some(((most, tile), rest)) = few.split_first() else {
+            self.call(Callee::Tile(plan.tile), args);
+            return Ok(());
+        };
+        let more = self.b.ins().icmp_imm_s(IntCC::SignedGreaterThan, args[5], *most);
+        self.branch(
+            more,
+            |s| s.paced(plan, rest, args),
+            |s| {
+                s.call(Callee::Tile(*tile), args);
+                Ok(())
+            },
+        )
     }
 
     /// Bytes from a row to its elements for the flattened tap.
