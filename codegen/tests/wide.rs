@@ -116,3 +116,67 @@ fn strided_and_run_time_lengths() {
         }
     }
 }
+
+/// Softmax of rows, the exponentials kept in scratch; then what depends on totals of totals.
+fn softmax_rows(rows: i64, n: Option<i64>, scale: f64) -> Kernel {
+    let mut b = KernelBuilder::new("rows");
+    let (x, out) = (b.input(F32), b.output(F32));
+    let n = n.map_or_else(|| b.dim(), kiln_codegen::kir::Ix::Const);
+    let kept = b.scratch(F32, n.clone());
+    let block = b.grid(2);
+    let scale = b.literal(F32, scale);
+    b.sequential(rows, |b, row| {
+        let at = (block * rows + row) * n.clone();
+        let (low, zero) = (b.literal(F32, f64::NEG_INFINITY), b.literal(F32, 0.0));
+        let first = b.load(x, at.clone());
+        let max = b.reduce(LoopKind::Vector, n.clone(), &[(Prim::Max, low)], |b, i| {
+            let v = b.load(x, at.clone() + i);
+            vec![b.apply(Prim::Mul, &[v, scale])]
+        })[0];
+        let start = b.apply(Prim::Mul, &[first, zero]);
+        let totals =
+            b.reduce(LoopKind::Vector, n.clone(), &[(Prim::Add, start), (Prim::Min, max)], |b, i| {
+                let v = b.load(x, at.clone() + i.clone());
+                let v = b.apply(Prim::Mul, &[v, scale]);
+                let v = b.apply(Prim::Sub, &[v, max]);
+                let v = b.apply(Prim::Exp, &[v]);
+                b.store(kept, i, v);
+                vec![v, v]
+            });
+        let one = b.literal(F32, 1.0);
+        let inverse = b.apply(Prim::Div, &[one, totals[0]]);
+        let shift = b.apply(Prim::Mul, &[totals[1], inverse]);
+        b.vector(n.clone(), |b, i| {
+            let v = b.load(kept, i.clone());
+            let v = b.mul_add(v, inverse, shift);
+            b.store(out, at.clone() + i, v);
+        });
+    });
+    b.finish().unwrap()
+}
+
+#[test]
+fn rows_of_several_phases() {
+    for n in [8, 15, 16, 24, 33, 64, 100, 128, 200] {
+        let x = data(6 * n, 1);
+        let zeros = vec![0; x.len()];
+        for kernel in [softmax_rows(3, Some(n), 0.75), softmax_rows(3, None, 0.75)] {
+            let dims = if kernel.dims == 0 { vec![] } else { vec![n] };
+            check(&kernel, &[x.clone(), zeros.clone()], &dims, TIGHT);
+        }
+    }
+    check(&softmax_rows(3, None, 0.75), &[data(64, 1), vec![0; 256]], &[0], TIGHT);
+}
+
+#[test]
+fn rows_with_infinities_and_nan() {
+    let n = 40;
+    let special = [f64::NEG_INFINITY, f64::INFINITY, f64::NAN, 3e38, -3e38, 1e-40];
+    for at in [0, 17, 33, 39] {
+        let rows = (0..6 * n).map(|i| if i % n == at { special[i / n] } else { (i % 13) as f64 - 20.0 });
+        let x = elements(F32, rows);
+        check(&softmax_rows(3, Some(n as i64), 1.0), &[x.clone(), vec![0; x.len()]], &[], TIGHT);
+        let hidden = elements(F32, (0..6 * n).map(|i| if i < 2 * n { f64::NEG_INFINITY } else { 1.0 }));
+        check(&softmax_rows(3, None, 1.0), &[hidden, vec![0; x.len()]], &[n as i64], TIGHT);
+    }
+}

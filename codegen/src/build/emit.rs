@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::expr::{Atom, Axes, AxisId, Expr};
 use super::relayout::relayout;
+use super::rows::Kept;
 use super::term::{InRange, Literal, Term, TermId, Terms};
 use super::trace::{Refusal, SourceTensor};
 use crate::kir::{Access, Bound, BufferId, Guard, Ix, KernelBuilder, LoopKind, Op, Val};
@@ -68,6 +69,12 @@ pub struct Emitter<'a> {
     dim_of: FxHashMap<Dim, u32>,
     /// The axes of the open vector loop.
     vector: Option<SmallVec<[AxisId; 4]>>,
+    /// Values that are stored when they are computed, and where; the index is the loop of the axis.
+    keeps: FxHashMap<TermId, (BufferId, AxisId)>,
+    /// Values that are loaded instead of computed.
+    kept: FxHashMap<TermId, (BufferId, AxisId)>,
+    /// Buffers of `params`.
+    param_buffers: Vec<BufferId>,
     /// First thing that went wrong.
     pub refusal: Option<Refusal>,
 }
@@ -94,6 +101,9 @@ impl<'a> Emitter<'a> {
             dims: vec![],
             dim_of: FxHashMap::default(),
             vector: None,
+            keeps: FxHashMap::default(),
+            kept: FxHashMap::default(),
+            param_buffers: vec![],
             refusal: None,
         }
     }
@@ -121,8 +131,9 @@ impl<'a> Emitter<'a> {
 
     /// Declares the output of that position.
     pub fn output(&mut self, b: &mut KernelBuilder, position: usize, dtype: DType) -> BufferId {
-        self.params.push(Param::Output(position));
-        b.output(dtype)
+        let id = b.output(dtype);
+        self.param(Param::Output(position), id);
+        id
     }
 
     /// Declares compile-time data.
@@ -131,10 +142,42 @@ impl<'a> Emitter<'a> {
         // One buffer for equal data.
         let same = self.params.iter().position(|p| matches!(p, Param::Constant(t) if *t == tensor));
         if let Some(at) = same {
-            return BufferId(at as u32);
+            return self.param_buffers[at];
         }
-        self.params.push(Param::Constant(tensor));
-        b.weights(dtype)
+        let id = b.weights(dtype);
+        self.param(Param::Constant(tensor), id);
+        id
+    }
+
+    fn param(&mut self, param: Param, id: BufferId) {
+        self.params.push(param);
+        self.param_buffers.push(id);
+    }
+
+    /// Keeps values along a row in scratch.
+    pub fn keep(&mut self, b: &mut KernelBuilder, kept: &[Kept], row: &Group) {
+        let extent = row.extent(self.axes);
+        for Kept { made, used } in kept {
+            let buffer = match self.keeps.get(&made.0) {
+                Some(known) => known.0,
+                None => {
+                    let len = self.dim(b, &extent);
+                    b.scratch(DType::F32, len)
+                }
+            };
+            self.keeps.insert(made.0, (buffer, made.1));
+            self.kept.insert(used.0, (buffer, used.1));
+        }
+    }
+
+    fn variable(&mut self, axis: AxisId) -> Ix {
+        match self.binding_of.get(&axis) {
+            Some(&at) => self.bindings[at].var.clone(),
+            None => {
+                self.refuse("a kept value is used outside of its loop");
+                Ix::Const(0)
+            }
+        }
     }
 
     fn buffer(&mut self, b: &mut KernelBuilder, source: usize) -> BufferId {
@@ -144,7 +187,7 @@ impl<'a> Emitter<'a> {
         let tensor = &self.sources[source];
         let access = if tensor.constant.is_some() { Access::Const } else { Access::In };
         let id = b.buffer(tensor.dtype, access);
-        self.params.push(Param::Source(source));
+        self.param(Param::Source(source), id);
         self.buffers.insert(source, id);
         id
     }
@@ -225,6 +268,12 @@ impl<'a> Emitter<'a> {
         }
         let data = self.terms.get(id);
         let dtype = data.dtype;
+        if let Some(&(buffer, axis)) = self.kept.get(&id) {
+            let index = self.variable(axis);
+            let val = b.load(buffer, index);
+            self.cache(id, val);
+            return val;
+        }
         let val = match &data.term {
             Term::Const(literal) => b.constant(dtype, (*literal).into()),
             Term::Load { source, offset, guards, otherwise } => {
@@ -251,10 +300,18 @@ impl<'a> Emitter<'a> {
                 b.literal(dtype, 0.0)
             }
         };
+        if let Some(&(buffer, axis)) = self.keeps.get(&id) {
+            let index = self.variable(axis);
+            b.store(buffer, index, val);
+        }
+        self.cache(id, val);
+        val
+    }
+
+    fn cache(&mut self, id: TermId, val: Val) {
         if let Some(scope) = self.scopes.last_mut() {
             scope.insert(id, val);
         }
-        val
     }
 
     fn load(

@@ -4,7 +4,7 @@
 
 use kiln_ir::Dim;
 
-use super::term::TermId;
+use super::term::{TermId, Terms};
 
 /// An iteration axis of a kernel under construction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,6 +109,27 @@ impl Expr {
     /// An atom.
     pub fn atom(atom: Atom) -> Expr {
         Expr { terms: vec![(atom, Dim::known(1))], constant: Dim::known(0) }
+    }
+
+    /// The expression with axes replaced by others; `None` if it depends on one of them through a computed value.
+    pub fn renamed(&self, from: &dyn Fn(AxisId) -> AxisId, terms: &Terms) -> Option<Expr> {
+        let mut sum = Expr::constant(self.constant.clone());
+        for (atom, coefficient) in &self.terms {
+            let inner = |e: &Expr| e.renamed(from, terms).map(Box::new);
+            let atom = match atom {
+                Atom::Axis(a) => Atom::Axis(from(*a)),
+                Atom::Div(e, d) => Atom::Div(inner(e)?, d.clone()),
+                Atom::Mod(e, d) => Atom::Mod(inner(e)?, d.clone()),
+                Atom::Min(x, y) => Atom::Min(inner(x)?, inner(y)?),
+                Atom::Max(x, y) => Atom::Max(inner(x)?, inner(y)?),
+                Atom::Value(t) => {
+                    let same = terms.get(*t).axes.iter().all(|a| from(*a) == *a);
+                    same.then_some(Atom::Value(*t))?
+                }
+            };
+            sum = sum.plus(&Expr::atom(atom).times(coefficient));
+        }
+        Some(sum)
     }
 
     /// The terms, sorted by atom.

@@ -242,6 +242,23 @@ struct Levels {
     vector: bool,
     /// Whether the last group is cut into blocks, the number of which joins the grid.
     blocked: bool,
+    /// The last group runs along rows with reductions: so many rows (of the group before it, if there is one) are a
+    /// grid point.
+    rows: Option<i64>,
+}
+
+/// Elements of the rows that a grid point does.
+const ROW_BLOCK: i64 = 8192;
+
+/// Rows of unknown length that a grid point does.
+const FEW_ROWS: i64 = 16;
+
+/// Rows in a grid point, of `rows` of `length` elements.
+fn row_block(rows: Option<i64>, length: Option<i64>) -> i64 {
+    let most = length.map_or(FEW_ROWS, |n| ROW_BLOCK / n.max(1)).max(1);
+    let Some(rows) = rows else { return most };
+    let most = most.min(rows.max(1));
+    (most / 2 + 1..=most).rev().find(|r| rows % r == 0).unwrap_or(most)
 }
 
 fn schedule(
@@ -261,6 +278,10 @@ fn schedule(
     let mut b = KernelBuilder::new(name);
     let mut emitter = Emitter::new(&terms, &axes, &sources, &reduces);
     let outputs: Vec<BufferId> = roots.iter().map(|r| emitter.output(&mut b, r.output, r.dtype)).collect();
+    if let (Some(_), Some(row)) = (levels.rows, levels.groups.last()) {
+        let kept = super::rows::kept(&terms, &axes, &tops, row);
+        emitter.keep(&mut b, &kept, row);
+    }
     let grid = emit_grid(&mut emitter, &mut b, &levels, &axes, &roots, &outputs);
     let Emitter { params, dims, refusal, .. } = emitter;
     if let Some(refusal) = refusal {
@@ -313,10 +334,14 @@ fn levels(terms: &Terms, axes: &Axes, tops: &[TermId], groups: Vec<Group>) -> Re
         if outer.as_known() == Some(1) && points.as_known().is_none_or(|n| n > 1 << 18) {
             return Err(Refusal::new("a reduction of everything would keep the kernel on one thread"));
         }
-        return Ok(Levels { groups, grid: hoisted, vector: true, blocked: false });
+        let rows = (hoisted + 1 == count).then(|| {
+            let extent = |at: Option<usize>| at.map_or(Some(1), |i| groups[i].extent(axes).as_known());
+            row_block(extent(hoisted.checked_sub(1)), extent(Some(hoisted)))
+        });
+        return Ok(Levels { groups, grid: hoisted, vector: true, blocked: false, rows });
     }
     if rows || count == 0 {
-        return Ok(Levels { groups, grid: count, vector: false, blocked: false });
+        return Ok(Levels { groups, grid: count, vector: false, blocked: false, rows: None });
     }
     let inner = groups[count - 1].extent(axes).as_known();
     let blocked = inner.is_none_or(|n| n > 2 * BLOCK);
@@ -330,7 +355,7 @@ fn levels(terms: &Terms, axes: &Axes, tops: &[TermId], groups: Vec<Group>) -> Re
         }
         grid -= 1;
     }
-    Ok(Levels { groups, grid, vector: true, blocked })
+    Ok(Levels { groups, grid, vector: true, blocked, rows: None })
 }
 
 /// Whether a reduction reads consecutive elements along its own innermost axis and not along the kernel's.
@@ -366,6 +391,9 @@ fn emit_grid(
     roots: &[Root],
     outputs: &[BufferId],
 ) -> Dim {
+    if let Some(rows) = levels.rows {
+        return emit_rows(e, b, levels, rows, axes, roots, outputs);
+    }
     let mut points = Dim::known(1);
     let mut vars = vec![];
     for group in &levels.groups[..levels.grid] {
@@ -387,6 +415,51 @@ fn emit_grid(
     }
     bind_all(e, b, &levels.groups[..levels.grid], &vars, &mut |e, b| {
         emit_level(e, b, levels, levels.grid, axes, block.as_ref(), roots, outputs);
+    });
+    points
+}
+
+/// Emits rows, `rows` of them a grid point; gives the number of grid points.
+fn emit_rows(
+    e: &mut Emitter<'_>,
+    b: &mut KernelBuilder,
+    levels: &Levels,
+    rows: i64,
+    axes: &Axes,
+    roots: &[Root],
+    outputs: &[BufferId],
+) -> Dim {
+    let outer = &levels.groups[..levels.grid.saturating_sub(1)];
+    let group = levels.groups[..levels.grid].last();
+    let mut points = Dim::known(1);
+    let mut vars = vec![];
+    for group in outer {
+        let extent = group.extent(axes);
+        points = &points * &extent;
+        let extent = e.dim(b, &extent);
+        vars.push(b.grid(extent));
+    }
+    let all = group.map_or(Dim::known(1), |g| g.extent(axes));
+    let (mut begin, mut extent) = (Ix::Const(0), e.dim(b, &all));
+    if all.as_known().is_none_or(|n| n > rows) {
+        let blocks = all.ceil_div(&Dim::known(rows));
+        points = &points * &blocks;
+        let blocks = e.dim(b, &blocks);
+        begin = b.grid(blocks) * rows;
+        let whole = all.as_known().is_some_and(|n| n % rows == 0);
+        extent = if whole { Ix::Const(rows) } else { (extent - begin.clone()).min(rows) };
+    }
+    let terms: Vec<TermId> = roots.iter().map(|r| r.term).collect();
+    bind_all(e, b, outer, &vars, &mut |e, b| {
+        e.hoist(b, &terms);
+        b.sequential(extent.clone(), |b, i| {
+            let mut next =
+                |e: &mut Emitter<'_>| emit_level(e, b, levels, levels.grid, axes, None, roots, outputs);
+            match group {
+                Some(group) => e.bound(group, i + begin.clone(), next),
+                None => next(e),
+            }
+        });
     });
     points
 }

@@ -20,6 +20,7 @@ mod program;
 mod reduction;
 mod region;
 mod relayout;
+mod rows;
 mod scope;
 mod tables;
 mod term;

@@ -3,7 +3,7 @@
 //! allows it.
 
 use kiln_ir::{DType, Dim, Prim, Scalar};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::expr::{Atom, Axes, AxisId, Expr};
@@ -189,7 +189,100 @@ impl Terms {
             Some(&last) if !prim.gives_bool() => self.dtype(last),
             _ => DType::Bool,
         };
+        if let (Prim::Div, &[x, y]) = (prim, operands)
+            && self.is_divisor_of_rows(x, y)
+        {
+            let one = self.number(dtype, 1.0);
+            let inverse = self.add(Term::Apply(Prim::Div, SmallVec::from_slice(&[one, y])), dtype);
+            return self.add(Term::Apply(Prim::Mul, SmallVec::from_slice(&[x, inverse])), dtype);
+        }
         self.add(Term::Apply(prim, operands.iter().copied().collect()), dtype)
+    }
+
+    /// Whether `x / y` is as good as `x * (1 / y)`, with one quotient for many products: `y` does not depend on all that
+    /// `x` depends on, and is neither tiny nor as large as an inverse would be inexact for.
+    fn is_divisor_of_rows(&self, x: TermId, y: TermId) -> bool {
+        let fewer = self.get(x).axes.iter().any(|a| !self.get(y).axes.contains(a));
+        fewer && self.dtype(y) == DType::F32 && (self.is_deviation(y) || self.is_sum_of_weights(y))
+    }
+
+    /// `sqrt(x + epsilon)`.
+    fn is_deviation(&self, y: TermId) -> bool {
+        let Term::Apply(Prim::Sqrt, operands) = &self.get(y).term else { return false };
+        let Term::Apply(Prim::Add, summands) = &self.get(operands[0]).term else { return false };
+        summands.iter().any(|&t| matches!(self.literal(t), Some(Scalar::F(e)) if (1e-30..1e30).contains(&e)))
+    }
+
+    /// The sum of `exp(x - max x)`, which is at least 1; possibly with 1 for an empty sum.
+    fn is_sum_of_weights(&self, y: TermId) -> bool {
+        let chosen = |t: TermId| match &self.get(t).term {
+            Term::Apply(Prim::Select, operands) if self.literal(operands[1]).is_some() => operands[2],
+            _ => t,
+        };
+        let Term::Reduce { combine: Prim::Add, item, .. } = &self.get(chosen(y)).term else { return false };
+        let Term::Apply(Prim::Exp, operands) = &self.get(*item).term else { return false };
+        let Term::Apply(Prim::Sub, operands) = &self.get(operands[0]).term else { return false };
+        matches!(self.get(chosen(operands[1])).term, Term::Reduce { combine: Prim::Max, .. })
+    }
+
+    /// Weighted operations among the terms of `root` that depend on an axis, reductions left out.
+    pub fn work_along(&self, root: TermId, axis: AxisId) -> i64 {
+        let mut work = 0;
+        for t in self.reachable(&[root]) {
+            let data = self.get(t);
+            if data.axes.contains(&axis) {
+                work += match &data.term {
+                    Term::Apply(prim, _) => weight(*prim),
+                    Term::Load { .. } | Term::Cast(_) | Term::Index(_) => 1,
+                    Term::Const(_) | Term::Accumulator | Term::Reduce { .. } => 0,
+                };
+            }
+        }
+        work
+    }
+
+    /// Whether `b` is `a` with axes replaced by others.
+    pub fn same_renamed(
+        &self,
+        a: TermId,
+        b: TermId,
+        from: &dyn Fn(AxisId) -> AxisId,
+        equal: &mut FxHashSet<(TermId, TermId)>,
+    ) -> bool {
+        if equal.contains(&(a, b)) {
+            return true;
+        }
+        let (x, y) = (self.get(a), self.get(b));
+        let same = x.dtype == y.dtype
+            && match (&x.term, &y.term) {
+                _ if x.axes.iter().all(|a| from(*a) == *a) => a == b,
+                (
+                    Term::Load { source, offset, guards, otherwise },
+                    Term::Load { source: s, offset: o, guards: g, otherwise: e },
+                ) => {
+                    let tests = |(x, y): (&InRange, &InRange)| {
+                        x.upper == y.upper && x.index.renamed(from, self).as_ref() == Some(&y.index)
+                    };
+                    source == s
+                        && otherwise == e
+                        && offset.renamed(from, self).as_ref() == Some(o)
+                        && guards.len() == g.len()
+                        && guards.iter().zip(g).all(tests)
+                }
+                (Term::Apply(p, xs), Term::Apply(q, ys)) => {
+                    let mut pairs = xs.iter().zip(ys);
+                    p == q
+                        && xs.len() == ys.len()
+                        && pairs.all(|(&x, &y)| self.same_renamed(x, y, from, equal))
+                }
+                (Term::Cast(x), Term::Cast(y)) => self.same_renamed(*x, *y, from, equal),
+                (Term::Index(x), Term::Index(y)) => x.renamed(from, self).as_ref() == Some(y),
+                _ => false,
+            };
+        if same {
+            equal.insert((a, b));
+        }
+        same
     }
 
     /// A conversion; nothing where the dtype is right.

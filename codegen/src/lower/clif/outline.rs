@@ -10,7 +10,10 @@ use kiln_ir::DType;
 use super::emit::{Callee, Emitter, Repr, Result, flags};
 use super::memory::vector_type;
 use crate::kir::{Accumulator, Axis, Block, Bound, For, LoopKind, Op, Stmt, Var};
-use crate::lower::wide::{COUNT, ROWS, Selection, WideFunction, Width, Word, select};
+use crate::lower::wide::{
+    COUNT, ROWS, Selection, TotalForm, WideError, WideFunction, Width, Word, lanes_of_row, select,
+    select_rows,
+};
 
 /// Shortest loops of known length that are worth a call.
 const SHORTEST: i64 = 8;
@@ -55,6 +58,18 @@ impl Emitter<'_> {
         body: &Block,
         accumulators: &[Accumulator],
     ) -> Option<Outlined> {
+        let width = self.width_of(rows, axis)?;
+        self.finished(axis, width, select(&self.kernel, width, rows, axis, body, accumulators))
+    }
+
+    /// The rows of several phases as a function; `None` where there is none.
+    fn outlined_rows(&mut self, rows: &Axis, axis: &Axis, body: &Block) -> Option<Outlined> {
+        let width = self.width_of(Some(rows), axis)?;
+        self.finished(axis, width, select_rows(&self.kernel, width, rows, axis, body))
+    }
+
+    /// Width of the vectors of a loop; `None` where it is not worth a call, or none can do it.
+    fn width_of(&self, rows: Option<&Axis>, axis: &Axis) -> Option<Width> {
         let width = self.width.filter(|_| self.mode.is_none())?;
         let count = axis.extent.as_const();
         let lanes = width.bytes() / 4;
@@ -69,8 +84,17 @@ impl Emitter<'_> {
         if rows.is_some() && width == Width::W256 && count.is_none_or(|n| n % lanes != 0) {
             return None;
         }
-        let made = select(&self.kernel, width, rows, axis, body, accumulators)
-            .and_then(|selection| Ok((selection.function(count, width)?, selection)));
+        Some(width)
+    }
+
+    fn finished(
+        &self,
+        axis: &Axis,
+        width: Width,
+        selection: std::result::Result<Selection, WideError>,
+    ) -> Option<Outlined> {
+        let count = axis.extent.as_const();
+        let made = selection.and_then(|selection| Ok((selection.function(count, width)?, selection)));
         match made {
             Ok((function, selection)) => Some(Outlined { selection, function, width }),
             Err(reason) => {
@@ -89,7 +113,7 @@ impl Emitter<'_> {
 
     /// A loop over rows of vectorizable loops with wide vectors; false where it is none of theirs.
     pub fn wide_rows(&mut self, l: &For) -> Result<bool> {
-        let [Stmt::For(inner)] = l.body.as_slice() else { return Ok(false) };
+        let [Stmt::For(inner)] = l.body.as_slice() else { return self.wide_phases(l) };
         let plain = l.carried.is_empty() && inner.kind == LoopKind::Vector && inner.carried.is_empty();
         let depends = inner.axis.begin.uses(l.axis.var) || inner.axis.extent.uses(l.axis.var);
         if !plain || depends {
@@ -109,6 +133,18 @@ impl Emitter<'_> {
         Ok(true)
     }
 
+    /// A loop over rows of reductions and loops along them; false where it is none.
+    fn wide_phases(&mut self, l: &For) -> Result<bool> {
+        let Some(axis) = lanes_of_row(&l.body).filter(|_| l.carried.is_empty()) else { return Ok(false) };
+        if axis.begin.uses(l.axis.var) || axis.extent.uses(l.axis.var) {
+            return Ok(false);
+        }
+        let Some(outlined) = self.outlined_rows(&l.axis, axis, &l.body) else { return Ok(false) };
+        let (begin, end) = self.range(axis)?;
+        self.call_outlined(&outlined, Some(&l.axis), axis, begin, end)?;
+        Ok(true)
+    }
+
     /// The totals of a reduction with wide vectors, one a lane of four, and the first iteration that is left.
     pub fn wide_totals(
         &mut self,
@@ -119,7 +155,7 @@ impl Emitter<'_> {
     ) -> Result<(Value, Vec<Vec<Value>>)> {
         let (at, frame) = self.call_outlined(outlined, None, axis, begin, end)?;
         let mut totals = vec![];
-        for total in &outlined.selection.program.totals {
+        for total in outlined.selection.totals() {
             let dtype = match total.op {
                 op if op.is_float() => DType::F32,
                 _ => DType::I32,
@@ -147,7 +183,7 @@ impl Emitter<'_> {
         let data = StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 4);
         let slot = self.b.create_sized_stack_slot(data);
         let frame = self.b.ins().stack_addr(types::I64, slot, 0);
-        for total in &selection.program.totals {
+        for total in selection.totals().filter(|t| t.form == TotalForm::Lanes) {
             let identity = self.iconst(types::I32X4, i64::from(total.identity));
             for i in 0..outlined.lanes() / 4 {
                 self.b.ins().store(flags(), identity, frame, 8 * total.result.0 as i32 + 16 * i as i32);
@@ -199,7 +235,7 @@ impl Emitter<'_> {
         self.block(&selection.hoisted)?;
         for (i, word) in (0i32..).zip(&selection.words) {
             let value = match word {
-                Word::Reserved | Word::Totals => continue,
+                Word::Reserved | Word::Kept => continue,
                 Word::Address { buffer, index } => {
                     let bytes = (self.kernel.buffers[buffer.index()].dtype.bits() / 8) as i64;
                     let at = self.ix(index)?;

@@ -115,6 +115,15 @@ impl Emission<'_> {
         Ok(())
     }
 
+    /// Asks for a cache line.
+    pub fn prefetch(&mut self, access: &Access, ahead: i32) -> Result<(), WideError> {
+        let mut memory = self.place(access)?;
+        memory.displacement += i64::from(ahead);
+        memory.displ_size = u32::from(memory.displacement != 0);
+        self.asm.op1(Code::Prefetcht0_m8, memory);
+        Ok(())
+    }
+
     fn load_code(&self, access: &Access) -> Code {
         if access.step == Step::Same {
             return self.splat_code();

@@ -22,6 +22,8 @@ pub(super) fn binary(width: Width, op: Binary) -> Code {
         Binary::DivF => (Code::VEX_Vdivps_ymm_ymm_ymmm256, Code::EVEX_Vdivps_zmm_k1z_zmm_zmmm512b32_er),
         Binary::MinF => (Code::VEX_Vminps_ymm_ymm_ymmm256, Code::EVEX_Vminps_zmm_k1z_zmm_zmmm512b32_sae),
         Binary::MaxF => (Code::VEX_Vmaxps_ymm_ymm_ymmm256, Code::EVEX_Vmaxps_zmm_k1z_zmm_zmmm512b32_sae),
+        // The assembler refuses the invalid instruction.
+        Binary::ScaleF => (Code::INVALID, Code::EVEX_Vscalefps_zmm_k1z_zmm_zmmm512b32_er),
         Binary::AddI => (Code::VEX_Vpaddd_ymm_ymm_ymmm256, Code::EVEX_Vpaddd_zmm_k1z_zmm_zmmm512b32),
         Binary::SubI => (Code::VEX_Vpsubd_ymm_ymm_ymmm256, Code::EVEX_Vpsubd_zmm_k1z_zmm_zmmm512b32),
         Binary::MulI => (Code::VEX_Vpmulld_ymm_ymm_ymmm256, Code::EVEX_Vpmulld_zmm_k1z_zmm_zmmm512b32),
@@ -52,6 +54,24 @@ pub(super) fn unary(width: Width, op: Unary) -> (Code, Option<i32>) {
         Unary::AbsI => (Code::VEX_Vpabsd_ymm_ymmm256, Code::EVEX_Vpabsd_zmm_k1z_zmmm512b32),
     };
     (pick(width, w256, w512), None)
+}
+
+/// How two lanes of a combination come to stand side by side: exchanges of halves, quarters and so on, each with its
+/// immediate.
+pub(super) fn exchanges(width: Width) -> &'static [(Code, i32)] {
+    match width {
+        Width::W256 => &[
+            (Code::VEX_Vperm2f128_ymm_ymm_ymmm256_imm8, 1),
+            (Code::VEX_Vshufps_ymm_ymm_ymmm256_imm8, 0x4e),
+            (Code::VEX_Vshufps_ymm_ymm_ymmm256_imm8, 0xb1),
+        ],
+        Width::W512 => &[
+            (Code::EVEX_Vshuff32x4_zmm_k1z_zmm_zmmm512b32_imm8, 0x4e),
+            (Code::EVEX_Vshuff32x4_zmm_k1z_zmm_zmmm512b32_imm8, 0xb1),
+            (Code::EVEX_Vshufps_zmm_k1z_zmm_zmmm512b32_imm8, 0x4e),
+            (Code::EVEX_Vshufps_zmm_k1z_zmm_zmmm512b32_imm8, 0xb1),
+        ],
+    }
 }
 
 /// The instruction of a shift.

@@ -3,18 +3,21 @@
 //! ```text
 //! for rows:
 //!     pointers of the row into registers
-//!     main loop: several groups of lanes an iteration
-//!     loop: one group an iteration
-//!     the rest under a mask (512 bits; otherwise the caller does the rest)
-//!     totals of the lanes to memory
+//!     for phases:
+//!         main loop: several groups of lanes an iteration
+//!         loop: one group an iteration
+//!         the rest under a mask (512 bits; otherwise the caller does the rest)
+//!         totals to memory
 //!     pointers of the row move on
 //! ```
+
+use std::rc::Rc;
 
 use iced_x86::{Code, MemoryOperand, Register};
 
 use super::asm::{Assembler, at, vector};
-use super::codes::{moves, pick};
-use super::lir::{Binary, COUNT, Inst, LoopProgram, Param, ROWS, Reg, Src};
+use super::codes::{exchanges, moves, pick};
+use super::lir::{Binary, COUNT, Inst, LoopProgram, Param, Phase, ROWS, Reg, Run, Src, TotalForm};
 use super::registers::{Motion, Registers};
 use super::{WideError, WideFunction, Width};
 
@@ -35,8 +38,12 @@ pub(super) const TAIL: Register = Register::K7;
 pub(super) struct Emission<'p> {
     pub asm: Assembler,
     pub width: Width,
-    pub program: &'p LoopProgram,
+    program: &'p LoopProgram,
+    /// The phase that is emitted.
+    pub phase: &'p Phase,
     pub registers: Registers,
+    /// The instructions that are emitted, each with its group of lanes.
+    pub order: Rc<[(usize, Inst)]>,
     /// Which group of the iteration is emitted.
     pub group: usize,
     /// Whether only some lanes exist.
@@ -60,10 +67,12 @@ pub(super) fn emit(
     count: Option<i64>,
     width: Width,
 ) -> Result<WideFunction, WideError> {
+    let first = program.phases.first();
+    let first = first.ok_or_else(|| WideError::Unsupported("programs that do nothing".to_owned()))?;
     let mut slots = 0;
     // How many slots the stack needs is known when all is emitted.
     for _ in 0..2 {
-        let mut emission = Emission::new(program, width, slots);
+        let mut emission = Emission::new(program, first, width, slots);
         emission.function(count)?;
         if emission.needed_slots <= slots {
             return emission.asm.finish();
@@ -74,9 +83,9 @@ pub(super) fn emit(
 }
 
 impl<'p> Emission<'p> {
-    fn new(program: &'p LoopProgram, width: Width, slots: u32) -> Emission<'p> {
+    fn new(program: &'p LoopProgram, phase: &'p Phase, width: Width, slots: u32) -> Emission<'p> {
         let mut pointers: Vec<Param> = vec![];
-        for inst in &program.body {
+        for inst in program.phases.iter().flat_map(|p| &p.body) {
             if let Inst::Load { at, .. } | Inst::Store { at, .. } = inst
                 && at.inner.is_empty()
                 && !pointers.contains(&at.pointer)
@@ -89,7 +98,9 @@ impl<'p> Emission<'p> {
             asm: Assembler::default(),
             width,
             program,
+            phase,
             registers: Registers::new(&[], 0, 0, 0),
+            order: Rc::new([]),
             group: 0,
             masked: false,
             fused: None,
@@ -127,7 +138,7 @@ impl<'p> Emission<'p> {
     }
 
     fn accumulator(&self, group: usize, number: usize) -> Register {
-        self.vector((group * self.program.totals.len() + number) as u8)
+        self.vector((group * self.phase.totals.len() + number) as u8)
     }
 
     pub fn current_accumulator(&self, number: u32) -> Register {
@@ -140,7 +151,8 @@ impl<'p> Emission<'p> {
     }
 
     fn stack_bytes(&self) -> i32 {
-        let loops = self.program.body.iter().filter(|i| matches!(i, Inst::Begin { .. })).count() as i32;
+        let insts = self.program.phases.iter().flat_map(|p| &p.body);
+        let loops = insts.filter(|i| matches!(i, Inst::Begin { .. })).count() as i32;
         self.slots as i32 * self.width.bytes() as i32 + 8 * loops
     }
 
@@ -153,13 +165,17 @@ impl<'p> Emission<'p> {
         for (i, param) in self.pointers.clone().into_iter().enumerate() {
             self.asm.op2(Code::Mov_r64_rm64, POINTERS[i], Self::word(param));
         }
-        self.asm.op2(Code::Mov_r64_rm64, LEFT, Self::word(COUNT));
-        self.asm.op2(Code::Xor_r32_rm32, Register::ECX, Register::ECX);
-        self.groups(count)?;
-        for total in self.program.totals.clone().iter().enumerate() {
-            let [_, store, _] = moves(self.width);
-            let (number, total) = total;
-            self.asm.op2(store, Self::word(total.result), self.accumulator(0, number));
+        for phase in &self.program.phases {
+            self.phase = phase;
+            match phase.run {
+                Run::Groups(_) => {
+                    self.asm.op2(Code::Mov_r64_rm64, LEFT, Self::word(COUNT));
+                    self.asm.op2(Code::Xor_r32_rm32, Register::ECX, Register::ECX);
+                    self.groups(count)?;
+                    self.store_totals();
+                }
+                Run::Once => self.body(1)?,
+            }
         }
         for &(param, step) in &self.program.row_steps {
             let step =
@@ -176,14 +192,35 @@ impl<'p> Emission<'p> {
         Ok(())
     }
 
+    /// What the lanes accumulated, to memory.
+    fn store_totals(&mut self) {
+        let [_, store, _] = moves(self.width);
+        for (number, total) in self.phase.totals.iter().enumerate() {
+            let into = self.accumulator(0, number);
+            match total.form {
+                TotalForm::Lanes => self.asm.op2(store, Self::word(total.result), into),
+                TotalForm::One => {
+                    // Nothing but the accumulators lives here.
+                    let last = self.width.registers() as u8 - 1;
+                    let (other, spare) = (self.vector(last), self.vector(last - 1));
+                    for &(code, halves) in exchanges(self.width) {
+                        self.asm.op(code, &[other.into(), into.into(), into.into(), halves.into()]);
+                        self.accumulate(total.op, into, other, spare);
+                    }
+                    self.keep(total.result, into);
+                }
+            }
+        }
+    }
+
     /// All groups of a row.
     fn groups(&mut self, count: Option<i64>) -> Result<(), WideError> {
         let lanes = self.lanes();
-        let groups = self.program.groups;
+        let groups = self.phase.groups();
         for group in 0..groups {
-            for number in 0..self.program.totals.len() {
+            for number in 0..self.phase.totals.len() {
                 let register = self.accumulator(group, number);
-                self.fill(register, self.program.totals[number].identity);
+                self.fill(register, self.phase.totals[number].identity);
             }
         }
         let step = groups as i64 * lanes;
@@ -204,7 +241,7 @@ impl<'p> Emission<'p> {
             self.asm.op3(Code::VEX_Bzhi_r32_rm32_r32, Register::EAX, Register::EAX, Register::EDX);
             self.asm.op2(Code::VEX_Kmovw_kr_r32, TAIL, Register::EAX);
             self.masked = true;
-            self.body(0)?;
+            self.body(1)?;
             self.masked = false;
             self.asm.bind(done);
         }
@@ -218,9 +255,7 @@ impl<'p> Emission<'p> {
         self.asm.op2(Code::Sub_rm64_imm32, LEFT, step);
         self.asm.jump(Code::Jl_rel32_64, rest);
         let again = self.asm.here();
-        for group in 0..groups {
-            self.body(group)?;
-        }
+        self.body(groups)?;
         self.asm.op2(Code::Add_rm64_imm32, INDEX, step);
         self.asm.op2(Code::Sub_rm64_imm32, LEFT, step);
         self.asm.jump(Code::Jge_rel32_64, again);
@@ -231,14 +266,14 @@ impl<'p> Emission<'p> {
 
     /// Combines the accumulators of all groups in those of the first, pairwise.
     fn combine_groups(&mut self) {
-        let mut groups = self.program.groups;
+        let mut groups = self.phase.groups();
         while groups > 1 {
             let half = groups.div_ceil(2);
             for group in half..groups {
-                for number in 0..self.program.totals.len() {
+                for number in 0..self.phase.totals.len() {
                     let (into, from) =
                         (self.accumulator(group - half, number), self.accumulator(group, number));
-                    let op = self.program.totals[number].op;
+                    let op = self.phase.totals[number].op;
                     self.masked = false;
                     let spare = self.vector(self.width.registers() as u8 - 1);
                     self.accumulate(op, into, from, spare);
@@ -248,22 +283,27 @@ impl<'p> Emission<'p> {
         }
     }
 
-    /// One group of lanes.
-    fn body(&mut self, group: usize) -> Result<(), WideError> {
-        let program = self.program;
-        let pinned = program.groups * program.totals.len();
+    /// Some groups of lanes.
+    fn body(&mut self, groups: usize) -> Result<(), WideError> {
+        let phase = self.phase;
+        let pinned = phase.groups() * phase.totals.len();
         if pinned + 8 > self.width.registers() {
             return Err(WideError::Unsupported("that many accumulators".to_owned()));
         }
-        self.group = group;
+        let values = self.program.registers;
+        self.order = phase.interleaved(groups, values).into();
         self.guard = None;
-        self.registers = Registers::new(&program.body, program.registers, self.width.registers(), pinned);
-        for (position, inst) in program.body.iter().enumerate() {
+        let all = values.saturating_mul(groups as u32);
+        self.registers = Registers::new(&self.order, all, self.width.registers(), pinned);
+        let order = Rc::clone(&self.order);
+        for (position, (group, inst)) in order.iter().enumerate() {
             self.position = position;
+            self.group = *group;
             self.inst(inst)?;
             self.registers.finish();
             self.needed_slots = self.needed_slots.max(self.registers.slots());
         }
+        self.group = 0;
         Ok(())
     }
 

@@ -114,6 +114,11 @@ impl Emission<'_> {
                 let a = self.register(*a)?;
                 self.store(a, at)?;
             }
+            Inst::Prefetch { at, ahead } => self.prefetch(at, *ahead)?,
+            Inst::Keep { param, a } => {
+                let a = self.register(*a)?;
+                self.keep(*param, a);
+            }
             Inst::Accumulate { op, accumulator, a } => {
                 let a = self.register(*a)?;
                 let into = self.current_accumulator(*accumulator);
@@ -152,11 +157,17 @@ impl Emission<'_> {
         Ok(())
     }
 
+    /// Writes the first lane to a parameter.
+    pub fn keep(&mut self, param: super::lir::Param, a: Register) {
+        let store = pick(self.width, Code::VEX_Vmovss_m32_xmm, Code::EVEX_Vmovss_m32_k1_xmm);
+        self.asm.op2(store, Self::word(param), super::asm::vector(16, a.number()));
+    }
+
     fn end_loop(&mut self, id: super::lir::LoopId, carried: &[Reg]) {
         self.guard = None;
         self.registers.flush(self.position + 1);
         self.settle();
-        let count = self.program.body.iter().find_map(|i| match i {
+        let count = self.order.iter().find_map(|(_, i)| match i {
             Inst::Begin { id: own, count, .. } if *own == id => Some(*count),
             _ => None,
         });
@@ -260,7 +271,7 @@ impl Emission<'_> {
             }
             None => self.asm.op3(code, MASK, ra, ob),
         }
-        let next = self.program.body.get(self.position + 1);
+        let next = self.order.get(self.position + 1).map(|(_, inst)| inst);
         let selects = matches!(next, Some(Inst::Select { mask: Src::Reg(m), a, b, .. })
             if *m == dst && as_reg(*a) != Some(dst) && as_reg(*b) != Some(dst));
         if selects && self.registers.used_once(dst) {

@@ -46,6 +46,8 @@ pub enum Binary {
     MinF,
     /// Larger float.
     MaxF,
+    /// Float times two to the power of the other, rounded down; 512 bits only.
+    ScaleF,
     /// Integer sum.
     AddI,
     /// Integer difference.
@@ -72,7 +74,13 @@ impl Binary {
     /// Whether the operands are floats.
     pub fn is_float(self) -> bool {
         match self {
-            Binary::AddF | Binary::SubF | Binary::MulF | Binary::DivF | Binary::MinF | Binary::MaxF => true,
+            Binary::AddF
+            | Binary::SubF
+            | Binary::MulF
+            | Binary::DivF
+            | Binary::MinF
+            | Binary::MaxF
+            | Binary::ScaleF => true,
             Binary::AddI
             | Binary::SubI
             | Binary::MulI
@@ -254,6 +262,13 @@ pub enum Inst {
         /// Which elements.
         at: Access,
     },
+    /// Asks for the cache line of the first lane's element, `ahead` bytes beyond.
+    Prefetch {
+        /// Which elements; contiguous, outside of loops inside.
+        at: Access,
+        /// Bytes beyond them.
+        ahead: i32,
+    },
     /// `accumulator = accumulator op a` in the lanes that exist; `Min` and `Max` of floats keep NaN.
     Accumulate {
         /// Operation.
@@ -261,6 +276,13 @@ pub enum Inst {
         /// Number of the accumulator.
         accumulator: u32,
         /// What is added.
+        a: Src,
+    },
+    /// The low 32 bits of a parameter = the first lane of `a`.
+    Keep {
+        /// Where.
+        param: Param,
+        /// What.
         a: Src,
     },
     /// Opens a loop: what is between runs `count` times (at least once).
@@ -295,21 +317,58 @@ pub struct Total {
     pub identity: u32,
     /// How partial sums are combined.
     pub op: Binary,
-    /// First of the parameters that receive the lanes' totals: 32-bit elements, as many as lanes.
+    /// First of the parameters that receive the total.
     pub result: Param,
+    /// What they receive.
+    pub form: TotalForm,
 }
 
-/// A loop over groups of lanes, repeated for rows.
+/// What a reduction over lanes leaves in its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TotalForm {
+    /// The lanes' totals: 32-bit elements, as many as lanes.
+    Lanes,
+    /// The total of all lanes in the low 32 bits of one parameter, combined by halves.
+    One,
+}
+
+/// How often the body of a phase runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Run {
+    /// For every group of lanes of a row; the main loop does so many groups an iteration.
+    Groups(usize),
+    /// Once a row.
+    Once,
+}
+
+/// A part of what is done for a row. Phases share parameters, not registers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct LoopProgram {
-    /// One group.
+pub struct Phase {
+    /// One group of lanes.
     pub body: Vec<Inst>,
-    /// Number of virtual registers.
-    pub registers: u32,
-    /// Groups that one iteration of the main loop does.
-    pub groups: usize,
+    /// How often it runs.
+    pub run: Run,
     /// What is accumulated over the lanes.
     pub totals: Vec<Total>,
+}
+
+impl Phase {
+    /// Groups that one iteration of the main loop does.
+    pub fn groups(&self) -> usize {
+        match self.run {
+            Run::Groups(groups) => groups,
+            Run::Once => 1,
+        }
+    }
+}
+
+/// Loops over groups of lanes, repeated for rows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LoopProgram {
+    /// What is done for a row, in order.
+    pub phases: Vec<Phase>,
+    /// Number of virtual registers.
+    pub registers: u32,
     /// Parameters that move on by so many bytes from row to row.
     pub row_steps: Vec<(Param, i64)>,
 }
@@ -328,6 +387,7 @@ impl Inst {
             | Inst::Unary { a, .. }
             | Inst::Shift { a, .. }
             | Inst::Store { a, .. }
+            | Inst::Keep { a, .. }
             | Inst::Accumulate { a, .. } => SmallVec::from_slice(&[*a]),
             Inst::Assign { carried, a } => SmallVec::from_slice(&[*a, Src::Reg(*carried)]),
             Inst::Binary { a, b, .. } | Inst::Compare { a, b, .. } => SmallVec::from_slice(&[*a, *b]),
@@ -335,7 +395,7 @@ impl Inst {
             Inst::Select { mask, a, b, .. } => SmallVec::from_slice(&[*mask, *a, *b]),
             Inst::Begin { carried, .. } => carried.iter().map(|c| c.1).collect(),
             Inst::End { carried, .. } => carried.iter().map(|r| Src::Reg(*r)).collect(),
-            Inst::Load { .. } => SmallVec::new(),
+            Inst::Load { .. } | Inst::Prefetch { .. } => SmallVec::new(),
         };
         all.into_iter()
             .filter_map(|src| match src {
@@ -359,10 +419,88 @@ impl Inst {
             | Inst::Select { dst, .. }
             | Inst::Load { dst, .. } => Some(*dst),
             Inst::Store { .. }
+            | Inst::Keep { .. }
+            | Inst::Prefetch { .. }
             | Inst::Accumulate { .. }
             | Inst::Begin { .. }
             | Inst::Assign { .. }
             | Inst::End { .. } => None,
         }
+    }
+}
+
+impl Inst {
+    /// The instruction on registers that follow its own after `offset`.
+    #[must_use]
+    pub fn moved(&self, offset: u32) -> Inst {
+        let reg = |r: Reg| Reg(r.0 + offset);
+        let src = |s: Src| match s {
+            Src::Reg(r) => Src::Reg(reg(r)),
+            Src::Bits(_) | Src::Param(_) => s,
+        };
+        match self.clone() {
+            Inst::Move { dst, a } => Inst::Move { dst: reg(dst), a: src(a) },
+            Inst::Binary { op, dst, a, b } => Inst::Binary { op, dst: reg(dst), a: src(a), b: src(b) },
+            Inst::Unary { op, dst, a } => Inst::Unary { op, dst: reg(dst), a: src(a) },
+            Inst::Shift { op, dst, a, bits } => Inst::Shift { op, dst: reg(dst), a: src(a), bits },
+            Inst::MulAdd { dst, args } => Inst::MulAdd { dst: reg(dst), args: args.map(src) },
+            Inst::Compare { op, dst, a, b } => Inst::Compare { op, dst: reg(dst), a: src(a), b: src(b) },
+            Inst::Select { dst, mask, a, b } => {
+                Inst::Select { dst: reg(dst), mask: src(mask), a: src(a), b: src(b) }
+            }
+            Inst::Load { dst, at, guard } => Inst::Load { dst: reg(dst), at, guard },
+            Inst::Store { a, at } => Inst::Store { a: src(a), at },
+            Inst::Keep { param, a } => Inst::Keep { param, a: src(a) },
+            Inst::Prefetch { at, ahead } => Inst::Prefetch { at, ahead },
+            Inst::Accumulate { op, accumulator, a } => Inst::Accumulate { op, accumulator, a: src(a) },
+            Inst::Begin { id, count, carried } => {
+                let carried = carried.into_iter().map(|(r, s)| (reg(r), src(s))).collect();
+                Inst::Begin { id, count, carried }
+            }
+            Inst::Assign { carried, a } => Inst::Assign { carried: reg(carried), a: src(a) },
+            Inst::End { id, carried } => Inst::End { id, carried: carried.into_iter().map(reg).collect() },
+        }
+    }
+}
+
+impl Phase {
+    /// The instructions of some groups, each with its group, on registers of its own. Groups take turns, so that those
+    /// that wait for a result leave the others to go on; a comparison and the selection behind it stay together.
+    pub fn interleaved(&self, groups: usize, registers: u32) -> Vec<(usize, Inst)> {
+        let of = |group: usize, inst: &Inst| (group, inst.moved(group as u32 * registers));
+        let loops = self.body.iter().any(|i| matches!(i, Inst::Begin { .. }));
+        if loops {
+            return (0..groups).flat_map(|g| self.body.iter().map(move |i| of(g, i))).collect();
+        }
+        let mut order = vec![];
+        let mut rest = self.body.as_slice();
+        while let Some(first) = rest.first() {
+            let pair = matches!(
+                (first, rest.get(1)),
+                (Inst::Compare { dst, .. }, Some(Inst::Select { mask: Src::Reg(mask), .. })) if mask == dst
+            );
+            let (unit, after) = rest.split_at(if pair { 2 } else { 1 });
+            for group in 0..groups {
+                order.extend(unit.iter().map(|i| of(group, i)));
+            }
+            rest = after;
+        }
+        order
+    }
+
+    /// Most values of the body that are needed at once.
+    pub fn live(&self) -> usize {
+        let mut live: SmallVec<[Reg; 16]> = SmallVec::new();
+        let mut most = 1;
+        for inst in self.body.iter().rev() {
+            live.retain(|r| inst.result() != Some(*r));
+            for source in inst.sources() {
+                if !live.contains(&source) {
+                    live.push(source);
+                }
+            }
+            most = most.max(live.len());
+        }
+        most
     }
 }

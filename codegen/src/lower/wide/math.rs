@@ -2,6 +2,7 @@
 //!
 //! Bounds in units in the last place against the exact result: exp 1, log 1, tanh 1.5, erf 1.2. NaN in gives NaN out.
 
+use super::Width;
 use super::lir::{Binary, Compare, Inst, Reg, Shift, Src, Unary};
 use super::select::Selector;
 
@@ -68,6 +69,11 @@ impl Selector<'_> {
     /// e^x: `2^n * e^r` with `|r| <= ln(2) / 2`; the polynomial is that of Cephes' `expf`.
     pub fn exp(&mut self, x: Src) -> Reg {
         let x = self.clamp(x, -104.0, 88.8);
+        self.exp_within(x)
+    }
+
+    /// e^x for x in `[-104, 88.8]`, or NaN.
+    fn exp_within(&mut self, x: Reg) -> Reg {
         // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
         let magic = float(12_582_912.0);
         let shifted = self.mul_add(x, float(std::f32::consts::LOG2_E), magic);
@@ -77,10 +83,17 @@ impl Selector<'_> {
         let r = self.mul_add(n, float(2.121_944_4e-4), r);
         let coefficients =
             [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
-        let p = self.horner(r, &coefficients);
+        // Estrin's scheme: pairs of terms do not wait for each other.
+        let [c5, c4, c3, c2, c1, c0] = coefficients.map(float);
         let square = self.binary(Binary::MulF, r, r);
+        let (high, middle, low) = (self.mul_add(c5, r, c4), self.mul_add(c3, r, c2), self.mul_add(c1, r, c0));
+        let p = self.mul_add(high, square, middle);
+        let p = self.mul_add(p, square, low);
         let p = self.mul_add(p, square, r);
         let p = self.binary(Binary::AddF, p, float(1.0));
+        if self.width() == Width::W512 {
+            return self.binary(Binary::ScaleF, p, n);
+        }
         // 2^n in two steps: n reaches from -150 to 128, beyond one exponent.
         let n = self.binary(Binary::SubI, shifted, magic);
         let first = self.shift(Shift::RightSigned, n, 1);
@@ -189,7 +202,8 @@ impl Selector<'_> {
         }
         let minus_t = self.binary(Binary::Xor, t, Src::Bits(0x8000_0000));
         let r = self.mul_add(r, t, minus_t);
-        let e = self.exp(r.into());
+        // From 0 down to some -100.
+        let e = self.exp_within(r);
         let large = self.binary(Binary::SubF, float(1.0), e);
         let large = self.with_sign_of(large, x);
         // Small arguments.

@@ -15,6 +15,7 @@ mod features;
 mod inst;
 mod lir;
 mod math;
+mod phases;
 mod prims;
 mod registers;
 mod select;
@@ -28,7 +29,8 @@ use std::sync::Arc;
 use kiln_runtime::cpu::Tier;
 
 pub use features::{FeatureError, features};
-pub(super) use lir::{COUNT, ROWS};
+pub(super) use lir::{COUNT, ROWS, TotalForm};
+pub(super) use phases::{lanes_of_row, select_rows};
 pub(super) use select::{Selection, Word, select};
 
 /// Width of a vector register.
@@ -93,6 +95,11 @@ pub struct WideFunction {
 }
 
 impl Selection {
+    /// What the program accumulates over lanes.
+    pub(super) fn totals(&self) -> impl Iterator<Item = &lir::Total> {
+        self.program.phases.iter().flat_map(|p| &p.totals)
+    }
+
     /// The function `(words)` that runs the program; `count` is the number of iterations where it is known.
     ///
     /// With 256-bit vectors it leaves the last iterations, fewer than lanes, to the caller.

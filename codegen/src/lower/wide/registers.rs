@@ -44,7 +44,7 @@ pub(super) struct Registers {
 
 impl Registers {
     /// All registers free but the first `pinned`.
-    pub fn new(body: &[Inst], values: u32, registers: usize, pinned: usize) -> Registers {
+    pub fn new(body: &[(usize, Inst)], values: u32, registers: usize, pinned: usize) -> Registers {
         let mut holders = vec![Holder::Free; registers];
         holders.iter_mut().take(pinned).for_each(|h| *h = Holder::Pinned);
         Registers {
@@ -208,15 +208,15 @@ impl Registers {
 }
 
 /// Positions of uses. What is defined outside a loop and used inside is used at the loop's end once more.
-fn uses(body: &[Inst], values: usize) -> Vec<Vec<usize>> {
+fn uses(body: &[(usize, Inst)], values: usize) -> Vec<Vec<usize>> {
     let mut uses: Vec<Vec<usize>> = vec![vec![]; values];
-    for (position, inst) in body.iter().enumerate() {
+    for (position, (_, inst)) in body.iter().enumerate() {
         for value in inst.sources() {
             uses[value.0 as usize].push(position);
         }
     }
     let mut open = vec![];
-    for (position, inst) in body.iter().enumerate() {
+    for (position, (_, inst)) in body.iter().enumerate() {
         match inst {
             Inst::Begin { .. } => open.push(position),
             Inst::End { .. } => {
@@ -238,6 +238,6 @@ fn uses(body: &[Inst], values: usize) -> Vec<Vec<usize>> {
     uses
 }
 
-fn defined_in(body: &[Inst]) -> Vec<u32> {
-    body.iter().filter_map(Inst::result).map(|r| r.0).collect()
+fn defined_in(body: &[(usize, Inst)]) -> Vec<u32> {
+    body.iter().filter_map(|(_, inst)| inst.result()).map(|r| r.0).collect()
 }

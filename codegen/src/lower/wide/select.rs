@@ -4,10 +4,12 @@
 //! program's parameters stand for. Loops inside are unrolled if they are short, else they become loops of the program.
 
 use kiln_ir::{DType, Prim, Scalar};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
-use super::lir::{Access, Binary, Inst, LoopId, LoopProgram, Param, Reg, Src, Step, Total};
+use super::lir::{
+    Access, Binary, Inst, LoopId, LoopProgram, Param, Phase, Reg, Run, Src, Step, Total, TotalForm,
+};
 use super::{WideError, Width, access};
 use crate::kir::{
     Accumulator, Axis, Block, BufferId, For, Guard, Ix, Kernel, Op, Reduce, Stmt, Val, Var, compute_dtype,
@@ -21,6 +23,15 @@ const MOST_INSTRUCTIONS: usize = 700;
 
 /// Most operations that an unrolled loop has.
 const UNROLLED: i64 = 300;
+
+/// Registers for what an instruction needs besides values.
+const TEMPORARIES: usize = 4;
+
+/// Most groups of lanes of a main loop.
+const MOST_GROUPS: usize = 4;
+
+/// Most instructions of a group that takes turns with others.
+const MOST_IN_TURN: usize = 100;
 
 /// What the caller passes in a parameter.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,8 +49,8 @@ pub enum Word {
     Flag(Guard),
     /// A scalar of up to 32 bits; a bool as all ones or 0.
     Scalar(Val),
-    /// Place for a vector of totals.
-    Totals,
+    /// Place for what the program keeps: totals, values of a row.
+    Kept,
 }
 
 /// A vector program and what it needs from its caller.
@@ -57,27 +68,34 @@ pub struct Selection {
 
 /// A value of the loop.
 #[derive(Clone, Debug)]
-enum Rep {
+pub(super) enum Rep {
     /// The same in every lane: a value of the caller, and its bits where they are known.
     Uniform(Val, Option<u32>),
     /// Differs between lanes.
     Lanes(Src),
+    /// The same in every lane of a row: a register of a phase that ran before.
+    Row(usize, Reg),
 }
 
 /// What is selected: one group of lanes.
 pub(super) struct Selector<'k> {
-    kernel: &'k Kernel,
+    pub(super) kernel: &'k Kernel,
     width: Width,
-    axis: &'k Axis,
+    /// The lanes' loop.
+    pub(super) axis: &'k Axis,
     row: Option<Var>,
-    insts: Vec<Inst>,
+    /// Buffers that the rows write.
+    written: FxHashSet<BufferId>,
+    /// Phases that are complete.
+    pub(super) phases: Vec<Phase>,
+    pub(super) insts: Vec<Inst>,
     registers: u32,
-    reps: FxHashMap<Val, Rep>,
+    pub(super) reps: FxHashMap<Val, Rep>,
     vars: FxHashMap<Var, Ix>,
     inner: Vec<(Var, LoopId)>,
     loops: u32,
     words: Vec<Word>,
-    row_steps: Vec<(Param, i64)>,
+    pub(super) row_steps: Vec<(Param, i64)>,
     hoisted: Vec<Stmt>,
     dtypes: Vec<DType>,
 }
@@ -91,49 +109,111 @@ pub fn select(
     body: &Block,
     accumulators: &[Accumulator],
 ) -> Result<Selection, WideError> {
-    let mut s = Selector {
-        kernel,
-        width,
-        axis,
-        row: rows.map(|r| r.var),
-        insts: vec![],
-        registers: 0,
-        reps: FxHashMap::default(),
-        vars: FxHashMap::default(),
-        inner: vec![],
-        loops: 0,
-        words: vec![Word::Reserved, Word::Reserved],
-        row_steps: vec![],
-        hoisted: vec![],
-        dtypes: vec![],
-    };
-    s.block(body)?;
-    let mut totals = vec![];
-    for (number, a) in (0u32..).zip(accumulators) {
-        let dtype = kernel.dtype(a.init);
-        let (op, identity) = s.combination(a.combine, dtype)?;
-        let item = s.src(a.item)?;
-        s.push(Inst::Accumulate { op, accumulator: number, a: item });
-        let result = Param(s.words.len() as u32);
-        s.words.extend(vec![Word::Totals; (width.bytes() / 8) as usize]);
-        totals.push(Total { identity, op, result });
-    }
-    if s.insts.len() > MOST_INSTRUCTIONS {
-        return Err(WideError::Unsupported("a loop of that many operations".to_owned()));
-    }
-    let groups = match s.insts.len() {
-        0..=12 => 4,
-        13..=40 => 2,
-        _ => 1,
-    };
-    let room = (width.registers() - 8) / totals.len().max(1);
-    let groups = if totals.is_empty() { groups } else { groups.min(room).max(1) };
-    let program =
-        LoopProgram { body: s.insts, registers: s.registers, groups, totals, row_steps: s.row_steps };
-    Ok(Selection { program, words: s.words, hoisted: s.hoisted, dtypes: s.dtypes })
+    let mut s = Selector::new(kernel, width, rows, axis, body);
+    s.lanes(body, accumulators, TotalForm::Lanes)?;
+    Ok(s.selection())
 }
 
-impl Selector<'_> {
+impl<'k> Selector<'k> {
+    /// Nothing selected yet; `body` is what is done for each of `rows`.
+    pub fn new(
+        kernel: &'k Kernel,
+        width: Width,
+        rows: Option<&Axis>,
+        axis: &'k Axis,
+        body: &Block,
+    ) -> Selector<'k> {
+        let mut written = FxHashSet::default();
+        if rows.is_some() {
+            stored(body, &mut written);
+        }
+        Selector {
+            kernel,
+            width,
+            axis,
+            row: rows.map(|r| r.var),
+            written,
+            phases: vec![],
+            insts: vec![],
+            registers: 0,
+            reps: FxHashMap::default(),
+            vars: FxHashMap::default(),
+            inner: vec![],
+            loops: 0,
+            words: vec![Word::Reserved, Word::Reserved],
+            row_steps: vec![],
+            hoisted: vec![],
+            dtypes: vec![],
+        }
+    }
+
+    /// The phase of a loop over lanes; gives where its totals are.
+    pub fn lanes(
+        &mut self,
+        body: &Block,
+        accumulators: &[Accumulator],
+        form: TotalForm,
+    ) -> Choice<Vec<Total>> {
+        self.block(body)?;
+        let mut totals = vec![];
+        for (number, a) in (0u32..).zip(accumulators) {
+            let dtype = self.kernel.dtype(a.init);
+            let (op, identity) = self.combination(a.combine, dtype)?;
+            let item = self.src(a.item)?;
+            self.push(Inst::Accumulate { op, accumulator: number, a: item });
+            let words = match form {
+                TotalForm::Lanes => self.width.bytes() / 8,
+                TotalForm::One => 1,
+            };
+            totals.push(Total { identity, op, result: self.keep(words as usize), form });
+        }
+        if self.insts.len() > MOST_INSTRUCTIONS {
+            return self.unsupported("a loop of that many operations");
+        }
+        let phase =
+            Phase { body: std::mem::take(&mut self.insts), run: Run::Groups(1), totals: totals.clone() };
+        let run = Run::Groups(self.groups(&phase));
+        self.phases.push(Phase { run, ..phase });
+        Ok(totals)
+    }
+
+    /// Groups of lanes for the main loop of a phase: as many as find registers, so that results that are waited for
+    /// leave something to do.
+    fn groups(&self, phase: &Phase) -> usize {
+        let loops = phase.body.iter().any(|i| matches!(i, Inst::Begin { .. }));
+        let room = self.width.registers() - TEMPORARIES;
+        let each = phase.live() + phase.totals.len();
+        match phase.body.len() {
+            n if n <= MOST_IN_TURN && !loops => (room / each).clamp(1, MOST_GROUPS),
+            _ => 1,
+        }
+    }
+
+    /// Makes what was selected a phase.
+    pub fn close(&mut self, run: Run, totals: Vec<Total>) {
+        let body = std::mem::take(&mut self.insts);
+        self.phases.push(Phase { body, run, totals });
+    }
+
+    /// The program of all phases.
+    pub fn selection(self) -> Selection {
+        let program =
+            LoopProgram { phases: self.phases, registers: self.registers, row_steps: self.row_steps };
+        Selection { program, words: self.words, hoisted: self.hoisted, dtypes: self.dtypes }
+    }
+
+    /// The first of parameters that the program writes.
+    pub fn keep(&mut self, words: usize) -> Param {
+        let first = Param(self.words.len() as u32);
+        self.words.extend(vec![Word::Kept; words]);
+        first
+    }
+
+    /// Width of the vectors.
+    pub fn width(&self) -> Width {
+        self.width
+    }
+
     pub fn unsupported<T>(&self, what: impl Into<String>) -> Choice<T> {
         Err(WideError::Unsupported(what.into()))
     }
@@ -175,9 +255,15 @@ impl Selector<'_> {
     }
 
     /// A value in every lane.
-    fn src(&mut self, val: Val) -> Choice<Src> {
+    pub fn src(&mut self, val: Val) -> Choice<Src> {
         match self.rep(val) {
             Rep::Lanes(src) => Ok(src),
+            Rep::Row(phase, reg) => {
+                let param = self.keep(1);
+                self.phases[phase].body.push(Inst::Keep { param, a: reg.into() });
+                self.reps.insert(val, Rep::Lanes(Src::Param(param)));
+                Ok(Src::Param(param))
+            }
             Rep::Uniform(_, Some(bits)) => Ok(Src::Bits(bits)),
             Rep::Uniform(val, None) if self.dtype(val).bits() <= 32 => {
                 Ok(Src::Param(self.word(Word::Scalar(val))))
@@ -187,12 +273,12 @@ impl Selector<'_> {
     }
 
     /// The expression with unrolled variables and renamed scalars replaced.
-    fn ix(&self, ix: &Ix) -> Ix {
+    pub fn ix(&self, ix: &Ix) -> Ix {
         ix.map_leaves(&mut |leaf| match leaf {
             Ix::Var(v) => self.vars.get(v).cloned().unwrap_or_else(|| leaf.clone()),
             Ix::Scalar(s) => match self.rep(*s) {
                 Rep::Uniform(val, _) => Ix::Scalar(val),
-                Rep::Lanes(_) => leaf.clone(),
+                Rep::Lanes(_) | Rep::Row(..) => leaf.clone(),
             },
             Ix::Const(_) | Ix::Dim(_) => leaf.clone(),
             Ix::Add(..) | Ix::Mul(..) | Ix::FloorDiv(..) | Ix::Mod(..) | Ix::Min(..) | Ix::Max(..) => {
@@ -202,15 +288,15 @@ impl Selector<'_> {
     }
 
     /// Whether the (replaced) expression differs between lanes or iterations inside.
-    fn varies(&self, ix: &Ix) -> bool {
+    pub fn varies(&self, ix: &Ix) -> bool {
         ix.any_leaf(&|leaf| match leaf {
             Ix::Var(v) => *v == self.axis.var || self.inner.iter().any(|i| i.0 == *v),
-            Ix::Scalar(s) => matches!(self.reps.get(s), Some(Rep::Lanes(_))),
+            Ix::Scalar(s) => matches!(self.reps.get(s), Some(Rep::Lanes(_) | Rep::Row(..))),
             _ => false,
         })
     }
 
-    fn uses_row(&self, ix: &Ix) -> bool {
+    pub fn uses_row(&self, ix: &Ix) -> bool {
         self.row.is_some_and(|row| ix.uses(row))
     }
 
@@ -218,7 +304,7 @@ impl Selector<'_> {
         block.iter().try_for_each(|stmt| self.stmt(stmt))
     }
 
-    fn stmt(&mut self, stmt: &Stmt) -> Choice<()> {
+    pub fn stmt(&mut self, stmt: &Stmt) -> Choice<()> {
         if self.insts.len() > MOST_INSTRUCTIONS {
             return self.unsupported("a loop of that many operations");
         }
@@ -255,7 +341,7 @@ impl Selector<'_> {
     fn uniform(&self, operands: &[Val]) -> Option<SmallVec<[Val; 3]>> {
         let one = |v: &Val| match self.rep(*v) {
             Rep::Uniform(val, _) => Some(val),
-            Rep::Lanes(_) => None,
+            Rep::Lanes(_) | Rep::Row(..) => None,
         };
         operands.iter().map(one).collect()
     }
@@ -312,7 +398,8 @@ impl Selector<'_> {
         }
         let size = (storage.bits() / 8) as i64;
         let constant = |ix: &Ix, var: Var| {
-            let linear = ix.linear(var, &|v| matches!(self.reps.get(&v), Some(Rep::Lanes(_))))?;
+            let varies = |v| matches!(self.reps.get(&v), Some(Rep::Lanes(_) | Rep::Row(..)));
+            let linear = ix.linear(var, &varies)?;
             Some((linear.coefficient.as_const()?, linear.rest))
         };
         let far = || WideError::Unsupported("elements far apart or not in line".to_owned());
@@ -364,9 +451,9 @@ impl Selector<'_> {
                 return self.unsupported("guards that differ between rows");
             }
         }
-        if !self.varies(&index) {
-            if self.uses_row(&index) {
-                return self.unsupported("scalars that differ between rows");
+        if !self.varies(&index) && !self.uses_row(&index) {
+            if self.written.contains(&buffer) {
+                return self.unsupported("scalars that rows may write");
             }
             return self.hoist(dst, Op::Load { buffer, index, guard });
         }
@@ -527,7 +614,7 @@ impl Selector<'_> {
     }
 
     /// The instruction and the neutral element of a combination.
-    fn combination(&self, prim: Prim, dtype: DType) -> Choice<(Binary, u32)> {
+    pub fn combination(&self, prim: Prim, dtype: DType) -> Choice<(Binary, u32)> {
         Ok(match (prim, dtype) {
             (Prim::Add, DType::F32) => (Binary::AddF, 0),
             (Prim::Mul, DType::F32) => (Binary::MulF, 1.0f32.to_bits()),
@@ -541,6 +628,25 @@ impl Selector<'_> {
             (Prim::Max, DType::I32) => (Binary::MaxS, i32::MIN as u32),
             _ => return self.unsupported(format!("reductions by {} of {dtype}", prim.name())),
         })
+    }
+}
+
+/// Buffers that a block writes.
+fn stored(block: &Block, written: &mut FxHashSet<BufferId>) {
+    for stmt in block {
+        match stmt {
+            Stmt::Let { .. } => {}
+            Stmt::Store { buffer, .. } => {
+                written.insert(*buffer);
+            }
+            Stmt::For(l) => stored(&l.body, written),
+            Stmt::Reduce(r) => stored(&r.body, written),
+            Stmt::If { then, otherwise, .. } => {
+                stored(then, written);
+                stored(otherwise, written);
+            }
+            Stmt::Contract(c) => stored(&c.epilogue, written),
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mne
 use kiln_ir::{DType, Prim};
 
 use super::tile::{MOST_ROWS, Tile};
-use super::{WideFunction, Width, features, select};
-use crate::kir::{Bound, Kernel, KernelBuilder, Stmt};
+use super::{WideFunction, Width, features, lanes_of_row, select, select_rows};
+use crate::kir::{Bound, Kernel, KernelBuilder, LoopKind, Stmt};
 
 const WIDTHS: [Width; 2] = [Width::W256, Width::W512];
 
@@ -135,6 +135,47 @@ fn loops_keep_to_their_registers_and_features_and_spill() {
                     assert!(function.listing().contains("rsp+"), "{}", function.listing());
                 }
             }
+        }
+    }
+}
+
+/// Softmax of rows of 100, the exponentials kept.
+fn rows() -> Kernel {
+    let mut b = KernelBuilder::new("rows");
+    let (x, out) = (b.input(DType::F32), b.output(DType::F32));
+    let kept = b.scratch(DType::F32, 100);
+    b.sequential(7, |b, row| {
+        let at = row * 100;
+        let low = b.literal(DType::F32, f64::NEG_INFINITY);
+        let max =
+            b.reduce(LoopKind::Vector, 100, &[(Prim::Max, low)], |b, i| vec![b.load(x, at.clone() + i)])[0];
+        let zero = b.literal(DType::F32, 0.0);
+        let sum = b.reduce(LoopKind::Vector, 100, &[(Prim::Add, zero)], |b, i| {
+            let v = b.load(x, at.clone() + i.clone());
+            let v = b.apply(Prim::Sub, &[v, max]);
+            let v = b.apply(Prim::Exp, &[v]);
+            b.store(kept, i, v);
+            vec![v]
+        })[0];
+        let root = b.apply(Prim::Sqrt, &[sum]);
+        b.vector(100, |b, i| {
+            let v = b.load(kept, i.clone());
+            let v = b.apply(Prim::Div, &[v, root]);
+            b.store(out, at.clone() + i, v);
+        });
+    });
+    b.finish().unwrap()
+}
+
+#[test]
+fn rows_keep_to_their_registers_and_features() {
+    let kernel = rows();
+    let [Stmt::For(l)] = kernel.body.as_slice() else { panic!("one loop") };
+    let axis = lanes_of_row(&l.body).unwrap();
+    for width in WIDTHS {
+        let selection = select_rows(&kernel, width, &l.axis, axis, &l.body).unwrap();
+        for count in [None, Some(100), Some(128)] {
+            check(&selection.function(count, width).unwrap(), allowed(width));
         }
     }
 }
