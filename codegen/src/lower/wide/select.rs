@@ -7,7 +7,7 @@ use kiln_ir::{DType, Prim, Scalar};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::lir::{Access, Binary, Inst, LoopId, LoopProgram, Param, Reg, Src, Step, Total};
+use super::lir::{Access, Binary, Inst, LoopId, LoopProgram, Param, Reg, Src, Step, Total, without_unused};
 use super::{WideError, Width, access};
 use crate::kir::{
     Accumulator, Axis, Block, BufferId, For, Guard, Ix, Kernel, Op, Reduce, Stmt, Val, Var, compute_dtype,
@@ -67,10 +67,10 @@ enum Rep {
 /// What is selected: one group of lanes.
 pub(super) struct Selector<'k> {
     kernel: &'k Kernel,
-    width: Width,
+    pub width: Width,
     axis: &'k Axis,
     row: Option<Var>,
-    insts: Vec<Inst>,
+    pub insts: Vec<Inst>,
     registers: u32,
     reps: FxHashMap<Val, Rep>,
     vars: FxHashMap<Var, Ix>,
@@ -121,15 +121,15 @@ pub fn select(
     if s.insts.len() > MOST_INSTRUCTIONS {
         return Err(WideError::Unsupported("a loop of that many operations".to_owned()));
     }
-    let groups = match s.insts.len() {
+    let body = without_unused(s.insts);
+    let groups = match body.len() {
         0..=12 => 4,
         13..=40 => 2,
         _ => 1,
     };
     let room = (width.registers() - 8) / totals.len().max(1);
     let groups = if totals.is_empty() { groups } else { groups.min(room).max(1) };
-    let program =
-        LoopProgram { body: s.insts, registers: s.registers, groups, totals, row_steps: s.row_steps };
+    let program = LoopProgram { body, registers: s.registers, groups, totals, row_steps: s.row_steps };
     Ok(Selection { program, words: s.words, hoisted: s.hoisted, dtypes: s.dtypes })
 }
 
