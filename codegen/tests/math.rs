@@ -80,6 +80,56 @@ fn exp_is_accurate() {
     worst(Prim::Exp, &between(-104.0, 89.0), 2.0);
 }
 
+/// `x / (1 + e^-x)`, `1 / (1 + e^-x)` and `1 / (1 + e^x)`, with the same values where a factor of 1 stands before `x`.
+#[test]
+fn sigmoids_are_accurate() {
+    let inputs: Vec<f32> = patterns().into_iter().chain(between(-90.0, 90.0)).collect();
+    let n = inputs.len();
+    let mut b = KernelBuilder::new("sigmoids");
+    let (x, out) = (b.input(DType::F32), b.output(DType::F32));
+    b.vector(n as i64, |b, i| {
+        let v = b.load(x, i.clone());
+        let one = b.literal(DType::F32, 1.0);
+        let scaled = b.apply(Prim::Mul, &[one, v]);
+        let minus = b.apply(Prim::Neg, &[scaled]);
+        let (down, up) = (b.apply(Prim::Exp, &[minus]), b.apply(Prim::Exp, &[v]));
+        let (down, up) = (b.apply(Prim::Add, &[one, down]), b.apply(Prim::Add, &[up, one]));
+        let results = [(v, down), (one, down), (one, up)];
+        for (part, (dividend, divisor)) in (0i64..).zip(results) {
+            let value = b.apply(Prim::Div, &[dividend, divisor]);
+            b.store(out, i.clone() + part * n as i64, value);
+        }
+    });
+    let kernel = b.finish().unwrap();
+    let bytes: Vec<u8> = inputs.iter().flat_map(|v| v.to_le_bytes()).collect();
+    for tier in tiers() {
+        let got = run_compiled(&kernel, tier, &[bytes.clone(), vec![0; 12 * n]], &[], u64::MAX);
+        let got: Vec<f32> =
+            got[1].chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect();
+        let mut most = 0.0f64;
+        for (i, &x) in inputs.iter().enumerate() {
+            let x = f64::from(x);
+            let (down, up) = (1.0 + (-x).exp(), 1.0 + x.exp());
+            for (part, (exact, divisor)) in
+                [(x / down, down), (1.0 / down, down), (1.0 / up, up)].into_iter().enumerate()
+            {
+                let got = got[part * n + i];
+                // Of divisors near the largest number, the quotient is 0 or nearly.
+                if divisor >= 2f64.powi(126) && exact.is_finite() {
+                    let least = f64::from(f32::MIN_POSITIVE) * 1.01 * x.abs().max(1.0);
+                    assert!(f64::from(got).abs() <= least, "{x:e}: {got:e} on {}", tier.name());
+                } else if divisor.is_infinite() && got.is_nan() == exact.is_nan() {
+                    continue;
+                } else {
+                    most = most.max(ulps(exact, got));
+                }
+            }
+        }
+        println!("sigmoids {}: {most:.2} ulp", tier.name());
+        assert!(most <= 3.0, "{most} ulp on {}", tier.name());
+    }
+}
+
 #[test]
 fn log_is_accurate() {
     worst(Prim::Log, &patterns(), 2.0);

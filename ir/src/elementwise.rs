@@ -135,7 +135,7 @@ pub static TABLE: &[Row] = &[
     row("sigmoid", X, &[], Float, Same, "1 / (1 + exp(-x))"),
     row("hard_sigmoid", X, &["alpha", "beta"], Float, Same, "min(max(alpha * x + beta, 0), 1)"),
     row("silu", X, &["alpha"], Float, Same, "x / (1 + exp(-(alpha * x)))"),
-    row("hard_swish", X, &[], Float, Same, "x * min(max(x / 6 + 0.5, 0), 1)"),
+    row("hard_swish", X, &[], Float, Same, "x * min(max(x * 0.16666666666666666 + 0.5, 0), 1)"),
     row("softplus", X, &[], Float, Same, "max(x, 0) + log1p(exp(-abs(x)))"),
     row("softsign", X, &[], Float, Same, "x / (1 + abs(x))"),
     row("mish", X, &[], Float, Same, "x * tanh(max(x, 0) + log1p(exp(-abs(x))))"),

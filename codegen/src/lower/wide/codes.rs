@@ -13,7 +13,8 @@ pub(super) fn pick<T>(width: Width, w256: T, w512: T) -> T {
     }
 }
 
-/// The instruction of an operation on two vectors.
+/// The instruction of an operation on two vectors. Those of 512 bits alone ([`Binary::Scale`], [`Binary::Ratio`], which
+/// begins with this one) are no valid code for 256.
 pub(super) fn binary(width: Width, op: Binary) -> Code {
     let (w256, w512) = match op {
         Binary::AddF => (Code::VEX_Vaddps_ymm_ymm_ymmm256, Code::EVEX_Vaddps_zmm_k1z_zmm_zmmm512b32_er),
@@ -22,8 +23,8 @@ pub(super) fn binary(width: Width, op: Binary) -> Code {
         Binary::DivF => (Code::VEX_Vdivps_ymm_ymm_ymmm256, Code::EVEX_Vdivps_zmm_k1z_zmm_zmmm512b32_er),
         Binary::MinF => (Code::VEX_Vminps_ymm_ymm_ymmm256, Code::EVEX_Vminps_zmm_k1z_zmm_zmmm512b32_sae),
         Binary::MaxF => (Code::VEX_Vmaxps_ymm_ymm_ymmm256, Code::EVEX_Vmaxps_zmm_k1z_zmm_zmmm512b32_sae),
-        // The assembler refuses the invalid instruction.
-        Binary::ScaleF => (Code::INVALID, Code::EVEX_Vscalefps_zmm_k1z_zmm_zmmm512b32_er),
+        Binary::Scale => (Code::INVALID, Code::EVEX_Vscalefps_zmm_k1z_zmm_zmmm512b32_er),
+        Binary::Ratio => (Code::INVALID, Code::EVEX_Vrcp14ps_zmm_k1z_zmmm512b32),
         Binary::AddI => (Code::VEX_Vpaddd_ymm_ymm_ymmm256, Code::EVEX_Vpaddd_zmm_k1z_zmm_zmmm512b32),
         Binary::SubI => (Code::VEX_Vpsubd_ymm_ymm_ymmm256, Code::EVEX_Vpsubd_zmm_k1z_zmm_zmmm512b32),
         Binary::MulI => (Code::VEX_Vpmulld_ymm_ymm_ymmm256, Code::EVEX_Vpmulld_zmm_k1z_zmm_zmmm512b32),

@@ -86,6 +86,7 @@ impl Emission<'_> {
                     self.copy(dst, a);
                 }
             }
+            Inst::Binary { op: Binary::Ratio, dst, a, b } => self.ratio(inst, *dst, *a, *b)?,
             Inst::Binary { op, dst, a, b } => {
                 let (a, b) = (self.register(*a)?, self.operand(*b)?);
                 let dst = self.result(inst, *dst)?;
@@ -183,6 +184,26 @@ impl Emission<'_> {
         for &reg in carried {
             self.registers.unpin(reg);
         }
+    }
+
+    /// A quotient by Newton's iteration on the reciprocal. An estimate to 14 bits of the reciprocal of infinity is 0, and
+    /// that of large divisors is subnormal, where the iteration fails: the mask leaves both out.
+    fn ratio(&mut self, inst: &Inst, dst: Reg, a: Src, b: Src) -> Result<(), WideError> {
+        let (ra, rb) = (self.register(a)?, self.register(b)?);
+        let (estimate, error) = (self.temporary()?, self.temporary()?);
+        let code = codes::binary(self.width, Binary::Ratio);
+        self.asm.op2(code, estimate, rb);
+        self.fill(error, 1.0f32.to_bits());
+        self.asm.op3(Code::EVEX_Vfnmadd231ps_zmm_k1z_zmm_zmmm512b32_er, error, rb, estimate);
+        let limit = self.constant(2f32.powi(126).to_bits());
+        // Not greater or equal, without signals: NaN counts.
+        let compare = Code::EVEX_Vcmpps_kr_k1_zmm_zmmm512b32_imm8_sae;
+        self.asm.op(compare, &[MASK.into(), rb.into(), limit.into(), 0x19.into()]);
+        let code = codes::fma(self.width, Fma::F213);
+        self.zeroed_op(code, &[error.into(), estimate.into(), estimate.into()], Some(MASK));
+        let dst = self.result(inst, dst)?;
+        self.asm.op3(codes::binary(self.width, Binary::MulF), dst, ra, error);
+        Ok(())
     }
 
     /// `a * b + c` in the form that overwrites what is not needed any more.

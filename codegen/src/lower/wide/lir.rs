@@ -4,6 +4,7 @@
 //! zeros. A program is run once per group of lanes; groups share nothing but the accumulators' final combination.
 
 use kiln_ir::DType;
+use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 /// A virtual register.
@@ -46,8 +47,11 @@ pub enum Binary {
     MinF,
     /// Larger float.
     MaxF,
-    /// Float times two to the power of the other, rounded down; 512 bits only.
-    ScaleF,
+    /// `a * 2^floor(b)`, rounded once; 512-bit vectors only.
+    Scale,
+    /// Quotient by a divisor of at least 1 (or NaN), to 2 units in the last place; 0 times the dividend where the divisor
+    /// is at least 2^126. 512-bit vectors only.
+    Ratio,
     /// Integer sum.
     AddI,
     /// Integer difference.
@@ -80,7 +84,8 @@ impl Binary {
             | Binary::DivF
             | Binary::MinF
             | Binary::MaxF
-            | Binary::ScaleF => true,
+            | Binary::Scale
+            | Binary::Ratio => true,
             Binary::AddI
             | Binary::SubI
             | Binary::MulI
@@ -403,6 +408,18 @@ impl Inst {
                 Src::Bits(_) | Src::Param(_) => None,
             })
             .collect()
+    }
+}
+
+/// Removes what defines values that nothing uses.
+pub fn without_unused(mut body: Vec<Inst>) -> Vec<Inst> {
+    loop {
+        let used: FxHashSet<Reg> = body.iter().flat_map(Inst::sources).collect();
+        let before = body.len();
+        body.retain(|inst| inst.result().is_none_or(|r| used.contains(&r)));
+        if body.len() == before {
+            return body;
+        }
     }
 }
 

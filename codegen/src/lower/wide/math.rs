@@ -1,4 +1,5 @@
-//! Elementary functions of single precision in vector programs: the polynomials of the portable lowering.
+//! Elementary functions of single precision in vector programs: the polynomials of the portable lowering, and for 512
+//! bits what its instructions save.
 //!
 //! Bounds in units in the last place against the exact result: exp 1, log 1, tanh 1.5, erf 1.2. NaN in gives NaN out.
 
@@ -66,8 +67,52 @@ impl Selector<'_> {
         }
     }
 
-    /// e^x: `2^n * e^r` with `|r| <= ln(2) / 2`; the polynomial is that of Cephes' `expf`.
+    /// Whether a value is known to be 1 or more, infinite or NaN: one plus an exponential.
+    pub fn at_least_one(&self, x: Src) -> bool {
+        let Some(&Inst::Binary { op: Binary::AddF, a, b, .. }) = self.definition(x) else { return false };
+        let exponential = |x: Src| matches!(self.definition(x), Some(Inst::Binary { op: Binary::Scale, .. }));
+        (a == float(1.0) && exponential(b)) || (b == float(1.0) && exponential(a))
+    }
+
+    /// The instruction that defines a value.
+    fn definition(&self, x: Src) -> Option<&Inst> {
+        let Src::Reg(reg) = x else { return None };
+        self.insts.iter().rev().find(|inst| inst.result() == Some(reg))
+    }
+
+    /// e^x.
     pub fn exp(&mut self, x: Src) -> Reg {
+        match self.width() {
+            Width::W256 => self.exp_in_two_steps(x),
+            Width::W512 => self.exp_scaled(x),
+        }
+    }
+
+    /// e^x: `2^n * e^r` with `|r| <= ln(2) / 2`, scaled by one instruction. The polynomial `1 + r + r^2 * q(r)` is the one
+    /// of least relative error with q of degree 4: 2^-29. A negation of `x` goes into the constants.
+    fn exp_scaled(&mut self, x: Src) -> Reg {
+        const SIGN: Src = Src::Bits(0x8000_0000);
+        let (x, sign) = match self.definition(x) {
+            Some(&Inst::Binary { op: Binary::Xor, a, b: SIGN, .. }) => (a, -1.0),
+            _ => (x, 1.0),
+        };
+        let (low, high) = if sign > 0.0 { (-104.0, 88.8) } else { (-88.8, 104.0) };
+        let x = self.clamp(x, low, high);
+        // Adding 1.5 * 2^23 rounds to an integer.
+        let magic = float(12_582_912.0);
+        let shifted = self.mul_add(x, float(sign * std::f32::consts::LOG2_E), magic);
+        let n = self.binary(Binary::SubF, shifted, magic);
+        // sign * r: -ln(2) in two parts, the first of which multiplies n exactly.
+        let r = self.mul_add(n, float(sign * -0.693_359_375), x);
+        let r = self.mul_add(n, float(sign * 2.121_944_4e-4), r);
+        let [c6, c5, c4, c3, c2] =
+            [1.381_454_1e-3, 8.368_745e-3, 4.166_839e-2, 1.666_652_1e-1, 4.999_999_4e-1];
+        let p = self.horner(r, &[c6, sign * c5, c4, sign * c3, c2, sign, 1.0]);
+        self.binary(Binary::Scale, p, n)
+    }
+
+    /// e^x: `2^n * e^r` with `|r| <= ln(2) / 2`; the polynomial is that of Cephes' `expf`.
+    fn exp_in_two_steps(&mut self, x: Src) -> Reg {
         let x = self.clamp(x, -104.0, 88.8);
         self.exp_within(x)
     }
@@ -92,7 +137,7 @@ impl Selector<'_> {
         let p = self.mul_add(p, square, r);
         let p = self.binary(Binary::AddF, p, float(1.0));
         if self.width() == Width::W512 {
-            return self.binary(Binary::ScaleF, p, n);
+            return self.binary(Binary::Scale, p, n);
         }
         // 2^n in two steps: n reaches from -150 to 128, beyond one exponent.
         let n = self.binary(Binary::SubI, shifted, magic);

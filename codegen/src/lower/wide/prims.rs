@@ -6,6 +6,9 @@ use super::lir::{Binary, Compare, Shift, Src, Unary};
 use super::math::float;
 use super::select::{Choice, Selector};
 
+/// Bits of 1.0.
+const ONE: u32 = 1f32.to_bits();
+
 fn signed(dtype: DType) -> bool {
     dtype.class() == DClass::Signed
 }
@@ -29,7 +32,9 @@ impl Selector<'_> {
         Ok(Src::Reg(match (prim, args) {
             (Prim::Add, &[x, y]) => self.binary(Binary::AddF, x, y),
             (Prim::Sub, &[x, y]) => self.binary(Binary::SubF, x, y),
+            (Prim::Mul, &[x, Src::Bits(ONE)] | &[Src::Bits(ONE), x]) => return Ok(x),
             (Prim::Mul, &[x, y]) => self.binary(Binary::MulF, x, y),
+            (Prim::Div, &[x, y]) if self.at_least_one(y) => self.binary(Binary::Ratio, x, y),
             (Prim::Div, &[x, y]) => self.binary(Binary::DivF, x, y),
             (Prim::Min, &[x, y]) => self.float_min_max(Binary::MinF, x, y),
             (Prim::Max, &[x, y]) => self.float_min_max(Binary::MaxF, x, y),

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::lir::{
     Access, Binary, Inst, LoopId, LoopProgram, Param, Phase, Reg, Run, Src, Step, Total, TotalForm,
+    without_unused,
 };
 use super::{WideError, Width, access};
 use crate::kir::{
@@ -170,8 +171,11 @@ impl<'k> Selector<'k> {
         if self.insts.len() > MOST_INSTRUCTIONS {
             return self.unsupported("a loop of that many operations");
         }
-        let phase =
-            Phase { body: std::mem::take(&mut self.insts), run: Run::Groups(1), totals: totals.clone() };
+        let phase = Phase {
+            body: without_unused(std::mem::take(&mut self.insts)),
+            run: Run::Groups(1),
+            totals: totals.clone(),
+        };
         let run = Run::Groups(self.groups(&phase));
         self.phases.push(Phase { run, ..phase });
         Ok(totals)
