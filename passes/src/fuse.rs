@@ -3,18 +3,21 @@
 //! What code generation may rely on, for every graph called by `fusion`:
 //! - it holds only elementwise operators, casts, index maps (broadcast, transpose, reshape that adds or drops axes of
 //!   size 1, slice, pad, gather, iota), quantization, constants of one element, reductions, and at most one hero
-//!   (contraction, convolution, pooling, concatenation);
+//!   (contraction, convolution, pooling, concatenation), or two contractions;
 //! - *loop*: without reduction and hero, all outputs have one shape;
 //! - *row*: all reductions reduce the same axes of one shape, which are the last ones; every output has that shape
 //!   or the reduced one;
 //! - *reduce*: the one reduction is over other axes; every other node computes its operand or works on its result;
 //! - *hero*: the hero's operands are inputs; the other nodes are elementwise on its result's shape (other operands
 //!   broadcast to it), or add or drop axes of size 1 of it; there is one output;
+//! - *attention*: two contractions, the second of which takes what rows along the last axis, of known length, make of
+//!   the result of the first; elementwise operators and reshapes besides; there is one output;
 //! - slices, pads and gathers read inputs, or other index maps of inputs;
 //! - types have known rank and no strings, complex or packed dtypes.
 //!
 //! Reshapes stay outside where they are views of a whole value; nodes without a kernel stay outside as they are.
 
+mod attention;
 mod grow;
 mod outline;
 mod role;
@@ -36,6 +39,8 @@ pub(crate) enum Kind {
     Reduce(Vec<usize>),
     /// One hero whose result has shape `domain`.
     Hero,
+    /// A contraction whose left operand comes from rows over the last axis, which come from a contraction.
+    Attention,
 }
 
 /// Nodes that become one kernel.

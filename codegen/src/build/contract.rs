@@ -28,7 +28,7 @@ pub struct Tuning {
 const UNKNOWN_DEPTH: i64 = 512;
 
 /// Arithmetic operations in a chunk: some microseconds.
-const CHUNK_FLOPS: i64 = 1_000_000;
+pub(super) const CHUNK_FLOPS: i64 = 1_000_000;
 
 /// Row loops shorter than this are joined with outer axes although the left operand is not affine in the join.
 const SHORT_ROWS: i64 = 64;
@@ -39,16 +39,16 @@ const MOST_LINE: i64 = 512;
 const MAX_SPLITS: usize = 8;
 
 /// The pieces of a contraction before loops are chosen.
-struct Pieces {
-    roots: Vec<Root>,
+pub(super) struct Pieces {
+    pub roots: Vec<Root>,
     /// Left and right element.
-    a: TermId,
-    b: TermId,
+    pub a: TermId,
+    pub b: TermId,
     /// Result axes, in order.
-    order: Vec<AxisId>,
+    pub order: Vec<AxisId>,
     /// Reduced axes, outermost first.
-    reduced: Vec<AxisId>,
-    acc: DType,
+    pub reduced: Vec<AxisId>,
+    pub acc: DType,
 }
 
 /// Lowers a region around the contraction or convolution `hero`.
@@ -105,7 +105,7 @@ fn initial_factors(
     Ok(factors)
 }
 
-fn pieces(
+pub(super) fn pieces(
     trace: &mut Trace<'_, '_>,
     region: &Region<'_>,
     hero: NodeId,
@@ -426,7 +426,7 @@ impl Parts<'_> {
 }
 
 /// An operand's statements with its groups bound.
-fn operand(
+pub(super) fn operand(
     e: &mut Emitter<'_>,
     b: &mut KernelBuilder,
     term: TermId,
@@ -496,7 +496,7 @@ fn packable(trace: &Trace<'_, '_>, term: TermId) -> bool {
 }
 
 /// Begin and extent of a blocked range; the blocks join the grid.
-fn blocked(
+pub(super) fn blocked(
     e: &mut Emitter<'_>,
     b: &mut KernelBuilder,
     extent: &Dim,

@@ -48,6 +48,19 @@ impl Group {
     }
 }
 
+/// Rows of a value that the kernel itself computes.
+#[derive(Clone, Debug)]
+pub struct LocalRows {
+    /// Where they are.
+    pub buffer: BufferId,
+    /// The axis that counts them.
+    pub axis: AxisId,
+    /// Elements between them.
+    pub stride: i64,
+    /// Axes that are the same for all of them.
+    pub outer: Vec<AxisId>,
+}
+
 /// Largest reduction, in iterations, that is written out instead of looped over.
 const UNROLL: i64 = 32;
 
@@ -73,6 +86,10 @@ pub struct Emitter<'a> {
     keeps: FxHashMap<TermId, (BufferId, AxisId)>,
     /// Values that are loaded instead of computed.
     kept: FxHashMap<TermId, (BufferId, AxisId)>,
+    /// Sources that are rows in scratch.
+    local: FxHashMap<usize, LocalRows>,
+    /// Which of them is at hand, counted from the first one in scratch.
+    row: Ix,
     /// Buffers of `params`.
     param_buffers: Vec<BufferId>,
     /// First thing that went wrong.
@@ -103,6 +120,8 @@ impl<'a> Emitter<'a> {
             vector: None,
             keeps: FxHashMap::default(),
             kept: FxHashMap::default(),
+            local: FxHashMap::default(),
+            row: Ix::Const(0),
             param_buffers: vec![],
             refusal: None,
         }
@@ -168,6 +187,28 @@ impl<'a> Emitter<'a> {
             self.keeps.insert(made.0, (buffer, made.1));
             self.kept.insert(used.0, (buffer, used.1));
         }
+    }
+
+    /// Makes a source rows in scratch.
+    pub fn local(&mut self, source: usize, rows: LocalRows) {
+        self.local.insert(source, rows);
+    }
+
+    /// Says which of the rows in scratch is at hand.
+    pub fn at_row(&mut self, row: Ix) {
+        self.row = row;
+    }
+
+    fn local_index(&mut self, rows: &LocalRows, offset: &Expr) -> Ix {
+        let mut index = self.row.clone() * rows.stride;
+        for (atom, coefficient) in offset.terms() {
+            match atom {
+                Atom::Axis(a) if *a == rows.axis || rows.outer.contains(a) => {}
+                Atom::Axis(a) if coefficient.as_known() == Some(1) => index = index + self.variable(*a),
+                _ => self.refuse("rows in scratch are read out of line"),
+            }
+        }
+        index
     }
 
     fn variable(&mut self, axis: AxisId) -> Ix {
@@ -323,6 +364,13 @@ impl<'a> Emitter<'a> {
         guards: &[InRange],
         otherwise: Literal,
     ) -> Val {
+        if let Some(rows) = self.local.get(&source).cloned() {
+            if !guards.is_empty() {
+                self.refuse("rows in scratch are read under a condition");
+            }
+            let index = self.local_index(&rows, offset);
+            return b.load(rows.buffer, index);
+        }
         if let Some((buffer, offset)) = self.relaid(b, id, source, offset, guards) {
             let index = self.ix(b, &offset);
             return b.load(buffer, index);

@@ -9,6 +9,7 @@ use kiln_runtime::program::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::attention::{self, Attention};
 use super::emit::Param;
 use super::expr::strides;
 use super::loops::Lowered;
@@ -275,6 +276,40 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
         }
     }
 
+    /// Lowers the region of a fusion: as one kernel, or in parts if it is attention.
+    fn region(
+        &mut self,
+        scope: &mut Scope<'m>,
+        region: &Region<'m>,
+        nodes: &[NodeId],
+    ) -> std::result::Result<(), Refusal> {
+        let Some(found) = attention::find(region, nodes) else { return self.kernels(scope, region, nodes) };
+        match self.attention(scope, region, nodes, &found) {
+            Ok(()) => Ok(()),
+            Err(refusal) => {
+                tracing::debug!(graph = region.graph.name(), reason = %refusal.0, "attention in parts");
+                self.program.note_split(region.graph.name(), &refusal);
+                let parts = found.parts(region, nodes);
+                parts.iter().try_for_each(|(part, nodes)| self.kernels(scope, part, nodes))
+            }
+        }
+    }
+
+    fn attention(
+        &mut self,
+        scope: &mut Scope<'m>,
+        region: &Region<'m>,
+        nodes: &[NodeId],
+        found: &Attention,
+    ) -> std::result::Result<(), Refusal> {
+        self.sizes_known(region.graph, nodes)?;
+        let name = kernel_name(region, nodes);
+        let constants = |v: Value| scope.constant(v);
+        let lowered = attention::lower_attention(region, found, &constants, &name)?;
+        let kernel = self.program.kernels.intern(&lowered.kernel)?;
+        self.push_kernels(scope, nodes, vec![lowered], &[kernel])
+    }
+
     /// Lowers a region to kernel steps, all or nothing.
     fn kernels(
         &mut self,
@@ -297,8 +332,19 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
                 (lowered, ids)
             }
         };
+        self.push_kernels(scope, nodes, lowered, &ids)
+    }
+
+    /// Appends the steps of kernels and of what must hold before.
+    fn push_kernels(
+        &mut self,
+        scope: &mut Scope<'m>,
+        nodes: &[NodeId],
+        lowered: Vec<Lowered>,
+        ids: &[KernelId],
+    ) -> std::result::Result<(), Refusal> {
         let mut written = FxHashMap::default();
-        for (l, kernel) in lowered.into_iter().zip(ids) {
+        for (l, &kernel) in lowered.into_iter().zip(ids) {
             let provenance = self.provenance(scope, nodes);
             for Fit { most, size, what } in &l.fits {
                 let (left, right, what) = (most.clone(), size - Dim::known(1), what.clone());
@@ -386,7 +432,7 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
         }
         let region =
             Region { graph, nodes: nodes.iter().copied().collect(), outputs, stored: FxHashSet::default() };
-        let whole = if region.outputs.is_empty() { Ok(()) } else { self.kernels(&mut own, &region, &nodes) };
+        let whole = if region.outputs.is_empty() { Ok(()) } else { self.region(&mut own, &region, &nodes) };
         if let Err(refusal) = whole {
             tracing::debug!(graph = graph.name(), reason = %refusal.0, "fusion is split");
             self.program.note_split(graph.name(), &refusal);

@@ -7,6 +7,7 @@
 //! axes ([`expr`]); [`loops`] and [`contract`] choose loops; [`emit`] writes kernel IR; [`function`] places values in
 //! slots and kernels in steps.
 
+mod attention;
 mod compile;
 mod contract;
 mod emit;

@@ -131,6 +131,14 @@ impl<'a, 'g> Trace<'a, 'g> {
         }
     }
 
+    /// Goes on in another region of the graph, around another contraction.
+    pub fn enter(&mut self, region: &'a Region<'g>, hero: Option<Hero>) {
+        self.region = region;
+        self.hero = hero;
+        // What the regions compute and what they load differs.
+        self.memo.clear();
+    }
+
     pub(super) fn graph(&self) -> &'g Graph {
         self.region.graph
     }

@@ -43,6 +43,7 @@ pub(crate) fn groups(web: &Web<'_>, options: &Options) -> Vec<Group> {
     }
     grow.keep_free_outputs();
     grow.drop_views();
+    super::attention::join(web, options, &mut grow.groups);
     let mut groups: Vec<Group> = grow.groups.into_iter().filter(|g| !g.members.is_empty()).collect();
     groups.sort_by_key(|g| g.members[0]);
     groups
@@ -176,7 +177,7 @@ impl Grow<'_, '_> {
         };
         let domain = match kind {
             Kind::Row(_) | Kind::Reduce(_) => web.dims(web.node(at).operands[0]).to_vec(),
-            Kind::Loop | Kind::Hero => web.shape(at).to_vec(),
+            Kind::Loop | Kind::Hero | Kind::Attention => web.shape(at).to_vec(),
         };
         let mut mine = self.add(kind, domain, vec![at]);
         if web.roles[at] == Role::Load {
@@ -257,7 +258,7 @@ impl Grow<'_, '_> {
         web.outputs(members).iter().all(|&v| {
             let dims = web.dims(v);
             match kind {
-                Kind::Loop | Kind::Hero => dims == domain,
+                Kind::Loop | Kind::Hero | Kind::Attention => dims == domain,
                 Kind::Row(axes) => dims == domain || is_reduced(dims, domain, axes),
                 Kind::Reduce(axes) => is_reduced(dims, domain, axes),
             }
@@ -279,7 +280,7 @@ impl Grow<'_, '_> {
         let web = self.web;
         let reduced = |dims: &[Dim]| match kind {
             Kind::Row(axes) | Kind::Reduce(axes) => is_reduced(dims, domain, axes),
-            Kind::Loop | Kind::Hero => false,
+            Kind::Loop | Kind::Hero | Kind::Attention => false,
         };
         members.iter().filter(|&&m| web.roles[m] == Role::Relabel).all(|&m| {
             let inside = |p: &&usize| members.binary_search(p).is_ok();

@@ -1,0 +1,452 @@
+//! Attention as one kernel: scores of a block of queries in scratch, rows over them (softmax), their product with the
+//! values.
+//!
+//! ```text
+//! grid: batches and heads, blocks of queries
+//!     contract: queries x keys, epilogue (scale, mask)      -> scores in scratch
+//!     for queries: reductions and a loop along the keys     -> weights in the same scratch
+//!     contract: weights x values, epilogue                  -> outputs
+//! ```
+
+use kiln_ir::op::{Contract as ContractOp, ContractSpec};
+use kiln_ir::{DType, Dim, Ew, NodeId, Op, Tensor, Value};
+use rustc_hash::FxHashSet;
+
+use super::contract::{CHUNK_FLOPS, Pieces, blocked, operand, pieces};
+use super::emit::{Emitter, Group, LocalRows};
+use super::expr::{AxisId, Expr, reshape_index};
+use super::loops::{Domain, Lowered, all_exprs, bind_all, collapse, reduce_groups};
+use super::term::{Term, TermId};
+use super::trace::{Hero, Refusal, Region, Trace};
+use crate::kir::{Axis, BufferId, Contract, Ix, KernelBuilder, LoopKind, Rhs, Stmt};
+
+/// Most scores of a block of queries: 512 KiB of f32 share the second-level cache with keys and values.
+const MOST_SCORES: i64 = 1 << 17;
+
+/// Most queries of a block.
+const MOST_ROWS: i64 = 256;
+
+/// The two contractions of a region and what passes between them.
+pub struct Attention {
+    first: NodeId,
+    second: NodeId,
+    /// What the rows read of the first contraction: its result, or elementwise of it.
+    scores: Value,
+    /// The second contraction's left operand.
+    weights: Value,
+}
+
+/// The contractions of a region, if it has two that follow each other in this way.
+pub fn find(region: &Region<'_>, nodes: &[NodeId]) -> Option<Attention> {
+    let graph = region.graph;
+    let is_hero = |n: &&NodeId| matches!(graph.node(**n).op, Op::Contract(ContractOp::Einsum { .. }));
+    let heroes: Vec<NodeId> = nodes.iter().filter(is_hero).copied().collect();
+    let [first, second] = heroes[..] else { return None };
+    let result = graph.node(first).results[0];
+    let weights = *graph.node(second).operands.first()?;
+    // What depends on the first contraction, and whether by way of a reduction.
+    let mut plain: FxHashSet<Value> = FxHashSet::from_iter([result]);
+    let mut reduced: FxHashSet<Value> = FxHashSet::default();
+    let mut crossing: Vec<Value> = vec![];
+    for &n in nodes.iter().filter(|n| **n != first && **n != second) {
+        let node = graph.node(n);
+        let by_reduction =
+            matches!(node.op, Op::Reduce(_)) && node.operands.iter().any(|v| plain.contains(v));
+        if by_reduction || node.operands.iter().any(|v| reduced.contains(v)) {
+            crossing.extend(node.operands.iter().filter(|v| plain.contains(v)));
+            reduced.extend(&node.results);
+        } else if node.operands.iter().any(|v| plain.contains(v)) {
+            plain.extend(&node.results);
+        }
+    }
+    crossing.sort_unstable();
+    crossing.dedup();
+    let scores = match crossing[..] {
+        [one] => one,
+        _ => result,
+    };
+    reduced.contains(&weights).then_some(Attention { first, second, scores, weights })
+}
+
+impl Attention {
+    /// The region in three parts, each with its nodes in order: one kernel each.
+    pub fn parts<'g>(&self, region: &Region<'g>, nodes: &[NodeId]) -> Vec<(Region<'g>, Vec<NodeId>)> {
+        let mut stored = region.stored.clone();
+        let mut parts = vec![];
+        for outputs in [vec![self.scores], vec![self.weights], region.outputs.clone()] {
+            let mut own: FxHashSet<NodeId> = FxHashSet::default();
+            let mut stack = outputs.clone();
+            while let Some(v) = stack.pop() {
+                if let Some((id, node)) = region.graph.def_node(v)
+                    && region.nodes.contains(&id)
+                    && !stored.contains(&v)
+                    && own.insert(id)
+                {
+                    stack.extend(&node.operands);
+                }
+            }
+            let ordered = nodes.iter().copied().filter(|n| own.contains(n)).collect();
+            stored.extend(&outputs);
+            parts.push((
+                Region { graph: region.graph, nodes: own, outputs, stored: region.stored.clone() },
+                ordered,
+            ));
+        }
+        parts
+    }
+}
+
+/// Lowers a region with two contractions as one kernel.
+pub fn lower_attention(
+    region: &Region<'_>,
+    found: &Attention,
+    constants: &dyn Fn(Value) -> Option<Tensor>,
+    name: &str,
+) -> Result<Lowered, Refusal> {
+    let with = |v: Value| Region { stored: FxHashSet::from_iter([v]), ..region.clone() };
+    let (rows_region, product_region) = (with(found.scores), with(found.weights));
+    let mut trace = Trace::new(&product_region, constants);
+    let stages = Stages::trace(&mut trace, [region, &rows_region, &product_region], found)?;
+    let plan = Plan::new(&trace, &stages)?;
+    emit(trace, &stages, &plan, region, name)
+}
+
+/// The left and right operand of a contraction and its reduced axis.
+struct Product {
+    a: TermId,
+    b: TermId,
+    depth: AxisId,
+}
+
+/// What the three statements compute.
+struct Stages {
+    /// The scores at query `row` and key `key`.
+    scores: TermId,
+    first: Product,
+    /// The key of the first contraction's columns.
+    key: AxisId,
+    /// The weights at query `row` and key `along`.
+    weights: TermId,
+    along: AxisId,
+    /// The second contraction, its depth the keys.
+    second: Product,
+    pieces: Pieces,
+    /// The query axis.
+    row: AxisId,
+    /// Sources that are scratch.
+    local: [usize; 2],
+}
+
+impl Stages {
+    fn trace<'a, 'g>(
+        trace: &mut Trace<'a, 'g>,
+        [scores_region, rows_region, product_region]: [&'a Region<'g>; 3],
+        found: &Attention,
+    ) -> Result<Stages, Refusal> {
+        let refuse = |reason: &str| Refusal::new(reason);
+        let graph = scores_region.graph;
+        let (first, second) = (graph.node(found.first), graph.node(found.second));
+        let result = second.results[0];
+        let factors: Vec<Vec<Dim>> = trace.dims(result)?.iter().map(|d| vec![d.clone()]).collect();
+        let domain = Domain::new(&mut trace.axes, &factors);
+        trace.enter(
+            product_region,
+            Some(Hero { value: result, index: domain.index.clone(), mismatch: false }),
+        );
+        let pieces = pieces(trace, product_region, found.second, &domain)?;
+        if trace.hero.as_ref().is_some_and(|h| h.mismatch) || domain.split(trace, &pieces.roots).is_some() {
+            return Err(refuse("the product is needed at another index than its own"));
+        }
+        let spec = |op: &Op| match op {
+            Op::Contract(ContractOp::Einsum { spec, .. }) => Ok(spec.clone()),
+            other => Err(Refusal::new(format!("`{}` is no contraction", other.mnemonic()))),
+        };
+        let [depth] = pieces.reduced[..] else { return Err(refuse("a product over several axes")) };
+        let local_weights = trace.source(found.weights)?;
+        let mut index = at_labels(&spec(&second.op)?, &domain.index, depth);
+        let keys = trace.axes.extent(depth).clone();
+        let (Some(last), true) = (index.pop(), index.len() > 1) else {
+            return Err(refuse("weights of rank 1"));
+        };
+        if last != Expr::axis(depth) {
+            return Err(refuse("weights whose last axis is not summed"));
+        }
+        let [(super::expr::Atom::Axis(row), _)] = index[index.len() - 1].terms() else {
+            return Err(refuse("queries of several axes"));
+        };
+        let row = *row;
+        // The rows.
+        trace.enter(rows_region, None);
+        let along = trace.axes.add(keys.clone());
+        let at_key = |axis: AxisId| index.iter().cloned().chain([Expr::axis(axis)]).collect::<Vec<Expr>>();
+        let weights = trace.value(found.weights, &at_key(along), &[])?;
+        let local_scores = trace.source(found.scores)?;
+        // The scores.
+        let key = trace.axes.add(keys);
+        let reshaped = |trace: &Trace<'_, '_>, index: Vec<Expr>, to: Value, from: Value| {
+            let (to, from) = (trace.dims(to)?, trace.dims(from)?);
+            Ok(if to == from { index } else { reshape_index(&index, to, from, &trace.axes) })
+        };
+        let at_scores = reshaped(trace, at_key(key), found.weights, found.scores)?;
+        let value = first.results[0];
+        let at_result = reshaped(trace, at_scores.clone(), found.scores, value)?;
+        let hero = Hero { value, index: at_result.clone(), mismatch: false };
+        trace.enter(scores_region, Some(hero));
+        let scores = trace.value(found.scores, &at_scores, &[])?;
+        if trace.hero.as_ref().is_some_and(|h| h.mismatch) {
+            return Err(refuse("scores are needed at another index than their own"));
+        }
+        let first = product(trace, &spec(&first.op)?, &first.operands, &at_result)?;
+        let second = Product { a: pieces.a, b: pieces.b, depth };
+        let local = [local_scores, local_weights];
+        Ok(Stages { scores, first, key, weights, along, second, pieces, row, local })
+    }
+}
+
+/// The index of the left operand.
+fn at_labels(spec: &ContractSpec, out: &[Expr], depth: AxisId) -> Vec<Expr> {
+    let at = |label: &u8| {
+        let own = spec.out.iter().position(|l| l == label);
+        own.map_or_else(|| Expr::axis(depth), |i| out[i].clone())
+    };
+    spec.lhs.iter().map(at).collect()
+}
+
+/// The operands of a contraction for a result at `index`.
+fn product(
+    trace: &mut Trace<'_, '_>,
+    spec: &ContractSpec,
+    operands: &[Value],
+    index: &[Expr],
+) -> Result<Product, Refusal> {
+    let summed: Vec<usize> = (0..spec.lhs.len()).filter(|&i| !spec.out.contains(&spec.lhs[i])).collect();
+    let [at] = summed[..] else { return Err(Refusal::new("scores over several axes")) };
+    let depth = trace.axes.add(trace.dims(operands[0])?[at].clone());
+    let position = |label: &u8| spec.out.iter().position(|l| l == label);
+    let of = |labels: &[u8]| -> Vec<Expr> {
+        labels.iter().map(|l| position(l).map_or_else(|| Expr::axis(depth), |i| index[i].clone())).collect()
+    };
+    let a = trace.value(operands[0], &of(&spec.lhs), &[])?;
+    let b = trace.value(operands[1], &of(&spec.rhs), &[])?;
+    Ok(Product { a, b, depth })
+}
+
+/// Loops and sizes.
+struct Plan {
+    /// The grid but for blocks of queries.
+    grid: Vec<Group>,
+    columns: Group,
+    /// The first contraction's operands: queries, keys.
+    queries: TermId,
+    keys: TermId,
+    /// Queries of a block, elements between rows of scores.
+    block: i64,
+    stride: i64,
+}
+
+impl Plan {
+    fn new(trace: &Trace<'_, '_>, s: &Stages) -> Result<Plan, Refusal> {
+        let refuse = |reason: &str| Err(Refusal::new(reason));
+        let axes_of = |t: TermId| trace.terms.get(t).axes.clone();
+        let extent = |a: AxisId| trace.axes.extent(a).as_known();
+        let floats = [s.scores, s.weights, s.first.a, s.first.b, s.second.a, s.second.b];
+        if floats.iter().any(|t| trace.terms.dtype(*t) != DType::F32) || s.pieces.acc != DType::F32 {
+            return refuse("attention of another dtype than f32");
+        }
+        let (Some(rows), Some(keys)) = (extent(s.row), extent(s.key)) else {
+            return refuse("lengths that are known at run time only");
+        };
+        if rows < 2 || keys < 2 || extent(s.first.depth).is_none() {
+            return refuse("a single query or key");
+        }
+        let (first_a, first_b) = (axes_of(s.first.a), axes_of(s.first.b));
+        let (queries, keys_term) = match (first_a.contains(&s.row), first_b.contains(&s.row)) {
+            (true, false) if !first_a.contains(&s.key) => (s.first.a, s.first.b),
+            (false, true) if !first_b.contains(&s.key) => (s.first.b, s.first.a),
+            _ => return refuse("scores that are no product of queries and keys"),
+        };
+        let (in_a, in_b) = (axes_of(s.second.a), axes_of(s.second.b));
+        if in_b.contains(&s.row) || !is_load_of(trace, s.second.a, s.local[1]) {
+            return refuse("values that differ between queries");
+        }
+        let real: Vec<AxisId> = s.pieces.order.iter().copied().filter(|a| extent(*a) != Some(1)).collect();
+        let (columns, rest): (Vec<AxisId>, Vec<AxisId>) =
+            real.into_iter().partition(|a| in_b.contains(a) && !in_a.contains(a));
+        let outer: Vec<AxisId> = rest.into_iter().filter(|a| *a != s.row).collect();
+        let mut tops: Vec<TermId> = s.pieces.roots.iter().map(|r| r.term).collect();
+        tops.extend(floats);
+        let mut exprs = all_exprs(&trace.terms, &tops);
+        exprs.extend(s.pieces.roots.iter().map(|r| r.offset.clone()));
+        let mut columns = collapse(&columns, &trace.axes, &exprs);
+        let (Some(columns), true) = (columns.pop(), columns.is_empty()) else {
+            return refuse("values of several axes");
+        };
+        let inner = columns.members.last().copied();
+        let unit = |e: &Expr| inner.is_some_and(|a| e.coefficient(a).as_known() == Some(1));
+        if !s.pieces.roots.iter().all(|r| unit(&r.offset)) || columns.extent(&trace.axes).as_known().is_none()
+        {
+            return refuse("results that do not follow each other along the values");
+        }
+        let in_line = |t: &TermId| match &trace.terms.get(*t).term {
+            Term::Reduce { axes, .. } => matches!(axes[..], [one] if extent(one) == Some(keys)),
+            _ => true,
+        };
+        if !trace.terms.reachable(&[s.weights]).iter().all(in_line) {
+            return refuse("reductions along other axes than the keys");
+        }
+        // An odd number of cache lines keeps rows in different sets.
+        let stride = ((keys + 15) / 16 | 1) * 16;
+        let most = (MOST_SCORES / stride).min(MOST_ROWS);
+        if most < MOST_ROWS.min(rows).min(16) {
+            return refuse("scores of a block of queries that do not fit in the cache");
+        }
+        let blocks = (rows + most - 1) / most;
+        let block = (rows + blocks - 1) / blocks;
+        let grid = collapse(&outer, &trace.axes, &exprs);
+        Ok(Plan { grid, columns, queries, keys: keys_term, block, stride })
+    }
+}
+
+fn is_load_of(trace: &Trace<'_, '_>, t: TermId, local: usize) -> bool {
+    matches!(&trace.terms.get(t).term, Term::Load { source, guards, .. } if *source == local && guards.is_empty())
+}
+
+fn emit(
+    trace: Trace<'_, '_>,
+    s: &Stages,
+    plan: &Plan,
+    region: &Region<'_>,
+    name: &str,
+) -> Result<Lowered, Refusal> {
+    let Trace { terms, axes, sources, fits, .. } = trace;
+    let mut tops: Vec<TermId> = s.pieces.roots.iter().map(|r| r.term).collect();
+    tops.extend([s.scores, s.weights, s.first.a, s.first.b, s.second.b]);
+    let reduces = reduce_groups(&terms, &axes, &tops);
+    let mut b = KernelBuilder::new(name);
+    let mut e = Emitter::new(&terms, &axes, &sources, &reduces);
+    let outputs: Vec<BufferId> = s.pieces.roots.iter().map(|r| e.output(&mut b, r.output, r.dtype)).collect();
+    let scratch = b.scratch(DType::F32, plan.block * plan.stride);
+    let outer: Vec<AxisId> = plan.grid.iter().flat_map(|g| g.members.iter().copied()).collect();
+    for source in s.local {
+        let rows = LocalRows { buffer: scratch, axis: s.row, stride: plan.stride, outer: outer.clone() };
+        e.local(source, rows);
+    }
+    let along = Group::of(s.along);
+    let kept = super::rows::kept(&terms, &axes, &[s.weights], &along);
+    e.keep(&mut b, &kept, &along);
+    let mut points = Dim::known(1);
+    let mut vars = vec![];
+    for group in &plan.grid {
+        let extent = group.extent(&axes);
+        points = &points * &extent;
+        let extent = e.dim(&mut b, &extent);
+        vars.push(b.grid(extent));
+    }
+    let rows = blocked(&mut e, &mut b, axes.extent(s.row), plan.block, &mut points);
+    let accumulator = terms.find_accumulator();
+    let statements = Statements { s, plan, scratch, outputs: &outputs, rows, accumulator };
+    bind_all(&mut e, &mut b, &plan.grid, &vars, &mut |e, b| statements.emit(e, b));
+    let Emitter { params, dims, refusal, .. } = e;
+    if let Some(refusal) = refusal {
+        return Err(refusal);
+    }
+    let kernel = b.finish().map_err(|e| Refusal::new(e.to_string()))?;
+    let queries = plan.grid.iter().fold(axes.extent(s.row).clone(), |n, g| n * g.extent(&axes));
+    let depth = axes.extent(s.first.depth) + &plan.columns.extent(&axes);
+    let flops = Dim::known(2) * queries * axes.extent(s.key) * depth;
+    let one = Dim::known(1);
+    let each = flops.floor_div(&points.greater(&one)).greater(&one);
+    let grain = Dim::known(CHUNK_FLOPS).floor_div(&each).greater(&one);
+    let outputs = region.outputs.clone();
+    Ok(Lowered { kernel, params, sources, outputs, dims, grid: points, grain, flops, fits })
+}
+
+/// The statements of a grid point.
+struct Statements<'a> {
+    s: &'a Stages,
+    plan: &'a Plan,
+    scratch: BufferId,
+    outputs: &'a [BufferId],
+    /// First query and number of queries.
+    rows: (Ix, Ix),
+    accumulator: Option<TermId>,
+}
+
+impl Statements<'_> {
+    fn emit(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder) {
+        let Statements { s, plan, scratch, .. } = *self;
+        let columns = Group::of(s.key);
+        let operands = [plan.queries, plan.keys];
+        self.contract(e, b, operands, s.first.depth, &columns, &mut |e, b, row, column| {
+            let value = e.emit(b, s.scores);
+            b.store(scratch, row * plan.stride + column, value);
+        });
+        self.weights(e, b);
+        let operands = [s.second.a, s.second.b];
+        self.contract(e, b, operands, s.second.depth, &plan.columns, &mut |e, b, _, _| {
+            for (root, &buffer) in s.pieces.roots.iter().zip(self.outputs) {
+                let value = e.emit(b, root.term);
+                let value = b.cast(value, Ew::compute_dtype(root.dtype));
+                let at = e.ix(b, &root.offset);
+                b.store(buffer, at, value);
+            }
+        });
+    }
+
+    fn weights(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder) {
+        let Statements { s, plan, scratch, .. } = *self;
+        let (begin, extent) = self.rows.clone();
+        let (row, along) = (Group::of(s.row), Group::of(s.along));
+        let keys = e.dim(b, &e.extent(&along));
+        b.for_loop(LoopKind::Sequential, extent, |b, i| {
+            e.at_row(i.clone());
+            e.bound(&row, i.clone() + begin, |e| {
+                e.hoist(b, &[s.weights]);
+                b.vector(keys, |b, j| {
+                    e.bound_vector(&along, j.clone(), |e| {
+                        let value = e.emit(b, s.weights);
+                        b.store(scratch, i * plan.stride + j, value);
+                    });
+                });
+            });
+        });
+    }
+
+    /// A contraction of the block's queries with columns; `store` gets the query, counted in the block, and the column.
+    fn contract(
+        &self,
+        e: &mut Emitter<'_>,
+        b: &mut KernelBuilder,
+        [left, right]: [TermId; 2],
+        depth: AxisId,
+        columns: &Group,
+        store: &mut dyn FnMut(&mut Emitter<'_>, &mut KernelBuilder, Ix, Ix),
+    ) {
+        let (begin, extent) = self.rows.clone();
+        let m = Axis { var: b.var(), begin: begin.clone(), extent };
+        let extent = e.dim(b, &e.extent(columns));
+        let n = Axis { var: b.var(), begin: Ix::Const(0), extent };
+        let (row, reduced) = (Group::of(self.s.row), Group::of(depth));
+        let extent = e.dim(b, &e.extent(&reduced));
+        let k = Axis { var: b.var(), begin: Ix::Const(0), extent };
+        let at = |axis: &Axis| Ix::Var(axis.var);
+        let position = at(&m) - begin;
+        e.at_row(position.clone());
+        let acc_dtype = DType::F32;
+        let a = operand(e, b, left, (vec![row.clone(), reduced.clone()], vec![at(&m), at(&k)]), acc_dtype);
+        let rhs = operand(e, b, right, (vec![columns.clone(), reduced], vec![at(&n), at(&k)]), acc_dtype);
+        let acc = b.val(acc_dtype);
+        let (groups, vars) = ([row, columns.clone()], [at(&m), at(&n)]);
+        let (epilogue, ()) = b.block(|b| {
+            bind_all(e, b, &groups, &vars, &mut |e, b| {
+                let mut store = |e: &mut Emitter<'_>| store(e, b, position.clone(), at(&n));
+                match self.accumulator {
+                    Some(term) => e.with_value(term, acc, store),
+                    None => store(e),
+                }
+            });
+        });
+        let contract = Contract { m, n, taps: vec![], k, a, b: Rhs::Strided(rhs), acc_dtype, acc, epilogue };
+        b.push(Stmt::Contract(Box::new(contract)));
+    }
+}
