@@ -29,7 +29,7 @@ use kiln_runtime::cpu::Tier;
 
 pub use features::{FeatureError, features};
 pub(super) use lir::{COUNT, ROWS};
-pub(super) use select::{Selection, Word, select};
+pub(super) use select::{Rows, Selection, Word, select};
 
 /// Width of a vector register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,6 +88,8 @@ pub struct WideFunction {
     pub bytes: Arc<[u8]>,
     /// Offset of the first instruction; what is before it is data.
     pub entry: usize,
+    /// Bytes of stack that it uses beside what it pushes.
+    pub stack: u32,
     /// CPU features that the instructions need, by the names of `kiln_runtime::cpu`.
     pub features: Vec<&'static str>,
 }

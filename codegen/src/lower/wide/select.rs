@@ -2,6 +2,11 @@
 //!
 //! What is the same for every lane is left to the caller: it evaluates the hoisted statements, then the words that the
 //! program's parameters stand for. Loops inside are unrolled if they are short, else they become loops of the program.
+//!
+//! Of a loop over rows, a program may do several at a time: each statement for every row before the next statement, so
+//! that an element that several rows use, such as those of overlapping windows and their weights, is loaded once.
+
+use std::ops::Range;
 
 use kiln_ir::{DType, Prim, Scalar};
 use rustc_hash::FxHashMap;
@@ -10,7 +15,8 @@ use smallvec::SmallVec;
 use super::lir::{Access, Binary, Inst, LoopId, LoopProgram, Param, Reg, Src, Step, Total, without_unused};
 use super::{WideError, Width, access};
 use crate::kir::{
-    Accumulator, Axis, Block, BufferId, For, Guard, Ix, Kernel, Op, Reduce, Stmt, Val, Var, compute_dtype,
+    Accumulator, Axis, Block, Bound, BufferId, For, Guard, Ix, Kernel, Op, Reduce, Stmt, Val, Var,
+    compute_dtype,
 };
 
 /// A result, or why the loop is none of a vector program.
@@ -53,6 +59,25 @@ pub struct Selection {
     pub hoisted: Vec<Stmt>,
     /// Dtypes of the values that the hoisted statements define, after those of the kernel.
     pub dtypes: Vec<DType>,
+    /// Whether rows use elements that other rows of the program use at another position.
+    pub overlapping: bool,
+}
+
+/// The loop outside of a loop in lanes.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// Variable and range; the extent is a multiple of `tile`.
+    pub axis: Axis,
+    /// Rows that the program does at a time. More than one need a body whose iterations do not depend on each other.
+    pub tile: u32,
+}
+
+impl Rows {
+    /// The first row, where the program does all of them in one go.
+    fn fixed(&self) -> Option<i64> {
+        let all = self.axis.extent.as_const() == Some(i64::from(self.tile));
+        self.axis.begin.as_const().filter(|_| all)
+    }
 }
 
 /// A value of the loop.
@@ -69,10 +94,17 @@ pub(super) struct Selector<'k> {
     kernel: &'k Kernel,
     pub width: Width,
     axis: &'k Axis,
-    row: Option<Var>,
+    rows: Option<&'k Rows>,
+    /// Which row of a tile is selected, and which ones a statement is selected for.
+    copy: u32,
+    copies: Range<u32>,
+    /// Loads so far, by what they load, and for which row.
+    loads: FxHashMap<(Access, Option<(Param, u32)>), (Reg, u32)>,
+    /// Whether a load was met that another row has made at another position.
+    overlaps: bool,
     pub insts: Vec<Inst>,
     registers: u32,
-    reps: FxHashMap<Val, Rep>,
+    reps: FxHashMap<(u32, Val), Rep>,
     vars: FxHashMap<Var, Ix>,
     inner: Vec<(Var, LoopId)>,
     loops: u32,
@@ -86,28 +118,26 @@ pub(super) struct Selector<'k> {
 pub fn select(
     kernel: &Kernel,
     width: Width,
-    rows: Option<&Axis>,
+    rows: Option<&Rows>,
     axis: &Axis,
     body: &Block,
     accumulators: &[Accumulator],
 ) -> Result<Selection, WideError> {
-    let mut s = Selector {
-        kernel,
-        width,
-        axis,
-        row: rows.map(|r| r.var),
-        insts: vec![],
-        registers: 0,
-        reps: FxHashMap::default(),
-        vars: FxHashMap::default(),
-        inner: vec![],
-        loops: 0,
-        words: vec![Word::Reserved, Word::Reserved],
-        row_steps: vec![],
-        hoisted: vec![],
-        dtypes: vec![],
-    };
-    s.block(body)?;
+    let mut s = Selector::new(kernel, width, rows, axis);
+    let tile = s.copies.end;
+    // Statements behind the last overlap are selected row by row, so that fewer values are live.
+    let mut apart = body.len();
+    if tile > 1 {
+        apart = s.together(body)?;
+        s = Selector::new(kernel, width, rows, axis);
+    }
+    let overlapping = tile > 1 && apart > 0;
+    s.block(&body[..apart])?;
+    for copy in 0..tile {
+        s.copies = copy..copy + 1;
+        s.block(&body[apart..])?;
+    }
+    s.copy = 0;
     let mut totals = vec![];
     for (number, a) in (0u32..).zip(accumulators) {
         let dtype = kernel.dtype(a.init);
@@ -130,10 +160,56 @@ pub fn select(
     let room = (width.registers() - 8) / totals.len().max(1);
     let groups = if totals.is_empty() { groups } else { groups.min(room).max(1) };
     let program = LoopProgram { body, registers: s.registers, groups, totals, row_steps: s.row_steps };
-    Ok(Selection { program, words: s.words, hoisted: s.hoisted, dtypes: s.dtypes })
+    Ok(Selection { program, words: s.words, hoisted: s.hoisted, dtypes: s.dtypes, overlapping })
 }
 
-impl Selector<'_> {
+impl<'k> Selector<'k> {
+    fn new(kernel: &'k Kernel, width: Width, rows: Option<&'k Rows>, axis: &'k Axis) -> Selector<'k> {
+        Selector {
+            kernel,
+            width,
+            axis,
+            rows,
+            copy: 0,
+            copies: 0..rows.map_or(1, |r| r.tile),
+            loads: FxHashMap::default(),
+            overlaps: false,
+            insts: vec![],
+            registers: 0,
+            reps: FxHashMap::default(),
+            vars: FxHashMap::default(),
+            inner: vec![],
+            loops: 0,
+            words: vec![Word::Reserved, Word::Reserved],
+            row_steps: vec![],
+            hoisted: vec![],
+            dtypes: vec![],
+        }
+    }
+
+    /// Selects all rows together; gives the number of statements up to the last at which rows overlap.
+    fn together(&mut self, body: &[Stmt]) -> Choice<usize> {
+        let mut last = 0;
+        for (i, stmt) in body.iter().enumerate() {
+            self.overlaps = false;
+            self.stmt(stmt)?;
+            if self.overlaps {
+                last = i + 1;
+            }
+        }
+        Ok(last)
+    }
+
+    fn row(&self) -> Option<Var> {
+        self.rows.map(|r| r.axis.var)
+    }
+
+    /// The row that is selected.
+    fn row_at(&self, rows: &Rows) -> Ix {
+        let copy = i64::from(self.copy);
+        rows.fixed().map_or(Ix::Var(rows.axis.var) + copy, |begin| Ix::Const(begin + copy))
+    }
+
     pub fn unsupported<T>(&self, what: impl Into<String>) -> Choice<T> {
         Err(WideError::Unsupported(what.into()))
     }
@@ -171,7 +247,7 @@ impl Selector<'_> {
     }
 
     fn rep(&self, val: Val) -> Rep {
-        self.reps.get(&val).cloned().unwrap_or(Rep::Uniform(val, None))
+        self.reps.get(&(self.copy, val)).cloned().unwrap_or(Rep::Uniform(val, None))
     }
 
     /// A value in every lane.
@@ -189,7 +265,10 @@ impl Selector<'_> {
     /// The expression with unrolled variables and renamed scalars replaced.
     fn ix(&self, ix: &Ix) -> Ix {
         ix.map_leaves(&mut |leaf| match leaf {
-            Ix::Var(v) => self.vars.get(v).cloned().unwrap_or_else(|| leaf.clone()),
+            Ix::Var(v) => match self.rows {
+                Some(rows) if rows.axis.var == *v => self.row_at(rows),
+                _ => self.vars.get(v).cloned().unwrap_or_else(|| leaf.clone()),
+            },
             Ix::Scalar(s) => match self.rep(*s) {
                 Rep::Uniform(val, _) => Ix::Scalar(val),
                 Rep::Lanes(_) => leaf.clone(),
@@ -205,16 +284,16 @@ impl Selector<'_> {
     fn varies(&self, ix: &Ix) -> bool {
         ix.any_leaf(&|leaf| match leaf {
             Ix::Var(v) => *v == self.axis.var || self.inner.iter().any(|i| i.0 == *v),
-            Ix::Scalar(s) => matches!(self.reps.get(s), Some(Rep::Lanes(_))),
+            Ix::Scalar(s) => matches!(self.reps.get(&(self.copy, *s)), Some(Rep::Lanes(_))),
             _ => false,
         })
     }
 
     fn uses_row(&self, ix: &Ix) -> bool {
-        self.row.is_some_and(|row| ix.uses(row))
+        self.row().is_some_and(|row| ix.uses(row))
     }
 
-    fn block(&mut self, block: &Block) -> Choice<()> {
+    fn block(&mut self, block: &[Stmt]) -> Choice<()> {
         block.iter().try_for_each(|stmt| self.stmt(stmt))
     }
 
@@ -223,17 +302,30 @@ impl Selector<'_> {
             return self.unsupported("a loop of that many operations");
         }
         match stmt {
-            Stmt::Let { dst, op } => {
-                let rep = self.op(*dst, op)?;
-                self.reps.insert(*dst, rep);
+            Stmt::Let { dst, op } => self.each_row(|s| {
+                let rep = s.op(*dst, op)?;
+                s.define(*dst, rep);
                 Ok(())
-            }
-            Stmt::Store { buffer, index, value } => self.store(*buffer, index, *value),
+            }),
+            Stmt::Store { buffer, index, value } => self.each_row(|s| s.store(*buffer, index, *value)),
             Stmt::For(l) => self.for_inside(l),
             Stmt::Reduce(r) => self.reduce_inside(r),
             Stmt::If { .. } => self.unsupported("branches"),
             Stmt::Contract(_) => self.unsupported("contractions in lanes"),
         }
+    }
+
+    /// Runs `f` for every row that statements are selected for.
+    fn each_row(&mut self, mut f: impl FnMut(&mut Self) -> Choice<()>) -> Choice<()> {
+        for copy in self.copies.clone() {
+            self.copy = copy;
+            f(self)?;
+        }
+        Ok(())
+    }
+
+    fn define(&mut self, val: Val, rep: Rep) {
+        self.reps.insert((self.copy, val), rep);
     }
 
     /// Leaves an operation on uniform values to the caller.
@@ -245,9 +337,17 @@ impl Selector<'_> {
             (Op::Const(Scalar::I(x)), d) if d.bits() <= 32 => Some(*x as u32),
             _ => None,
         };
-        let val = Val((self.kernel.vals.len() + self.dtypes.len()) as u32);
-        self.dtypes.push(dtype);
-        self.hoisted.push(Stmt::Let { dst: val, op });
+        // Rows have most of them in common.
+        let same = self.hoisted.iter().zip(&self.dtypes).find_map(|(stmt, known)| match stmt {
+            Stmt::Let { dst, op: other } if *known == dtype && *other == op => Some(*dst),
+            _ => None,
+        });
+        let val = same.unwrap_or_else(|| {
+            let val = Val((self.kernel.vals.len() + self.dtypes.len()) as u32);
+            self.dtypes.push(dtype);
+            self.hoisted.push(Stmt::Let { dst: val, op });
+            val
+        });
         Ok(Rep::Uniform(val, bits))
     }
 
@@ -312,7 +412,8 @@ impl Selector<'_> {
         }
         let size = (storage.bits() / 8) as i64;
         let constant = |ix: &Ix, var: Var| {
-            let linear = ix.linear(var, &|v| matches!(self.reps.get(&v), Some(Rep::Lanes(_))))?;
+            let linear =
+                ix.linear(var, &|v| matches!(self.reps.get(&(self.copy, v)), Some(Rep::Lanes(_))))?;
             Some((linear.coefficient.as_const()?, linear.rest))
         };
         let far = || WideError::Unsupported("elements far apart or not in line".to_owned());
@@ -333,8 +434,8 @@ impl Selector<'_> {
             }
         }
         let mut row_step = 0;
-        if let Some(row) = self.row {
-            row_step = constant(&rest, row).ok_or_else(far)?.0 * size;
+        if let Some(rows) = self.rows {
+            row_step = constant(&rest, rows.axis.var).ok_or_else(far)?.0 * size * i64::from(rows.tile);
         }
         // Neighbours share a pointer.
         let (rest, constant) = match rest {
@@ -353,8 +454,16 @@ impl Selector<'_> {
     }
 
     fn load(&mut self, dst: Val, buffer: BufferId, index: &Ix, guard: Option<&Guard>) -> Choice<Rep> {
+        let of_row = self.row().is_some_and(|row| index.uses(row));
         let index = self.ix(index);
-        let guard = guard.map(|g| self.guard(g));
+        let mut guard = guard.map(|g| self.guard(g));
+        if let Some(own) = &mut guard {
+            if own.bounds.iter().any(|b| decided(b) == Some(false)) {
+                return self.hoist(dst, Op::Const(own.otherwise));
+            }
+            own.bounds.retain(|b| decided(b).is_none());
+        }
+        let guard = guard.filter(|g| !g.bounds.is_empty());
         if let Some(guard) = &guard {
             let parts = guard.bounds.iter().flat_map(|b| [&b.index, &b.lower, &b.upper]);
             if parts.clone().any(|ix| self.varies(ix)) {
@@ -392,8 +501,17 @@ impl Selector<'_> {
                 Some((self.word(Word::Flag(guard.clone())), otherwise))
             }
         };
+        let tile = self.rows.map_or(1, |r| r.tile);
+        let key = (at, flag);
+        if let Some(&(known, copy)) = self.loads.get(&key) {
+            self.overlaps |= of_row && copy != self.copy;
+            return Ok(Rep::Lanes(known.into()));
+        }
         let dst = self.fresh();
-        self.push(Inst::Load { dst, at, guard: flag });
+        self.push(Inst::Load { dst, at: key.0.clone(), guard: flag });
+        if tile > 1 {
+            self.loads.insert(key, (dst, self.copy));
+        }
         Ok(Rep::Lanes(dst.into()))
     }
 
@@ -443,23 +561,24 @@ impl Selector<'_> {
         if extent.saturating_mul(operations(&l.body)) > UNROLLED {
             return self.unsupported("long loops inside");
         }
-        for c in &l.carried {
-            let rep = self.rep(c.init);
-            self.reps.insert(c.arg, rep);
-        }
+        self.rename(l.carried.iter().map(|c| (c.arg, c.init)))?;
         for i in begin..begin + extent {
             self.vars.insert(l.axis.var, Ix::Const(i));
             self.block(&l.body)?;
-            let next: Vec<Rep> = l.carried.iter().map(|c| self.rep(c.next)).collect();
-            for (c, rep) in l.carried.iter().zip(next) {
-                self.reps.insert(c.arg, rep);
+            self.rename(l.carried.iter().map(|c| (c.arg, c.next)))?;
+        }
+        self.rename(l.carried.iter().map(|c| (c.result, c.arg)))
+    }
+
+    /// Gives values the meaning of others, all at once.
+    fn rename(&mut self, pairs: impl Iterator<Item = (Val, Val)> + Clone) -> Choice<()> {
+        self.each_row(|s| {
+            let reps: Vec<Rep> = pairs.clone().map(|(_, from)| s.rep(from)).collect();
+            for ((to, _), rep) in pairs.clone().zip(reps) {
+                s.define(to, rep);
             }
-        }
-        for c in &l.carried {
-            let rep = self.rep(c.arg);
-            self.reps.insert(c.result, rep);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn reduce_inside(&mut self, r: &Reduce) -> Choice<()> {
@@ -470,23 +589,27 @@ impl Selector<'_> {
         if extent.saturating_mul(operations(&r.body)) > UNROLLED {
             return self.reduce_loop(r, begin, extent);
         }
-        let mut sums = r.accumulators.iter().map(|a| self.src(a.init)).collect::<Choice<Vec<Src>>>()?;
+        self.rename(r.accumulators.iter().map(|a| (a.result, a.init)))?;
         for i in begin..begin + extent {
             self.vars.insert(r.axis.var, Ix::Const(i));
             self.block(&r.body)?;
-            for (a, sum) in r.accumulators.iter().zip(&mut sums) {
-                let item = self.src(a.item)?;
-                *sum = self.combined(a, *sum, item)?;
+            for a in &r.accumulators {
+                self.each_row(|s| {
+                    let (sum, item) = (s.src(a.result)?, s.src(a.item)?);
+                    let sum = s.combined(a, sum, item)?;
+                    s.define(a.result, Rep::Lanes(sum));
+                    Ok(())
+                })?;
             }
-        }
-        for (a, sum) in r.accumulators.iter().zip(sums) {
-            self.reps.insert(a.result, Rep::Lanes(sum));
         }
         Ok(())
     }
 
     /// A reduction as a loop of the program.
     fn reduce_loop(&mut self, r: &Reduce, begin: i64, extent: i64) -> Choice<()> {
+        if self.copies.len() > 1 {
+            return self.unsupported("loops inside of several rows");
+        }
         let count = i32::try_from(extent).or_else(|_| self.unsupported("loops that long"))?;
         let id = LoopId(self.loops);
         self.loops += 1;
@@ -508,7 +631,7 @@ impl Selector<'_> {
         self.inner.pop();
         self.push(Inst::End { id, carried: registers.clone() });
         for (a, sum) in r.accumulators.iter().zip(registers) {
-            self.reps.insert(a.result, Rep::Lanes(sum.into()));
+            self.define(a.result, Rep::Lanes(sum.into()));
         }
         Ok(())
     }
@@ -516,11 +639,10 @@ impl Selector<'_> {
     /// `sum (combine) item`; a product that is added at once is fused.
     fn combined(&mut self, a: &Accumulator, sum: Src, item: Src) -> Choice<Src> {
         let dtype = self.kernel.dtype(a.init);
-        if let (Prim::Add, DType::F32, Some(Inst::Binary { op: Binary::MulF, dst, a, b })) =
-            (a.combine, dtype, self.insts.last().cloned())
-            && item == Src::Reg(dst)
+        if let (Prim::Add, DType::F32, Some(&Inst::Binary { op: Binary::MulF, a, b, .. })) =
+            (a.combine, dtype, self.definition(item))
         {
-            self.insts.pop();
+            // Where nothing else uses the product, it is dropped.
             return Ok(self.mul_add(a, b, sum).into());
         }
         self.apply(a.combine, dtype, &[sum, item])
@@ -542,6 +664,12 @@ impl Selector<'_> {
             _ => return self.unsupported(format!("reductions by {} of {dtype}", prim.name())),
         })
     }
+}
+
+/// Whether a bound holds, where constants decide it.
+fn decided(bound: &Bound) -> Option<bool> {
+    let (lower, index, upper) = (bound.lower.as_const()?, bound.index.as_const()?, bound.upper.as_const()?);
+    Some(lower <= index && index < upper)
 }
 
 /// Operations of a block, loops inside repeated.
