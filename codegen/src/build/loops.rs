@@ -53,6 +53,9 @@ const BLOCK: i64 = 4096;
 /// Innermost extent below which outer loops join a grid point.
 const SHORT: i64 = 512;
 
+/// Most elements that one grid point computes where they are a line of windows.
+const LINE: i64 = 16 * BLOCK;
+
 /// Weighted operations in a chunk: some microseconds.
 const CHUNK_WORK: i64 = 100_000;
 
@@ -347,15 +350,35 @@ fn levels(terms: &Terms, axes: &Axes, tops: &[TermId], groups: Vec<Group>) -> Re
     let blocked = inner.is_none_or(|n| n > 2 * BLOCK);
     let mut grid = count - 1;
     let mut points = inner.unwrap_or(i64::MAX);
-    while grid > 0 && points < SHORT {
+    // Neighbours of a line of windows use the same elements: one point has them all.
+    let mut window = count > 1 && overlaps(terms, axes, tops, &groups[count - 2]);
+    while grid > 0 && (points < SHORT || window) {
         let Some(outer) = groups[grid - 1].extent(axes).as_known() else { break };
         points = points.saturating_mul(outer.max(1));
-        if points > 4 * BLOCK {
+        if points > if window { LINE } else { 4 * BLOCK } {
             break;
         }
+        window = false;
         grid -= 1;
     }
     Ok(Levels { groups, grid, vector: true, blocked, rows: None })
+}
+
+/// Whether a reduction reads elements that move with its own axes and with a group of axes outside of it: windows.
+fn overlaps(terms: &Terms, axes: &Axes, tops: &[TermId], group: &Group) -> bool {
+    let Some(outer) = group.members.last().copied() else { return false };
+    terms.reachable(tops).into_iter().any(|t| {
+        let Term::Reduce { axes: bound, item, .. } = &terms.get(t).term else { return false };
+        let moves = |offset: &Expr, axis: AxisId| offset.coefficient(axis).as_known() != Some(0);
+        let moving = |a: &AxisId| axes.extent(*a).as_known() != Some(1);
+        terms.reachable(&[*item]).into_iter().any(|t| match &terms.get(t).term {
+            Term::Load { offset, .. } => {
+                let taps = bound.iter().filter(|a| moving(a)).any(|a| moves(offset, *a));
+                taps && moves(offset, outer)
+            }
+            _ => false,
+        })
+    })
 }
 
 /// Whether a reduction reads consecutive elements along its own innermost axis and not along the kernel's.

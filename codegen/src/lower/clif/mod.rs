@@ -12,6 +12,7 @@ mod memory;
 mod micro;
 mod ops;
 mod outline;
+mod windows;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

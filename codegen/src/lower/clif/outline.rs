@@ -11,7 +11,7 @@ use super::emit::{Callee, Emitter, Repr, Result, flags};
 use super::memory::vector_type;
 use crate::kir::{Accumulator, Axis, Block, Bound, For, LoopKind, Op, Stmt, Var};
 use crate::lower::wide::{
-    COUNT, ROWS, Selection, TotalForm, WideError, WideFunction, Width, Word, lanes_of_row, select,
+    COUNT, ROWS, Rows, Selection, TotalForm, WideError, WideFunction, Width, Word, lanes_of_row, select,
     select_rows,
 };
 
@@ -44,6 +44,16 @@ impl Outlined {
         }
     }
 
+    /// Whether the function does several rows at a time that use the same elements, without the stack.
+    pub fn shares_elements(&self) -> bool {
+        self.selection.overlapping && self.function.stack == 0
+    }
+
+    /// Whether rows of the function use elements that other rows use at another position.
+    pub fn overlaps(&self) -> bool {
+        self.selection.overlapping
+    }
+
     fn lanes(&self) -> i64 {
         self.width.bytes() / 4
     }
@@ -53,7 +63,7 @@ impl Emitter<'_> {
     /// The loop as a function with wide vectors; `None` where there is none.
     pub fn outlined(
         &mut self,
-        rows: Option<&Axis>,
+        rows: Option<&Rows>,
         axis: &Axis,
         body: &Block,
         accumulators: &[Accumulator],
@@ -63,13 +73,13 @@ impl Emitter<'_> {
     }
 
     /// The rows of several phases as a function; `None` where there is none.
-    fn outlined_rows(&mut self, rows: &Axis, axis: &Axis, body: &Block) -> Option<Outlined> {
+    fn outlined_rows(&mut self, rows: &Rows, axis: &Axis, body: &Block) -> Option<Outlined> {
         let width = self.width_of(Some(rows), axis)?;
         self.finished(axis, width, select_rows(&self.kernel, width, rows, axis, body))
     }
 
     /// Width of the vectors of a loop; `None` where it is not worth a call, or none can do it.
-    fn width_of(&self, rows: Option<&Axis>, axis: &Axis) -> Option<Width> {
+    fn width_of(&self, rows: Option<&Rows>, axis: &Axis) -> Option<Width> {
         let width = self.width.filter(|_| self.mode.is_none())?;
         let count = axis.extent.as_const();
         let lanes = width.bytes() / 4;
@@ -119,17 +129,20 @@ impl Emitter<'_> {
         if !plain || depends {
             return Ok(false);
         }
+        if self.wide_windows(l, inner)? {
+            return Ok(true);
+        }
         if let Some(parts) = interior(l, inner) {
             for part in parts {
                 self.for_stmt(&part)?;
             }
             return Ok(true);
         }
-        let Some(outlined) = self.outlined(Some(&l.axis), &inner.axis, &inner.body, &[]) else {
+        let rows = Rows { axis: l.axis.clone(), tile: 1 };
+        let Some(outlined) = self.outlined(Some(&rows), &inner.axis, &inner.body, &[]) else {
             return Ok(false);
         };
-        let (begin, end) = self.range(&inner.axis)?;
-        self.call_outlined(&outlined, Some(&l.axis), &inner.axis, begin, end)?;
+        self.call_rows(&outlined, &rows, &inner.axis)?;
         Ok(true)
     }
 
@@ -139,10 +152,17 @@ impl Emitter<'_> {
         if axis.begin.uses(l.axis.var) || axis.extent.uses(l.axis.var) {
             return Ok(false);
         }
-        let Some(outlined) = self.outlined_rows(&l.axis, axis, &l.body) else { return Ok(false) };
-        let (begin, end) = self.range(axis)?;
-        self.call_outlined(&outlined, Some(&l.axis), axis, begin, end)?;
+        let rows = Rows { axis: l.axis.clone(), tile: 1 };
+        let Some(outlined) = self.outlined_rows(&rows, axis, &l.body) else { return Ok(false) };
+        self.call_rows(&outlined, &rows, axis)?;
         Ok(true)
+    }
+
+    /// Calls the function of a loop over rows.
+    pub fn call_rows(&mut self, outlined: &Outlined, rows: &Rows, axis: &Axis) -> Result<()> {
+        let (begin, end) = self.range(axis)?;
+        self.call_outlined(outlined, Some(rows), axis, begin, end)?;
+        Ok(())
     }
 
     /// The totals of a reduction with wide vectors, one a lane of four, and the first iteration that is left.
@@ -173,7 +193,7 @@ impl Emitter<'_> {
     fn call_outlined(
         &mut self,
         outlined: &Outlined,
-        rows: Option<&Axis>,
+        rows: Option<&Rows>,
         axis: &Axis,
         begin: Value,
         end: Value,
@@ -200,8 +220,9 @@ impl Emitter<'_> {
         let known = axis.extent.as_const().is_some_and(|n| n >= outlined.lanes());
         let (row_begin, row_count) = match rows {
             Some(rows) => {
-                let begin = self.ix(&rows.begin)?;
-                (Some((rows.var, begin)), self.ix(&rows.extent)?)
+                let begin = self.ix(&rows.axis.begin)?;
+                let count = rows.axis.extent.clone().floor_div(i64::from(rows.tile));
+                (Some((rows.axis.var, begin)), self.ix(&count)?)
             }
             None => (None, self.i64(1)),
         };
@@ -312,6 +333,6 @@ fn interior(l: &For, inner: &For) -> Option<Vec<For>> {
     (parts.len() <= MOST_PARTS).then_some(parts)
 }
 
-fn depends_on(bound: &Bound, row: Var) -> bool {
+pub(super) fn depends_on(bound: &Bound, row: Var) -> bool {
     [&bound.index, &bound.lower, &bound.upper].into_iter().any(|ix| ix.uses(row))
 }

@@ -176,7 +176,7 @@ impl Assembler {
         let features = features(&encoded.code_buffer)?;
         let mut bytes = self.pool;
         bytes.extend_from_slice(&encoded.code_buffer);
-        Ok(WideFunction { bytes: bytes.into(), entry, features })
+        Ok(WideFunction { bytes: bytes.into(), entry, stack: 0, features })
     }
 }
 

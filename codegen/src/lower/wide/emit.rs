@@ -75,7 +75,8 @@ pub(super) fn emit(
         let mut emission = Emission::new(program, first, width, slots);
         emission.function(count)?;
         if emission.needed_slots <= slots {
-            return emission.asm.finish();
+            let stack = emission.stack_bytes() as u32;
+            return Ok(WideFunction { stack, ..emission.asm.finish()? });
         }
         slots = emission.needed_slots;
     }

@@ -75,7 +75,7 @@ impl Selector<'_> {
     }
 
     /// The instruction that defines a value.
-    fn definition(&self, x: Src) -> Option<&Inst> {
+    pub fn definition(&self, x: Src) -> Option<&Inst> {
         let Src::Reg(reg) = x else { return None };
         self.insts.iter().rev().find(|inst| inst.result() == Some(reg))
     }

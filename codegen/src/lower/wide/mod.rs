@@ -31,7 +31,7 @@ use kiln_runtime::cpu::Tier;
 pub use features::{FeatureError, features};
 pub(super) use lir::{COUNT, ROWS, TotalForm};
 pub(super) use phases::{lanes_of_row, select_rows};
-pub(super) use select::{Selection, Word, select};
+pub(super) use select::{Rows, Selection, Word, select};
 
 /// Width of a vector register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,6 +90,8 @@ pub struct WideFunction {
     pub bytes: Arc<[u8]>,
     /// Offset of the first instruction; what is before it is data.
     pub entry: usize,
+    /// Bytes of stack that it uses beside what it pushes.
+    pub stack: u32,
     /// CPU features that the instructions need, by the names of `kiln_runtime::cpu`.
     pub features: Vec<&'static str>,
 }

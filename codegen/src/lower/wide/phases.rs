@@ -3,7 +3,7 @@
 //! The whole row is one program: totals of all lanes go to parameters, from which later phases take them in every lane.
 
 use super::lir::{Inst, Phase, Reg, Run, Src, Step, TotalForm};
-use super::select::{Choice, Rep, Selection, Selector};
+use super::select::{Choice, Rep, Rows, Selection, Selector};
 use super::{WideError, Width};
 use crate::kir::{Accumulator, Axis, Block, Ix, Kernel, LoopKind, Reduce, Stmt};
 
@@ -35,7 +35,7 @@ pub fn lanes_of_row(body: &Block) -> Option<&Axis> {
 pub fn select_rows(
     kernel: &Kernel,
     width: Width,
-    rows: &Axis,
+    rows: &Rows,
     axis: &Axis,
     body: &Block,
 ) -> Result<Selection, WideError> {
@@ -118,7 +118,7 @@ impl<'k> Selector<'k> {
         self.forget();
         for (a, total) in r.accumulators.iter().zip(totals) {
             let result = self.with_initial(a, total.identity, Src::Param(total.result))?;
-            self.reps.insert(a.result, Rep::Lanes(result));
+            self.define(a.result, Rep::Lanes(result));
         }
         Ok(())
     }

@@ -2,6 +2,11 @@
 //!
 //! What is the same for every lane is left to the caller: it evaluates the hoisted statements, then the words that the
 //! program's parameters stand for. Loops inside are unrolled if they are short, else they become loops of the program.
+//!
+//! Of a loop over rows, a program may do several at a time: each statement for every row before the next statement, so
+//! that an element that several rows use, such as those of overlapping windows and their weights, is loaded once.
+
+use std::ops::Range;
 
 use kiln_ir::{DType, Prim, Scalar};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -13,7 +18,8 @@ use super::lir::{
 };
 use super::{WideError, Width, access};
 use crate::kir::{
-    Accumulator, Axis, Block, BufferId, For, Guard, Ix, Kernel, Op, Reduce, Stmt, Val, Var, compute_dtype,
+    Accumulator, Axis, Block, Bound, BufferId, For, Guard, Ix, Kernel, Op, Reduce, Stmt, Val, Var,
+    compute_dtype,
 };
 
 /// A result, or why the loop is none of a vector program.
@@ -65,6 +71,25 @@ pub struct Selection {
     pub hoisted: Vec<Stmt>,
     /// Dtypes of the values that the hoisted statements define, after those of the kernel.
     pub dtypes: Vec<DType>,
+    /// Whether rows use elements that other rows of the program use at another position.
+    pub overlapping: bool,
+}
+
+/// The loop outside of a loop in lanes.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// Variable and range; the extent is a multiple of `tile`.
+    pub axis: Axis,
+    /// Rows that the program does at a time. More than one need a body whose iterations do not depend on each other.
+    pub tile: u32,
+}
+
+impl Rows {
+    /// The first row, where the program does all of them in one go.
+    fn fixed(&self) -> Option<i64> {
+        let all = self.axis.extent.as_const() == Some(i64::from(self.tile));
+        self.axis.begin.as_const().filter(|_| all)
+    }
 }
 
 /// A value of the loop.
@@ -84,14 +109,21 @@ pub(super) struct Selector<'k> {
     width: Width,
     /// The lanes' loop.
     pub(super) axis: &'k Axis,
-    row: Option<Var>,
+    rows: Option<&'k Rows>,
+    /// Which row of a tile is selected, and which ones a statement is selected for.
+    copy: u32,
+    copies: Range<u32>,
+    /// Loads so far, by what they load, and for which row.
+    loads: FxHashMap<(Access, Option<(Param, u32)>), (Reg, u32)>,
+    /// Whether a load was met that another row has made at another position.
+    overlaps: bool,
     /// Buffers that the rows write.
     written: FxHashSet<BufferId>,
     /// Phases that are complete.
     pub(super) phases: Vec<Phase>,
     pub(super) insts: Vec<Inst>,
     registers: u32,
-    pub(super) reps: FxHashMap<Val, Rep>,
+    pub(super) reps: FxHashMap<(u32, Val), Rep>,
     vars: FxHashMap<Var, Ix>,
     inner: Vec<(Var, LoopId)>,
     loops: u32,
@@ -105,14 +137,28 @@ pub(super) struct Selector<'k> {
 pub fn select(
     kernel: &Kernel,
     width: Width,
-    rows: Option<&Axis>,
+    rows: Option<&Rows>,
     axis: &Axis,
     body: &Block,
     accumulators: &[Accumulator],
 ) -> Result<Selection, WideError> {
     let mut s = Selector::new(kernel, width, rows, axis, body);
-    s.lanes(body, accumulators, TotalForm::Lanes)?;
-    Ok(s.selection())
+    let tile = s.copies.end;
+    // Statements behind the last overlap are selected row by row, so that fewer values are live.
+    let mut apart = body.len();
+    if tile > 1 {
+        apart = s.together(body)?;
+        s = Selector::new(kernel, width, rows, axis, body);
+    }
+    let overlapping = tile > 1 && apart > 0;
+    s.block(&body[..apart])?;
+    for copy in 0..tile {
+        s.copies = copy..copy + 1;
+        s.block(&body[apart..])?;
+    }
+    s.copy = 0;
+    s.lanes(&[], accumulators, TotalForm::Lanes)?;
+    Ok(Selection { overlapping, ..s.selection() })
 }
 
 impl<'k> Selector<'k> {
@@ -120,7 +166,7 @@ impl<'k> Selector<'k> {
     pub fn new(
         kernel: &'k Kernel,
         width: Width,
-        rows: Option<&Axis>,
+        rows: Option<&'k Rows>,
         axis: &'k Axis,
         body: &Block,
     ) -> Selector<'k> {
@@ -132,7 +178,11 @@ impl<'k> Selector<'k> {
             kernel,
             width,
             axis,
-            row: rows.map(|r| r.var),
+            rows,
+            copy: 0,
+            copies: 0..rows.map_or(1, |r| r.tile),
+            loads: FxHashMap::default(),
+            overlaps: false,
             written,
             phases: vec![],
             insts: vec![],
@@ -151,7 +201,7 @@ impl<'k> Selector<'k> {
     /// The phase of a loop over lanes; gives where its totals are.
     pub fn lanes(
         &mut self,
-        body: &Block,
+        body: &[Stmt],
         accumulators: &[Accumulator],
         form: TotalForm,
     ) -> Choice<Vec<Total>> {
@@ -203,7 +253,13 @@ impl<'k> Selector<'k> {
     pub fn selection(self) -> Selection {
         let program =
             LoopProgram { phases: self.phases, registers: self.registers, row_steps: self.row_steps };
-        Selection { program, words: self.words, hoisted: self.hoisted, dtypes: self.dtypes }
+        Selection {
+            program,
+            words: self.words,
+            hoisted: self.hoisted,
+            dtypes: self.dtypes,
+            overlapping: false,
+        }
     }
 
     /// The first of parameters that the program writes.
@@ -216,6 +272,29 @@ impl<'k> Selector<'k> {
     /// Width of the vectors.
     pub fn width(&self) -> Width {
         self.width
+    }
+
+    /// Selects all rows together; gives the number of statements up to the last at which rows overlap.
+    fn together(&mut self, body: &[Stmt]) -> Choice<usize> {
+        let mut last = 0;
+        for (i, stmt) in body.iter().enumerate() {
+            self.overlaps = false;
+            self.stmt(stmt)?;
+            if self.overlaps {
+                last = i + 1;
+            }
+        }
+        Ok(last)
+    }
+
+    fn row(&self) -> Option<Var> {
+        self.rows.map(|r| r.axis.var)
+    }
+
+    /// The row that is selected.
+    fn row_at(&self, rows: &Rows) -> Ix {
+        let copy = i64::from(self.copy);
+        rows.fixed().map_or(Ix::Var(rows.axis.var) + copy, |begin| Ix::Const(begin + copy))
     }
 
     pub fn unsupported<T>(&self, what: impl Into<String>) -> Choice<T> {
@@ -255,7 +334,7 @@ impl<'k> Selector<'k> {
     }
 
     fn rep(&self, val: Val) -> Rep {
-        self.reps.get(&val).cloned().unwrap_or(Rep::Uniform(val, None))
+        self.reps.get(&(self.copy, val)).cloned().unwrap_or(Rep::Uniform(val, None))
     }
 
     /// A value in every lane.
@@ -265,7 +344,7 @@ impl<'k> Selector<'k> {
             Rep::Row(phase, reg) => {
                 let param = self.keep(1);
                 self.phases[phase].body.push(Inst::Keep { param, a: reg.into() });
-                self.reps.insert(val, Rep::Lanes(Src::Param(param)));
+                self.define(val, Rep::Lanes(Src::Param(param)));
                 Ok(Src::Param(param))
             }
             Rep::Uniform(_, Some(bits)) => Ok(Src::Bits(bits)),
@@ -279,7 +358,10 @@ impl<'k> Selector<'k> {
     /// The expression with unrolled variables and renamed scalars replaced.
     pub fn ix(&self, ix: &Ix) -> Ix {
         ix.map_leaves(&mut |leaf| match leaf {
-            Ix::Var(v) => self.vars.get(v).cloned().unwrap_or_else(|| leaf.clone()),
+            Ix::Var(v) => match self.rows {
+                Some(rows) if rows.axis.var == *v => self.row_at(rows),
+                _ => self.vars.get(v).cloned().unwrap_or_else(|| leaf.clone()),
+            },
             Ix::Scalar(s) => match self.rep(*s) {
                 Rep::Uniform(val, _) => Ix::Scalar(val),
                 Rep::Lanes(_) | Rep::Row(..) => leaf.clone(),
@@ -295,16 +377,18 @@ impl<'k> Selector<'k> {
     pub fn varies(&self, ix: &Ix) -> bool {
         ix.any_leaf(&|leaf| match leaf {
             Ix::Var(v) => *v == self.axis.var || self.inner.iter().any(|i| i.0 == *v),
-            Ix::Scalar(s) => matches!(self.reps.get(s), Some(Rep::Lanes(_) | Rep::Row(..))),
+            Ix::Scalar(s) => {
+                matches!(self.reps.get(&(self.copy, *s)), Some(Rep::Lanes(_) | Rep::Row(..)))
+            }
             _ => false,
         })
     }
 
     pub fn uses_row(&self, ix: &Ix) -> bool {
-        self.row.is_some_and(|row| ix.uses(row))
+        self.row().is_some_and(|row| ix.uses(row))
     }
 
-    fn block(&mut self, block: &Block) -> Choice<()> {
+    fn block(&mut self, block: &[Stmt]) -> Choice<()> {
         block.iter().try_for_each(|stmt| self.stmt(stmt))
     }
 
@@ -313,17 +397,30 @@ impl<'k> Selector<'k> {
             return self.unsupported("a loop of that many operations");
         }
         match stmt {
-            Stmt::Let { dst, op } => {
-                let rep = self.op(*dst, op)?;
-                self.reps.insert(*dst, rep);
+            Stmt::Let { dst, op } => self.each_row(|s| {
+                let rep = s.op(*dst, op)?;
+                s.define(*dst, rep);
                 Ok(())
-            }
-            Stmt::Store { buffer, index, value } => self.store(*buffer, index, *value),
+            }),
+            Stmt::Store { buffer, index, value } => self.each_row(|s| s.store(*buffer, index, *value)),
             Stmt::For(l) => self.for_inside(l),
             Stmt::Reduce(r) => self.reduce_inside(r),
             Stmt::If { .. } => self.unsupported("branches"),
             Stmt::Contract(_) => self.unsupported("contractions in lanes"),
         }
+    }
+
+    /// Runs `f` for every row that statements are selected for.
+    fn each_row(&mut self, mut f: impl FnMut(&mut Self) -> Choice<()>) -> Choice<()> {
+        for copy in self.copies.clone() {
+            self.copy = copy;
+            f(self)?;
+        }
+        Ok(())
+    }
+
+    pub fn define(&mut self, val: Val, rep: Rep) {
+        self.reps.insert((self.copy, val), rep);
     }
 
     /// Leaves an operation on uniform values to the caller.
@@ -335,9 +432,17 @@ impl<'k> Selector<'k> {
             (Op::Const(Scalar::I(x)), d) if d.bits() <= 32 => Some(*x as u32),
             _ => None,
         };
-        let val = Val((self.kernel.vals.len() + self.dtypes.len()) as u32);
-        self.dtypes.push(dtype);
-        self.hoisted.push(Stmt::Let { dst: val, op });
+        // Rows have most of them in common.
+        let same = self.hoisted.iter().zip(&self.dtypes).find_map(|(stmt, known)| match stmt {
+            Stmt::Let { dst, op: other } if *known == dtype && *other == op => Some(*dst),
+            _ => None,
+        });
+        let val = same.unwrap_or_else(|| {
+            let val = Val((self.kernel.vals.len() + self.dtypes.len()) as u32);
+            self.dtypes.push(dtype);
+            self.hoisted.push(Stmt::Let { dst: val, op });
+            val
+        });
         Ok(Rep::Uniform(val, bits))
     }
 
@@ -402,7 +507,7 @@ impl<'k> Selector<'k> {
         }
         let size = (storage.bits() / 8) as i64;
         let constant = |ix: &Ix, var: Var| {
-            let varies = |v| matches!(self.reps.get(&v), Some(Rep::Lanes(_) | Rep::Row(..)));
+            let varies = |v| matches!(self.reps.get(&(self.copy, v)), Some(Rep::Lanes(_) | Rep::Row(..)));
             let linear = ix.linear(var, &varies)?;
             Some((linear.coefficient.as_const()?, linear.rest))
         };
@@ -424,8 +529,8 @@ impl<'k> Selector<'k> {
             }
         }
         let mut row_step = 0;
-        if let Some(row) = self.row {
-            row_step = constant(&rest, row).ok_or_else(far)?.0 * size;
+        if let Some(rows) = self.rows {
+            row_step = constant(&rest, rows.axis.var).ok_or_else(far)?.0 * size * i64::from(rows.tile);
         }
         // Neighbours share a pointer.
         let (rest, constant) = match rest {
@@ -444,8 +549,16 @@ impl<'k> Selector<'k> {
     }
 
     fn load(&mut self, dst: Val, buffer: BufferId, index: &Ix, guard: Option<&Guard>) -> Choice<Rep> {
+        let of_row = self.row().is_some_and(|row| index.uses(row));
         let index = self.ix(index);
-        let guard = guard.map(|g| self.guard(g));
+        let mut guard = guard.map(|g| self.guard(g));
+        if let Some(own) = &mut guard {
+            if own.bounds.iter().any(|b| decided(b) == Some(false)) {
+                return self.hoist(dst, Op::Const(own.otherwise));
+            }
+            own.bounds.retain(|b| decided(b).is_none());
+        }
+        let guard = guard.filter(|g| !g.bounds.is_empty());
         if let Some(guard) = &guard {
             let parts = guard.bounds.iter().flat_map(|b| [&b.index, &b.lower, &b.upper]);
             if parts.clone().any(|ix| self.varies(ix)) {
@@ -483,8 +596,17 @@ impl<'k> Selector<'k> {
                 Some((self.word(Word::Flag(guard.clone())), otherwise))
             }
         };
+        let tile = self.rows.map_or(1, |r| r.tile);
+        let key = (at, flag);
+        if let Some(&(known, copy)) = self.loads.get(&key) {
+            self.overlaps |= of_row && copy != self.copy;
+            return Ok(Rep::Lanes(known.into()));
+        }
         let dst = self.fresh();
-        self.push(Inst::Load { dst, at, guard: flag });
+        self.push(Inst::Load { dst, at: key.0.clone(), guard: flag });
+        if tile > 1 {
+            self.loads.insert(key, (dst, self.copy));
+        }
         Ok(Rep::Lanes(dst.into()))
     }
 
@@ -534,23 +656,24 @@ impl<'k> Selector<'k> {
         if extent.saturating_mul(operations(&l.body)) > UNROLLED {
             return self.unsupported("long loops inside");
         }
-        for c in &l.carried {
-            let rep = self.rep(c.init);
-            self.reps.insert(c.arg, rep);
-        }
+        self.rename(l.carried.iter().map(|c| (c.arg, c.init)))?;
         for i in begin..begin + extent {
             self.vars.insert(l.axis.var, Ix::Const(i));
             self.block(&l.body)?;
-            let next: Vec<Rep> = l.carried.iter().map(|c| self.rep(c.next)).collect();
-            for (c, rep) in l.carried.iter().zip(next) {
-                self.reps.insert(c.arg, rep);
+            self.rename(l.carried.iter().map(|c| (c.arg, c.next)))?;
+        }
+        self.rename(l.carried.iter().map(|c| (c.result, c.arg)))
+    }
+
+    /// Gives values the meaning of others, all at once.
+    fn rename(&mut self, pairs: impl Iterator<Item = (Val, Val)> + Clone) -> Choice<()> {
+        self.each_row(|s| {
+            let reps: Vec<Rep> = pairs.clone().map(|(_, from)| s.rep(from)).collect();
+            for ((to, _), rep) in pairs.clone().zip(reps) {
+                s.define(to, rep);
             }
-        }
-        for c in &l.carried {
-            let rep = self.rep(c.arg);
-            self.reps.insert(c.result, rep);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn reduce_inside(&mut self, r: &Reduce) -> Choice<()> {
@@ -561,23 +684,27 @@ impl<'k> Selector<'k> {
         if extent.saturating_mul(operations(&r.body)) > UNROLLED {
             return self.reduce_loop(r, begin, extent);
         }
-        let mut sums = r.accumulators.iter().map(|a| self.src(a.init)).collect::<Choice<Vec<Src>>>()?;
+        self.rename(r.accumulators.iter().map(|a| (a.result, a.init)))?;
         for i in begin..begin + extent {
             self.vars.insert(r.axis.var, Ix::Const(i));
             self.block(&r.body)?;
-            for (a, sum) in r.accumulators.iter().zip(&mut sums) {
-                let item = self.src(a.item)?;
-                *sum = self.combined(a, *sum, item)?;
+            for a in &r.accumulators {
+                self.each_row(|s| {
+                    let (sum, item) = (s.src(a.result)?, s.src(a.item)?);
+                    let sum = s.combined(a, sum, item)?;
+                    s.define(a.result, Rep::Lanes(sum));
+                    Ok(())
+                })?;
             }
-        }
-        for (a, sum) in r.accumulators.iter().zip(sums) {
-            self.reps.insert(a.result, Rep::Lanes(sum));
         }
         Ok(())
     }
 
     /// A reduction as a loop of the program.
     fn reduce_loop(&mut self, r: &Reduce, begin: i64, extent: i64) -> Choice<()> {
+        if self.copies.len() > 1 {
+            return self.unsupported("loops inside of several rows");
+        }
         let count = i32::try_from(extent).or_else(|_| self.unsupported("loops that long"))?;
         let id = LoopId(self.loops);
         self.loops += 1;
@@ -599,7 +726,7 @@ impl<'k> Selector<'k> {
         self.inner.pop();
         self.push(Inst::End { id, carried: registers.clone() });
         for (a, sum) in r.accumulators.iter().zip(registers) {
-            self.reps.insert(a.result, Rep::Lanes(sum.into()));
+            self.define(a.result, Rep::Lanes(sum.into()));
         }
         Ok(())
     }
@@ -607,11 +734,10 @@ impl<'k> Selector<'k> {
     /// `sum (combine) item`; a product that is added at once is fused.
     fn combined(&mut self, a: &Accumulator, sum: Src, item: Src) -> Choice<Src> {
         let dtype = self.kernel.dtype(a.init);
-        if let (Prim::Add, DType::F32, Some(Inst::Binary { op: Binary::MulF, dst, a, b })) =
-            (a.combine, dtype, self.insts.last().cloned())
-            && item == Src::Reg(dst)
+        if let (Prim::Add, DType::F32, Some(&Inst::Binary { op: Binary::MulF, a, b, .. })) =
+            (a.combine, dtype, self.definition(item))
         {
-            self.insts.pop();
+            // Where nothing else uses the product, it is dropped.
             return Ok(self.mul_add(a, b, sum).into());
         }
         self.apply(a.combine, dtype, &[sum, item])
@@ -652,6 +778,12 @@ fn stored(block: &Block, written: &mut FxHashSet<BufferId>) {
             Stmt::Contract(c) => stored(&c.epilogue, written),
         }
     }
+}
+
+/// Whether a bound holds, where constants decide it.
+fn decided(bound: &Bound) -> Option<bool> {
+    let (lower, index, upper) = (bound.lower.as_const()?, bound.index.as_const()?, bound.upper.as_const()?);
+    Some(lower <= index && index < upper)
 }
 
 /// Operations of a block, loops inside repeated.
