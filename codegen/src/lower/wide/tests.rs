@@ -4,7 +4,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mne
 use kiln_ir::{DType, Prim};
 
 use super::tile::{MOST_ROWS, Tile};
-use super::{WideFunction, Width, features, lanes_of_row, select, select_rows};
+use super::{Rows, WideFunction, Width, features, lanes_of_row, select, select_rows};
 use crate::kir::{Bound, Kernel, KernelBuilder, LoopKind, Stmt};
 
 const WIDTHS: [Width; 2] = [Width::W256, Width::W512];
@@ -173,7 +173,8 @@ fn rows_keep_to_their_registers_and_features() {
     let [Stmt::For(l)] = kernel.body.as_slice() else { panic!("one loop") };
     let axis = lanes_of_row(&l.body).unwrap();
     for width in WIDTHS {
-        let selection = select_rows(&kernel, width, &l.axis, axis, &l.body).unwrap();
+        let rows = Rows { axis: l.axis.clone(), tile: 1 };
+        let selection = select_rows(&kernel, width, &rows, axis, &l.body).unwrap();
         for count in [None, Some(100), Some(128)] {
             check(&selection.function(count, width).unwrap(), allowed(width));
         }
