@@ -5,7 +5,7 @@ use iced_x86::{Code, MemoryOperand, Register};
 use super::asm::Arg;
 use super::codes::{self, Fma, moves, pick};
 use super::emit::{Emission, SCRATCH, TAIL, as_reg};
-use super::lir::{Binary, Compare, Inst, Reg, Src};
+use super::lir::{Binary, Compare, Inst, LoopId, Reg, Src};
 use super::{WideError, Width};
 
 /// The mask register of comparisons and gathers.
@@ -126,24 +126,7 @@ impl Emission<'_> {
                 let spare = self.temporary()?;
                 self.accumulate(*op, into, a, spare);
             }
-            Inst::Begin { id, count, carried } => {
-                self.registers.flush(self.position);
-                self.settle();
-                for (reg, init) in carried {
-                    let init = self.register(*init)?;
-                    let register = self.fresh(*reg)?;
-                    self.copy(register, init);
-                    self.registers.pin(*reg);
-                    self.registers.finish();
-                }
-                self.registers.flush(self.position + 1);
-                self.settle();
-                self.asm.op2(Code::Mov_rm64_imm32, self.counter(*id), 0);
-                let label = self.asm.here();
-                self.labels.push((*id, label));
-                self.guard = None;
-                debug_assert!(*count > 0);
-            }
+            Inst::Begin { id, count, carried } => self.begin_loop(*id, *count, carried)?,
             Inst::Assign { carried, a } => {
                 let a = self.register(*a)?;
                 let register = self.register(Src::Reg(*carried))?;
@@ -155,6 +138,27 @@ impl Emission<'_> {
             return Ok(());
         }
         self.registers.release(inst, self.position);
+        Ok(())
+    }
+
+    /// Opens a loop whose carried registers stay where they are.
+    fn begin_loop(&mut self, id: LoopId, count: i32, carried: &[(Reg, Src)]) -> Result<(), WideError> {
+        self.registers.flush(self.position);
+        self.settle();
+        for (reg, init) in carried {
+            let init = self.register(*init)?;
+            let register = self.fresh(*reg)?;
+            self.copy(register, init);
+            self.registers.pin(*reg);
+            self.registers.finish();
+        }
+        self.registers.flush(self.position + 1);
+        self.settle();
+        self.asm.op2(Code::Mov_rm64_imm32, self.counter(id), 0);
+        let label = self.asm.here();
+        self.labels.push((id, label));
+        self.guard = None;
+        debug_assert!(count > 0);
         Ok(())
     }
 

@@ -19,6 +19,7 @@ mod phases;
 mod prims;
 mod registers;
 mod select;
+mod survey;
 #[cfg(test)]
 mod tests;
 pub(super) mod tile;

@@ -16,10 +16,10 @@ use super::lir::{
     Access, Binary, Inst, LoopId, LoopProgram, Param, Phase, Reg, Run, Src, Step, Total, TotalForm,
     without_unused,
 };
+use super::survey::{decided, operations, stored};
 use super::{WideError, Width, access};
 use crate::kir::{
-    Accumulator, Axis, Block, Bound, BufferId, For, Guard, Ix, Kernel, Op, Reduce, Stmt, Val, Var,
-    compute_dtype,
+    Accumulator, Axis, Block, BufferId, For, Guard, Ix, Kernel, Op, Reduce, Stmt, Val, Var, compute_dtype,
 };
 
 /// A result, or why the loop is none of a vector program.
@@ -759,43 +759,4 @@ impl<'k> Selector<'k> {
             _ => return self.unsupported(format!("reductions by {} of {dtype}", prim.name())),
         })
     }
-}
-
-/// Buffers that a block writes.
-fn stored(block: &Block, written: &mut FxHashSet<BufferId>) {
-    for stmt in block {
-        match stmt {
-            Stmt::Let { .. } => {}
-            Stmt::Store { buffer, .. } => {
-                written.insert(*buffer);
-            }
-            Stmt::For(l) => stored(&l.body, written),
-            Stmt::Reduce(r) => stored(&r.body, written),
-            Stmt::If { then, otherwise, .. } => {
-                stored(then, written);
-                stored(otherwise, written);
-            }
-            Stmt::Contract(c) => stored(&c.epilogue, written),
-        }
-    }
-}
-
-/// Whether a bound holds, where constants decide it.
-fn decided(bound: &Bound) -> Option<bool> {
-    let (lower, index, upper) = (bound.lower.as_const()?, bound.index.as_const()?, bound.upper.as_const()?);
-    Some(lower <= index && index < upper)
-}
-
-/// Operations of a block, loops inside repeated.
-fn operations(block: &Block) -> i64 {
-    let one = |stmt: &Stmt| match stmt {
-        Stmt::Let { op: Op::Const(_), .. } => 0,
-        Stmt::Let { .. } | Stmt::Store { .. } | Stmt::Contract(_) => 1,
-        Stmt::For(l) => l.axis.extent.as_const().unwrap_or(i64::MAX).saturating_mul(operations(&l.body)),
-        Stmt::Reduce(r) => {
-            r.axis.extent.as_const().unwrap_or(i64::MAX).saturating_mul(operations(&r.body) + 1)
-        }
-        Stmt::If { then, otherwise, .. } => operations(then).saturating_add(operations(otherwise)),
-    };
-    block.iter().fold(0i64, |n, stmt| n.saturating_add(one(stmt)))
 }
