@@ -295,7 +295,7 @@ impl Plan {
             return refuse("reductions along other axes than the keys");
         }
         // An odd number of cache lines keeps rows in different sets.
-        let stride = ((keys + 15) / 16 | 1) * 16;
+        let stride = (((keys + 15) / 16) | 1) * 16;
         let most = (MOST_SCORES / stride).min(MOST_ROWS);
         if most < MOST_ROWS.min(rows).min(16) {
             return refuse("scores of a block of queries that do not fit in the cache");
