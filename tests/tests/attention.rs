@@ -1,0 +1,137 @@
+//! Attention as one kernel against the reference evaluator: heads, groups, masks, lengths that are no whole vectors or
+//! more than one block of queries, and what stays three kernels.
+
+use kiln::ir::op::Composite;
+use kiln::ir::{
+    Build, DType, Datum, Dim, Evaluator, Float, GraphBuilder, InferError, Module, Tensor, Type, Value,
+};
+use kiln::runtime::SessionOptions;
+use kiln::{Options, compile};
+
+/// Numbers in [-1, 1), of which every 11th is `special`.
+fn numbers(dims: &[usize], seed: u64, special: Option<f32>) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    let count = dims.iter().product();
+    let values: Vec<f32> =
+        (0..count).map(|i: usize| special.filter(|_| i % 11 == 3).unwrap_or_else(&mut next)).collect();
+    Tensor::from_slice(dims, &values).unwrap()
+}
+
+type Body<'a> = &'a dyn Fn(&mut GraphBuilder<'_>, &[Value]) -> Result<Value, InferError>;
+
+/// Compiles a graph, compares what it computes with 1 and 3 threads, and gives the number of its kernels with
+/// contractions.
+fn check(name: &str, inputs: &[Tensor], symbolic: bool, body: Body<'_>) -> usize {
+    let mut module = Module::new();
+    let mut b = GraphBuilder::new(&mut module, "main");
+    let values: Vec<Value> = (inputs.iter().enumerate())
+        .map(|(i, t)| {
+            let known = |(at, n): (usize, &usize)| match symbolic && at == 2 {
+                true => Dim::symbol("L"),
+                false => Dim::known(*n as i64),
+            };
+            let dims: Vec<Dim> = t.dims().iter().enumerate().map(known).collect();
+            b.input(&format!("x{i}"), Type::tensor(DType::F32, dims))
+        })
+        .collect();
+    let out = body(&mut b, &values).unwrap_or_else(|e| panic!("{name}: {e}"));
+    b.output("y", out);
+    let id = b.finish();
+    module.add_entry(id);
+    let data: Vec<Datum> = inputs.iter().map(|t| Datum::Tensor(t.clone())).collect();
+    let expected = Evaluator::new(&module).run(id, &data).unwrap();
+    let run = |threads: usize| {
+        let compiled = compile(module.clone(), &Options::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let kernels = compiled.kernel_texts.iter().filter(|t| t.contains("contract f32")).count();
+        let session = compiled.into_session(SessionOptions { threads: Some(threads), ..Default::default() });
+        let [Datum::Tensor(out)] = &session.unwrap().run("main", &data).unwrap()[..] else {
+            panic!("{name}")
+        };
+        (out.to_f64s().unwrap(), kernels)
+    };
+    let Datum::Tensor(expected) = &expected[0] else { panic!("{name}: no tensor") };
+    let ((one, kernels), (three, _)) = (run(1), run(3));
+    for (i, (e, a)) in expected.to_f64s().unwrap().into_iter().zip(&one).enumerate() {
+        let close = e == *a || (e.is_nan() && a.is_nan()) || (e - a).abs() <= 1e-5 * e.abs().max(1.0);
+        assert!(close, "{name}[{i}]: expected {e}, got {a}");
+    }
+    assert!(one.iter().zip(&three).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: threads");
+    kernels
+}
+
+/// A composite over queries `[b, h, l, d]`, keys and values of `groups` heads and `s` positions.
+fn composite(
+    [h, groups, l, s, d]: [usize; 5],
+    (masked, causal): (Option<f32>, bool),
+    symbolic: bool,
+) -> usize {
+    let mut inputs = vec![
+        numbers(&[2, h, l, d], 1, None),
+        numbers(&[2, groups, s, d], 2, None),
+        numbers(&[2, groups, s, d], 3, None),
+    ];
+    inputs.extend(masked.map(|m| numbers(&[1, 1, l, s], 4, Some(m))));
+    let op = Composite::Attention {
+        scale: Float::new(0.3),
+        mask: masked.is_some(),
+        causal,
+        causal_from_end: false,
+        softcap: Float::new(0.0),
+    };
+    let name = format!("{h} of {groups} heads, {l} x {s} x {d}, mask {masked:?}, causal {causal}");
+    check(&name, &inputs, symbolic, &|b, x| Ok(b.add(op.clone().into(), x)?[0]))
+}
+
+#[test]
+fn heads_groups_masks_and_lengths() {
+    let hidden = Some(f32::NEG_INFINITY);
+    for shape in [[2, 2, 16, 16, 32], [3, 3, 19, 37, 33], [2, 1, 70, 40, 64], [4, 2, 33, 128, 40]] {
+        for (mask, causal) in [(None, false), (Some(0.5), false), (hidden, false), (None, true)] {
+            let kernels = composite(shape, (mask, causal), false);
+            assert_eq!(kernels, 1, "{shape:?}, mask {mask:?}, causal {causal}");
+        }
+    }
+}
+
+#[test]
+fn more_than_one_block_of_queries() {
+    assert_eq!(composite([1, 1, 300, 200, 32], (None, false), false), 1);
+    assert_eq!(composite([1, 1, 130, 1500, 32], (Some(0.25), false), false), 1);
+}
+
+#[test]
+fn what_does_not_fit_or_is_not_known_stays_in_parts() {
+    assert!(composite([1, 1, 40, 9000, 32], (None, false), false) > 1);
+    assert!(composite([2, 2, 16, 16, 32], (None, false), true) > 1);
+}
+
+#[test]
+fn softmax_with_what_follows_it() {
+    for special in [None, Some(f32::NEG_INFINITY), Some(f32::NAN)] {
+        let inputs = [
+            numbers(&[2, 20, 48], 1, None),
+            numbers(&[2, 30, 48], 2, None),
+            numbers(&[2, 30, 32], 3, None),
+            numbers(&[1, 20, 30], 4, special),
+        ];
+        let kernels = check(&format!("{special:?}"), &inputs, false, &|b, x| {
+            let scores = b.einsum("bld,bsd->bls", x[0], x[1])?;
+            let scores = b.ew("add", &[scores, x[3]])?;
+            let weights = b.softmax(scores, 2)?;
+            let lost = b.ew("is_nan", &[weights])?;
+            let zero = b.ew("sub", &[weights, weights])?;
+            let zero = b.ew("mul", &[zero, zero])?;
+            let weights = b.ew("where", &[lost, x[3], weights])?;
+            let weights = b.ew("add", &[weights, zero])?;
+            let y = b.einsum("bls,bse->ble", weights, x[2])?;
+            b.ew("tanh", &[y])
+        });
+        assert_eq!(kernels, 1, "{special:?}");
+    }
+}
