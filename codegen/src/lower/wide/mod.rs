@@ -22,6 +22,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 pub(super) mod tile;
+pub(super) mod transpose;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
