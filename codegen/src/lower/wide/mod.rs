@@ -23,6 +23,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 pub(super) mod tile;
+pub(super) mod transpose;
 
 use std::fmt::Write as _;
 use std::sync::Arc;

@@ -98,6 +98,14 @@ fn tiles_keep_to_their_registers_and_features() {
     }
 }
 
+#[test]
+fn transpositions_keep_to_their_registers_and_features() {
+    for (source, destination) in [(256, 256), (3072, 64), (1 << 20, 192)] {
+        check(&super::transpose::transpose(source, destination).unwrap(), allowed(Width::W512));
+    }
+    assert!(super::transpose::transpose(1 << 30, 64).is_err());
+}
+
 /// A loop with `chain` values that live to its end, an elementary function and a guarded load.
 fn kernel(chain: usize) -> Kernel {
     let mut b = KernelBuilder::new("loop");

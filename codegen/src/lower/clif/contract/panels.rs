@@ -6,7 +6,18 @@ use kiln_ir::DType;
 
 use super::{ContractPlan, k_contiguous, lanes};
 use crate::kir::{Axis, Block, BufferId, Contract, For, Ix, LoopKind, Op, Operand, Stmt};
-use crate::lower::clif::emit::{self, Emitter, Result};
+use crate::lower::clif::emit::{self, Callee, Emitter, Result};
+use crate::lower::wide::transpose::{SIDE, transpose};
+use crate::lower::wide::{WideFunction, Width};
+
+/// Packing by squares.
+struct Squares {
+    function: WideFunction,
+    source: BufferId,
+    index: Ix,
+    /// Elements of the reduction.
+    depth: i64,
+}
 
 impl Emitter<'_> {
     /// Packs a block of the reduction of the right operand into panels, zero-padded to whole panels.
@@ -50,6 +61,7 @@ impl Emitter<'_> {
         body.push(Stmt::Store { buffer, index, value });
         let block =
             Axis { var: c.k.var, begin: c.k.begin.clone() + Ix::Var(plan.k0), extent: Ix::Var(plan.kn) };
+        let squares = if along_n { None } else { self.squares(c, plan, operand) };
         self.counted(zero, n, width, &[], |s, at, _| {
             s.vars[plan.first_column.index()] = Some(at);
             let left = s.b.ins().isub(n, at);
@@ -58,10 +70,13 @@ impl Emitter<'_> {
             s.clear_last_panel(c, &depth, (buffer, width), [at, used])?;
             s.each_tap(c, plan, taps, |s| {
                 if along_n {
-                    s.pack_along_n(c, plan, &block, &body, [n_begin, at, used])
-                } else {
-                    s.pack_along_k(c, plan, &block, &body, [n_begin, at, used])
+                    return s.pack_along_n(c, plan, &block, &body, [n_begin, at, used]);
                 }
+                let begin = match &squares {
+                    Some(squares) => s.pack_squares(c, plan, squares, [n_begin, at, used])?,
+                    None => at,
+                };
+                s.pack_along_k(c, plan, &block, &body, [n_begin, at, begin, used])
             })?;
             Ok(vec![])
         })?;
@@ -91,10 +106,10 @@ impl Emitter<'_> {
         plan: &ContractPlan,
         k: &Axis,
         body: &Block,
-        [n_begin, at, used]: [Value; 3],
+        [n_begin, at, begin, used]: [Value; 4],
     ) -> Result<()> {
         let end = self.b.ins().iadd(at, used);
-        self.counted(at, end, 1, &[], |s, column, _| {
+        self.counted(begin, end, 1, &[], |s, column, _| {
             s.vars[plan.column.index()] = Some(column);
             s.vars[c.n.var.index()] = Some(s.b.ins().iadd(n_begin, column));
             s.for_stmt(&For {
@@ -106,6 +121,56 @@ impl Emitter<'_> {
             Ok(vec![])
         })?;
         Ok(())
+    }
+
+    /// The function that packs squares, where the operand is rows of floats whose length is whole squares.
+    fn squares(&self, c: &Contract, plan: &ContractPlan, operand: &Operand) -> Option<Squares> {
+        let [Stmt::Let { dst, op: Op::Load { buffer, index, guard: None } }] = operand.body.as_slice() else {
+            return None;
+        };
+        let plain = *dst == operand.value
+            && c.acc_dtype == DType::F32
+            && self.kernel.buffers[buffer.index()].dtype == DType::F32
+            && self.width == Some(Width::W512);
+        let depth =
+            c.k.extent.as_const().filter(|k| k % SIDE == 0 && c.taps.is_empty() && plan.whole_panels)?;
+        if !plain || plan.width % SIDE != 0 {
+            return None;
+        }
+        let linear = index.linear(c.k.var, &|_| true)?;
+        let stride = linear.rest.linear(c.n.var, &|_| true)?.coefficient.as_const()?;
+        let along_k = linear.coefficient == Ix::Const(1) && stride > 0;
+        let function = transpose(stride.checked_mul(4)?, plan.width * 4).ok().filter(|_| along_k)?;
+        Some(Squares { function, source: *buffer, index: index.clone(), depth })
+    }
+
+    /// Packs whole squares of the panel of column `at`; gives the first column that is left.
+    fn pack_squares(
+        &mut self,
+        c: &Contract,
+        plan: &ContractPlan,
+        squares: &Squares,
+        [n_begin, at, used]: [Value; 3],
+    ) -> Result<Value> {
+        let Some(panels) = plan.panels else { return self.unsupported("an operand without panels") };
+        let count = self.b.ins().band_imm_s(used, -SIDE);
+        let end = self.b.ins().iadd(at, count);
+        let first = self.scaled(at, squares.depth);
+        let panel = self.address(panels, first, 4);
+        let depth = self.i64(squares.depth / SIDE);
+        let k = self.ix(&c.k.begin)?;
+        self.counted(at, end, SIDE, &[], |s, column, _| {
+            s.vars[c.n.var.index()] = Some(s.b.ins().iadd(n_begin, column));
+            s.vars[c.k.var.index()] = Some(k);
+            let index = s.ix(&squares.index)?;
+            let source = s.address(squares.source, index, 4);
+            let position = s.b.ins().isub(column, at);
+            let offset = s.scaled(position, 4);
+            let to = s.b.ins().iadd(panel, offset);
+            s.call(Callee::Loop(squares.function.clone()), &[source, to, depth]);
+            Ok(vec![])
+        })?;
+        Ok(end)
     }
 
     /// Zeroes a panel that is not full: its missing columns are multiplied too.
