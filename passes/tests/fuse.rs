@@ -173,3 +173,34 @@ fn a_convolution_of_few_channels_takes_their_transpose_in() {
     assert_eq!(image(8, 1), ["transpose", "conv relu", "transpose"]);
     assert_eq!(image(3, 2).iter().filter(|k| k.starts_with("transpose conv")).count(), 0);
 }
+
+/// The kernels of a pointwise convolution of `[1, size, size, 32]` that is scaled by `[1, gate, gate, 32]`.
+fn gated(size: i64, gate: i64, taps: i64, uses: usize) -> Vec<String> {
+    kernels(|b| {
+        let (x, g) = (input(b, "x", &[1, size, size, 32]), input(b, "g", &[1, gate, gate, 32]));
+        let scaled = b.ew("mul", &[x, g]).unwrap();
+        let convolution = Conv::Forward {
+            strides: vec![1, 1],
+            dilations: vec![1, 1],
+            pads: vec![(Dim::known(0), Dim::known(0)); 2],
+            groups: 1,
+            layout: Layout::ChannelsLast,
+            out: DType::F32,
+        };
+        for i in 0..uses {
+            let w = input(b, &format!("w{i}"), &[16, 32, taps, taps]);
+            let y = b.add1(Op::Conv(convolution.clone()), &[scaled, w]).unwrap();
+            b.output(&format!("y{i}"), y);
+        }
+    })
+}
+
+#[test]
+fn a_pointwise_convolution_takes_the_scaling_of_a_large_input_in() {
+    assert_eq!(gated(112, 1, 1, 1), ["mul conv"]);
+    // What is small stays near; windows and second uses would scale again; other factors are no gate.
+    assert_eq!(gated(14, 1, 1, 1), ["mul", "conv"]);
+    assert_eq!(gated(112, 1, 3, 1), ["mul", "conv"]);
+    assert_eq!(gated(112, 1, 1, 2).iter().filter(|k| *k == "mul conv").count(), 0);
+    assert_eq!(gated(112, 112, 1, 1), ["mul", "conv"]);
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kiln_ir::op::{Conv, Layout, Movement};
-use kiln_ir::{Dim, Op, Value};
+use kiln_ir::{Dim, Ew, Op, Value};
 
 use super::role::{Role, Web};
 use super::{Group, Kind, reduced_axes};
@@ -14,6 +14,9 @@ const LOOKAHEAD: usize = 8;
 
 /// Channels that a convolution gathers itself from where they come first: those of images.
 const FEW_CHANNELS: i64 = 4;
+
+/// Elements of an operand that outgrows the caches of a core: 1 MiB of f32.
+const LARGE: i64 = 1 << 18;
 
 struct Grow<'w, 'g> {
     web: &'w Web<'g>,
@@ -64,7 +67,7 @@ impl Grow<'_, '_> {
         let web = self.web;
         let domain = web.shape(at).to_vec();
         let mut members = vec![];
-        members.extend(self.few_channels(at));
+        members.extend(self.few_channels(at).or_else(|| self.gate(at)));
         members.push(at);
         let mut best = members.clone();
         let mut open: BTreeSet<usize> = web.to[at].iter().copied().collect();
@@ -98,6 +101,34 @@ impl Grow<'_, '_> {
             web.producer(x).filter(|&p| few && web.roles[p] == Role::Relabel && self.of[p].is_none())?;
         let transpose = matches!(web.node(producer).op, Op::Movement(Movement::Transpose { .. }));
         (transpose && web.uses.only_user(x) == Some(web.ids[at])).then_some(producer)
+    }
+
+    /// The product that gives a pointwise convolution its input by one factor for each channel, if nothing else reads it:
+    /// rows are scaled where they are packed for the convolution. That costs more than rows that are read in place, and
+    /// less than a pass over memory.
+    fn gate(&self, at: usize) -> Option<usize> {
+        let web = self.web;
+        let Op::Conv(Conv::Forward { groups: 1, layout: Layout::ChannelsLast, .. }) = &web.node(at).op else {
+            return None;
+        };
+        let &[x, w] = web.node(at).operands.as_slice() else { return None };
+        let one = |d: &Dim| d.as_known() == Some(1);
+        let producer =
+            web.producer(x).filter(|&p| web.roles[p] == Role::Pointwise && self.of[p].is_none())?;
+        let node = web.node(producer);
+        let [a, b] = node.operands.as_slice() else { return None };
+        let product = matches!(&node.op, Op::Elementwise(e) if e.kind == Ew::named("mul"));
+        let scale = |v: Value| {
+            let dims = web.dims(v);
+            dims.len() == web.dims(x).len() && dims[1..dims.len() - 1].iter().all(one)
+        };
+        let whole = |v: Value| web.dims(v) == web.dims(x);
+        let gated = (whole(*a) && scale(*b)) || (whole(*b) && scale(*a));
+        let elements: Option<i64> = web.dims(x).iter().map(Dim::as_known).product();
+        let large = elements.is_some_and(|n| n >= LARGE);
+        let pointwise = web.dims(w).get(2..).is_some_and(|taps| taps.iter().all(one));
+        (product && gated && large && pointwise && web.uses.only_user(x) == Some(web.ids[at]))
+            .then_some(producer)
     }
 
     /// Whether a node is elementwise on the shape of what it takes from `members`, or drops or adds axes of size 1,
