@@ -1,8 +1,8 @@
 //! Vector programs to machine code: the loops around a program, and its instructions one by one.
 //!
 //! ```text
+//! pointers of the first row into registers
 //! for rows:
-//!     pointers of the row into registers
 //!     for phases:
 //!         main loop: several groups of lanes an iteration
 //!         loop: one group an iteration
@@ -162,10 +162,10 @@ impl<'p> Emission<'p> {
         if stack > 0 {
             self.asm.op2(Code::Sub_rm64_imm32, Register::RSP, stack);
         }
-        let row = self.asm.here();
         for (i, param) in self.pointers.clone().into_iter().enumerate() {
             self.asm.op2(Code::Mov_r64_rm64, POINTERS[i], Self::word(param));
         }
+        let row = self.asm.here();
         for phase in &self.program.phases {
             self.phase = phase;
             match phase.run {
@@ -181,7 +181,13 @@ impl<'p> Emission<'p> {
         for &(param, step) in &self.program.row_steps {
             let step =
                 i32::try_from(step).map_err(|_| WideError::Unsupported("rows far apart".to_owned()))?;
-            self.asm.op2(Code::Add_rm64_imm32, Self::word(param), step);
+            let register = self.pointers.iter().position(|p| *p == param);
+            if let Some(i) = register {
+                self.asm.op2(Code::Add_rm64_imm32, POINTERS[i], step);
+            }
+            if register.is_none() || self.is_read_inside(param) {
+                self.asm.op2(Code::Add_rm64_imm32, Self::word(param), step);
+            }
         }
         self.asm.op1(Code::Dec_rm64, Self::word(ROWS));
         self.asm.jump(Code::Jne_rel32_64, row);
@@ -191,6 +197,14 @@ impl<'p> Emission<'p> {
         self.asm.op0(Code::VEX_Vzeroupper);
         self.asm.op0(Code::Retnq);
         Ok(())
+    }
+
+    /// Whether accesses of loops inside take the pointer from memory.
+    fn is_read_inside(&self, pointer: Param) -> bool {
+        self.program.phases.iter().flat_map(|p| &p.body).any(|inst| match inst {
+            Inst::Load { at, .. } | Inst::Store { at, .. } => at.pointer == pointer && !at.inner.is_empty(),
+            _ => false,
+        })
     }
 
     /// What the lanes accumulated, to memory.
