@@ -4,7 +4,15 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use memmap2::MmapMut;
+
 use crate::abi::{ALIGNMENT, SLACK};
+
+/// Size and alignment of the pages that large buffers ask for.
+const LARGE_PAGE: usize = 2 << 20;
+
+/// Bytes from which a buffer asks for large pages: it outgrows what small ones keep at hand in the translation caches.
+const LARGE: usize = 2 * LARGE_PAGE;
 
 /// Memory that could not be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +35,16 @@ pub enum MemoryError {
 pub struct AlignedBuf {
     start: NonNull<u8>,
     len: usize,
-    layout: Layout,
+    owner: Owner,
+}
+
+/// Where the bytes of a buffer come from.
+#[derive(Debug)]
+enum Owner {
+    /// The allocator.
+    Heap(Layout),
+    /// The operating system.
+    Pages { _pages: MmapMut },
 }
 
 // SAFETY: the buffer owns plain bytes; access through raw pointers is ordered by whoever hands the pointers out.
@@ -41,10 +58,24 @@ impl AlignedBuf {
         let refused = MemoryError::Refused(len);
         let bytes = usize::try_from(len).map_err(|_| refused.clone())?;
         let padded = bytes.checked_add(SLACK).ok_or(refused.clone())?;
+        if padded >= LARGE {
+            return AlignedBuf::in_pages(bytes, padded).ok_or(refused);
+        }
         let layout = Layout::from_size_align(padded, ALIGNMENT).map_err(|_| refused.clone())?;
         // SAFETY: the layout has a size of at least SLACK, so it is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(refused)?;
-        Ok(AlignedBuf { start, len: bytes, layout })
+        Ok(AlignedBuf { start, len: bytes, owner: Owner::Heap(layout) })
+    }
+
+    /// Pages of zeros, large ones where the operating system has them: `padded` bytes, of which `len` count.
+    fn in_pages(len: usize, padded: usize) -> Option<Self> {
+        let mut pages = MmapMut::map_anon(padded.checked_add(LARGE_PAGE)?).ok()?;
+        // Small pages do as well, more slowly.
+        #[cfg(target_os = "linux")]
+        let _ = pages.advise(memmap2::Advice::HugePage);
+        let skip = pages.as_ptr().align_offset(LARGE_PAGE);
+        let start = NonNull::from(pages.get_mut(skip..skip.checked_add(padded)?)?).cast();
+        Some(AlignedBuf { start, len, owner: Owner::Pages { _pages: pages } })
     }
 
     /// A copy of `bytes`.
@@ -85,8 +116,11 @@ impl AlignedBuf {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this very layout.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        match self.owner {
+            // SAFETY: allocated in `zeroed` with this very layout.
+            Owner::Heap(layout) => unsafe { dealloc(self.start.as_ptr(), layout) },
+            Owner::Pages { .. } => {}
+        }
     }
 }
 
@@ -154,6 +188,19 @@ mod tests {
         assert_eq!(buf.bytes(), &[0u8; 1000][..]);
         assert_eq!(AlignedBuf::copy_of(b"kiln").unwrap().bytes(), b"kiln");
         assert!(AlignedBuf::zeroed(0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn large_buffers_are_aligned_zero_and_writable_to_their_end() {
+        for len in [LARGE - SLACK, LARGE - SLACK + 1, LARGE + 12345, 9 << 20] {
+            let mut buf = AlignedBuf::zeroed(len as u64).unwrap();
+            assert_eq!((buf.as_ptr().addr() % ALIGNMENT, buf.len()), (0, len));
+            assert!(buf.bytes().iter().all(|b| *b == 0));
+            buf.bytes_mut().fill(7);
+            // SAFETY: the slack behind the bytes belongs to the buffer.
+            let slack = unsafe { std::slice::from_raw_parts(buf.as_ptr().add(len), SLACK) };
+            assert!(slack.iter().all(|b| *b == 0) && buf.bytes()[len - 1] == 7);
+        }
     }
 
     #[test]
