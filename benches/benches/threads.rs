@@ -1,8 +1,8 @@
 //! What a run and a kernel cost beside their work, on one thread and on two.
 //!
-//! Chains of kernels that cannot be one: softmaxes over the rows and the columns of a square in turn, and matrix
-//! products. The smallest shows the cost of a run and of a kernel, the larger ones where a second thread begins to pay.
-//! A kernel of one chunk runs on one thread whatever their number.
+//! Chains of kernels that cannot be one: softmaxes of a square and matrix products. The smallest shows the cost of a run
+//! and of a kernel, the larger ones where a second thread begins to pay. A kernel of one chunk runs on one thread whatever
+//! their number.
 //! `cargo bench -p kiln-benches --bench threads`
 
 use kiln::ir::{Build, GraphBuilder, InferError, Value};
@@ -13,19 +13,36 @@ use kiln_benches::rotate::best_of_turns;
 use kiln_benches::table::Table;
 
 /// A kernel of a chain.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Link {
+    /// Softmax over the rows: a thread finds what it wrote in its own cache.
+    Rows,
+    /// Softmax over the rows and the columns in turn: half of what a thread reads was written by the other.
     Softmax,
+    /// A matrix product with constant weights.
     Product,
 }
 
+impl Link {
+    fn name(self) -> &'static str {
+        match self {
+            Link::Rows => "softmax rows",
+            Link::Softmax => "softmax",
+            Link::Product => "product",
+        }
+    }
+}
+
 /// Kernels, how many of them, and the side of the square.
-const CASES: [(Link, usize, usize); 9] = [
+const CASES: [(Link, usize, usize); 12] = [
     (Link::Softmax, 1, 4),
     (Link::Softmax, 64, 4),
     (Link::Softmax, 64, 32),
     (Link::Softmax, 64, 128),
     (Link::Softmax, 16, 512),
+    (Link::Rows, 64, 32),
+    (Link::Rows, 64, 128),
+    (Link::Rows, 16, 512),
     (Link::Product, 64, 32),
     (Link::Product, 64, 128),
     (Link::Product, 16, 256),
@@ -40,6 +57,7 @@ fn chain(b: &mut GraphBuilder<'_>, x: Value, (link, kernels, side): (Link, usize
     let mut value = x;
     for kernel in 0..kernels {
         value = match link {
+            Link::Rows => b.softmax(value, 1)?,
             Link::Softmax => b.softmax(value, 1 - kernel % 2)?,
             Link::Product => b.einsum("mk,kn->mn", value, weights)?,
         };
@@ -63,8 +81,7 @@ fn main() -> Result<()> {
     let mut table = Table::new(&heading);
     for case in CASES {
         let (link, count, side) = case;
-        let noun = if link == Link::Softmax { "softmax" } else { "product" };
-        let name = format!("{count} {noun} {side}x{side}");
+        let name = format!("{count} {} {side}x{side}", link.name());
         if !is_wanted(&name) {
             continue;
         }
