@@ -9,17 +9,21 @@ use super::plan::{Layer, Plan};
 use crate::kir::builder::{ContractShape, RhsBuilder};
 use crate::kir::{BufferId, Ix, KernelBuilder, LoopKind, Val};
 
-/// Scratch of a grid point, and distances in it, in elements.
+/// Scratch of a grid point, and distances in it, in elements. What is along a line of tiles stays in the first-level
+/// cache, a block of channels at a time; planes stay in the second.
 pub(super) struct Scratch {
-    /// Columns of `B^T D` of one line of tiles: `[inputs][padded width][channels]`.
+    /// Columns of `B^T D` of a line of tiles: `[inputs][padded width][block of channels]`.
     columns: BufferId,
     column_line: i64,
     /// `B^T D B`: planes of `[lines][tiles][channels]`, one for each product.
     inputs: BufferId,
     input_plane: i64,
-    /// Products, and what becomes of them: planes of `[lines][tiles][output channels]`.
+    /// Products: planes of `[lines][tiles][output channels]`.
     products: BufferId,
     product_plane: i64,
+    /// Columns of `A^T M` of a line of tiles: planes of `[tiles][block of output channels]`, inputs for each output.
+    sums: BufferId,
+    sum_plane: i64,
 }
 
 /// Elements of a cache line.
@@ -32,8 +36,9 @@ impl Scratch {
         let rows = plan.lines * plan.tiles[1];
         // An odd number of cache lines keeps planes in different sets.
         let plane = |elements: i64| (((elements + LINE - 1) / LINE) | 1) * LINE;
-        let column_line = plane(padded_width(plan) * layer.channels);
+        let column_line = plane(plan.padded_width() * plan.blocks[0]);
         let (input_plane, product_plane) = (plane(rows * layer.channels), plane(rows * plan.columns));
+        let sum_plane = plane(plan.tiles[1] * plan.blocks[1]);
         Scratch {
             columns: b.scratch(DType::F32, inputs * column_line),
             column_line,
@@ -41,13 +46,10 @@ impl Scratch {
             input_plane,
             products: b.scratch(DType::F32, inputs * inputs * product_plane),
             product_plane,
+            sums: b.scratch(DType::F32, plan.transform.outputs() as i64 * inputs * sum_plane),
+            sum_plane,
         }
     }
-}
-
-/// Positions of a line that its tiles read.
-fn padded_width(plan: &Plan) -> i64 {
-    plan.tiles[1] * plan.transform.outputs() as i64 + 2
 }
 
 /// What the kernel is made of.
@@ -63,16 +65,15 @@ pub(super) struct Parts {
     pub one_image: bool,
     /// Images, lines, positions and channels of the result.
     pub groups: [Group; 4],
-    /// Lines of the input.
-    pub lines: Group,
-    /// Positions of a line and channels, as one.
-    pub line: Group,
+    /// Lines, positions and channels of the input.
+    pub input_groups: [Group; 3],
     /// An element of the input.
     pub input: TermId,
     pub roots: Vec<Root>,
 }
 
-/// A block of lines of tiles, or of output channels.
+/// A block of lines of tiles, or of channels.
+#[derive(Clone, Debug)]
 struct Part {
     block: Ix,
     first: Ix,
@@ -106,19 +107,29 @@ impl Parts {
         let lines = part(e, b, &all, self.plan.lines, &mut points);
         let point = Point { lines, filters };
         self.clear_borders(b);
+        let all = Part {
+            block: Ix::Const(0),
+            first: Ix::Const(0),
+            count: self.layer.channels.into(),
+            uneven: None,
+        };
         b.sequential(point.lines.count.clone(), |b, line| {
             let [image, tiles] = self.place(point.lines.first.clone() + line.clone());
             bind_all(e, b, &self.groups[..1], &[image], &mut |e, b| {
-                self.input_columns(e, b, &tiles);
+                blocks(b, &all, self.plan.blocks[0], |b, channels| {
+                    self.input_columns(e, b, channels, &tiles);
+                    self.input_lines(b, channels, &line);
+                });
             });
-            self.input_lines(b, &line);
         });
         self.multiply(b, &point);
-        self.output_columns(b, &point);
         b.sequential(point.lines.count.clone(), |b, line| {
             let [image, tiles] = self.place(point.lines.first.clone() + line.clone());
             bind_all(e, b, &self.groups[..1], &[image], &mut |e, b| {
-                self.output_lines(e, b, &point, &line, &tiles);
+                blocks(b, &point.filters, self.plan.blocks[1], |b, filters| {
+                    self.output_columns(b, filters, &line);
+                    self.output_lines(e, b, &point, filters, &tiles);
+                });
             });
         });
         points
@@ -143,9 +154,9 @@ impl Parts {
 
     /// Zeros in the padding at both ends of the columns: no line writes there.
     fn clear_borders(&self, b: &mut KernelBuilder) {
-        let (channels, left) = (self.layer.channels, self.layer.before[1]);
+        let (channels, left) = (self.plan.blocks[0], self.layer.before[1]);
         let end = left + self.layer.input[1];
-        let right = padded_width(&self.plan) - end;
+        let right = self.plan.padded_width() - end;
         for (first, count) in [(0, left), (end, right)] {
             if count <= 0 {
                 continue;
@@ -160,40 +171,46 @@ impl Parts {
     }
 
     /// `B^T` over the lines of the input that a line of tiles reads.
-    fn input_columns(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder, tiles: &Ix) {
-        let channels = self.layer.channels;
+    fn input_columns(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder, channels: &Part, tiles: &Ix) {
         let [top, left] = self.layer.before;
+        let Scratch { columns, column_line, .. } = self.scratch;
+        let block = self.plan.blocks[0];
         let first = tiles.clone() * self.outputs() - top;
         // Tiles may reach beyond the padding.
-        let width = self.layer.input[1].min(padded_width(&self.plan) - left);
-        b.vector(width * channels, |b, at| {
-            let mut lines = vec![];
-            e.bound_vector(&self.line, at.clone(), |e| {
-                for i in 0..self.inputs() {
-                    let line = first.clone() + i;
-                    lines.push(e.bound(&self.lines, line, |e| e.emit(b, self.input)));
+        let width = self.layer.input[1].min(self.plan.padded_width() - left);
+        let [line_group, position_group, channel_group] = &self.input_groups;
+        b.sequential(width, |b, x| {
+            b.vector(channels.count.clone(), |b, c| {
+                let mut lines = vec![];
+                e.bound_vector(channel_group, c.clone() + channels.first.clone(), |e| {
+                    e.bound(position_group, x.clone(), |e| {
+                        for i in 0..self.inputs() {
+                            let line = first.clone() + i;
+                            lines.push(e.bound(line_group, line, |e| e.emit(b, self.input)));
+                        }
+                    });
+                });
+                let transformed = self.plan.transform.input(b, &lines);
+                let to = x * block + c + left * block;
+                for (i, value) in (0i64..).zip(transformed) {
+                    b.store(columns, to.clone() + i * column_line, value);
                 }
             });
-            let columns = self.plan.transform.input(b, &lines);
-            for (i, value) in (0i64..).zip(columns) {
-                let begin = i * self.scratch.column_line + left * channels;
-                b.store(self.scratch.columns, at.clone() + begin, value);
-            }
         });
     }
 
     /// `B^T` over the positions that tiles read, into the planes of the products.
-    fn input_lines(&self, b: &mut KernelBuilder, line: &Ix) {
-        let (n, channels, [_, tiles]) = (self.inputs(), self.layer.channels, self.plan.tiles);
+    fn input_lines(&self, b: &mut KernelBuilder, channels: &Part, line: &Ix) {
+        let (n, block, [_, tiles]) = (self.inputs(), self.plan.blocks[0], self.plan.tiles);
         let Scratch { columns, column_line, inputs, input_plane, .. } = self.scratch;
         b.sequential(n, |b, i| {
             b.sequential(tiles, |b, tile| {
-                b.vector(channels, |b, c| {
-                    let first =
-                        i.clone() * column_line + tile.clone() * (self.outputs() * channels) + c.clone();
-                    let d: Vec<Val> = (0..n).map(|j| b.load(columns, first.clone() + j * channels)).collect();
+                b.vector(channels.count.clone(), |b, c| {
+                    let first = i.clone() * column_line + tile.clone() * (self.outputs() * block) + c.clone();
+                    let d: Vec<Val> = (0..n).map(|j| b.load(columns, first.clone() + j * block)).collect();
                     let transformed = self.plan.transform.input(b, &d);
-                    let row = (line.clone() * tiles + tile) * channels + c;
+                    let row =
+                        (line.clone() * tiles + tile) * self.layer.channels + c + channels.first.clone();
                     let to = i * (n * input_plane) + row;
                     for (j, value) in (0i64..).zip(transformed) {
                         b.store(inputs, to.clone() + j * input_plane, value);
@@ -232,26 +249,35 @@ impl Parts {
         });
     }
 
-    /// `A^T` over the lines of the products, in place: the first planes of each column are its result.
-    fn output_columns(&self, b: &mut KernelBuilder, point: &Point) {
-        let n = self.inputs();
-        let Scratch { products, product_plane, .. } = self.scratch;
-        let all = point.lines.times(self.plan.tiles[1] * self.plan.columns);
+    /// `A^T` over the lines of the products of a line of tiles.
+    fn output_columns(&self, b: &mut KernelBuilder, filters: &Part, line: &Ix) {
+        let (n, [_, tiles], [_, block]) = (self.inputs(), self.plan.tiles, self.plan.blocks);
+        let Scratch { products, product_plane, sums, sum_plane, .. } = self.scratch;
         b.sequential(n, |b, j| {
-            b.vector(all, |b, at| {
-                let first = j * product_plane + at;
-                let place = |i: i64| first.clone() + i * (n * product_plane);
-                let m: Vec<Val> = (0..n).map(|i| b.load(products, place(i))).collect();
-                let lines = self.plan.transform.output(b, &m);
-                for (i, value) in (0i64..).zip(lines) {
-                    b.store(products, place(i), value);
-                }
+            b.sequential(tiles, |b, tile| {
+                b.vector(filters.count.clone(), |b, o| {
+                    let row = (line.clone() * tiles + tile.clone()) * self.plan.columns;
+                    let first = j.clone() * product_plane + row + o.clone() + filters.first.clone();
+                    let place = |i: i64| first.clone() + i * (n * product_plane);
+                    let m: Vec<Val> = (0..n).map(|i| b.load(products, place(i))).collect();
+                    let to = j * sum_plane + tile * block + o;
+                    for (y, value) in (0i64..).zip(self.plan.transform.output(b, &m)) {
+                        b.store(sums, to.clone() + y * (n * sum_plane), value);
+                    }
+                });
             });
         });
     }
 
     /// `A^T` over the positions of a line of tiles, and the epilogue.
-    fn output_lines(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder, point: &Point, line: &Ix, tiles: &Ix) {
+    fn output_lines(
+        &self,
+        e: &mut Emitter<'_>,
+        b: &mut KernelBuilder,
+        point: &Point,
+        filters: &Part,
+        tiles: &Ix,
+    ) {
         let m = self.outputs();
         let [height, width] = self.layer.output;
         let first = tiles.clone() * m;
@@ -265,8 +291,9 @@ impl Parts {
                         continue;
                     }
                     b.for_loop(LoopKind::Sequential, count, |b, tile| {
-                        b.vector(point.filters.count.clone(), |b, o| {
-                            self.tile(e, b, point, [line.clone(), y.clone(), tile + begin], &o, positions);
+                        b.vector(filters.count.clone(), |b, o| {
+                            let channel = o.clone() + filters.first.clone() + point.filters.first.clone();
+                            self.tile(e, b, [y.clone(), tile + begin, o], channel, positions);
                         });
                     });
                 }
@@ -279,21 +306,19 @@ impl Parts {
         &self,
         e: &mut Emitter<'_>,
         b: &mut KernelBuilder,
-        point: &Point,
-        [line, y, tile]: [Ix; 3],
-        o: &Ix,
+        [y, tile, o]: [Ix; 3],
+        channel: Ix,
         positions: i64,
     ) {
-        let (n, m, [_, tiles]) = (self.inputs(), self.outputs(), self.plan.tiles);
-        let Scratch { products, product_plane, .. } = self.scratch;
-        let row = (line * tiles + tile.clone()) * self.plan.columns + o.clone();
-        let first = y * (n * product_plane) + row;
-        let loaded: Vec<Val> = (0..n).map(|j| b.load(products, first.clone() + j * product_plane)).collect();
-        let sums = self.plan.transform.output(b, &loaded);
+        let (n, m, [_, block]) = (self.inputs(), self.outputs(), self.plan.blocks);
+        let Scratch { sums, sum_plane, .. } = self.scratch;
+        let first = y * (n * sum_plane) + tile.clone() * block + o;
+        let loaded: Vec<Val> = (0..n).map(|j| b.load(sums, first.clone() + j * sum_plane)).collect();
+        let results = self.plan.transform.output(b, &loaded);
         let tops: Vec<TermId> = self.roots.iter().map(|r| r.term).collect();
-        e.bound_vector(&self.groups[3], o.clone() + point.filters.first.clone(), |e| {
+        e.bound_vector(&self.groups[3], channel, |e| {
             e.hoist(b, &tops);
-            for (x, sum) in (0..positions).zip(sums) {
+            for (x, sum) in (0..positions).zip(results) {
                 let position = tile.clone() * m + x;
                 e.bound(&self.groups[2], position, |e| match self.accumulator {
                     Some(term) => e.with_value(term, sum, |e| self.store(e, b)),
@@ -330,4 +355,21 @@ fn part(e: &mut Emitter<'_>, b: &mut KernelBuilder, total: &Dim, size: i64, poin
     }
     let left = e.dim(b, total) - first.clone();
     Part { block, first, count: left.clone().min(size), uneven: Some((left, size)) }
+}
+
+/// Runs `f` for blocks of `size` of a part.
+fn blocks(b: &mut KernelBuilder, all: &Part, size: i64, f: impl FnOnce(&mut KernelBuilder, &Part)) {
+    let total = all.count.as_const();
+    if total.is_some_and(|n| n <= size) {
+        let whole = Part { first: Ix::Const(0), ..all.clone() };
+        return f(b, &whole);
+    }
+    b.sequential(all.count.clone().ceil_div(size), |b, block| {
+        let first = block.clone() * size;
+        let count = match total {
+            Some(n) if n % size == 0 => Ix::Const(size),
+            _ => (all.count.clone() - first.clone()).min(size),
+        };
+        f(b, &Part { block, first, count, uneven: None });
+    });
 }

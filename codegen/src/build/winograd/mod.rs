@@ -3,13 +3,13 @@
 //!
 //! ```text
 //! for blocks of output channels, for blocks of lines of tiles:    // the grid
-//!     for lines of tiles:
+//!     for lines of tiles, for blocks of channels:
 //!         columns of B^T D, along whole lines of the image          // padding: guards a line, zeros at its ends
 //!         B^T D B, a plane of [tiles][channels] for each product
 //!     for products:
 //!         sums over channels: contractions with constant panels
-//!     columns of A^T M, in place
-//!     for lines of tiles:
+//!     for lines of tiles, for blocks of channels:
+//!         columns of A^T M
 //!         A^T M A, epilogue, stores
 //! ```
 //!
@@ -120,7 +120,6 @@ fn lower(
     let filters = e.constant(&mut b, filters);
     let scratch = Scratch::new(&mut b, &layer, &plan);
     let [n, h, w, o] = scalars.result.map(Group::of);
-    let [y, x, c] = scalars.input_axes;
     let parts = Parts {
         layer,
         plan,
@@ -130,8 +129,7 @@ fn lower(
         accumulator: terms.find_accumulator(),
         one_image: images.as_known() == Some(1),
         groups: [n, h, w, o],
-        lines: Group::of(y),
-        line: Group { members: [x, c].into_iter().collect() },
+        input_groups: scalars.input_axes.map(Group::of),
         input: scalars.input,
         roots: scalars.roots,
     };

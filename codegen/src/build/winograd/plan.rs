@@ -3,7 +3,7 @@
 //! The choice depends on shapes and the width of vectors alone.
 
 use super::transform::{FOUR, TWO, Transform};
-use crate::schedule::{even, panel_width};
+use crate::schedule::even;
 
 /// A convolution of 3x3 taps with stride 1, channels last; sizes in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,15 +35,44 @@ pub struct Plan {
     pub columns: i64,
     /// Panel width of the transformed filters.
     pub width: u32,
+    /// Input and output channels that are transformed at once.
+    pub blocks: [i64; 2],
 }
 
 impl Plan {
+    /// Sets the numbers of channels that are transformed at once: of whole vectors, and equal where possible.
+    pub fn blocked(self, layer: &Layer, lanes: u32) -> Plan {
+        let (n, m, lanes) =
+            (self.transform.inputs() as i64, self.transform.outputs() as i64, i64::from(lanes));
+        let block = |channels: i64, each: i64| {
+            let least = SHORTEST * lanes;
+            let fit =
+                |count: &i64| channels % count == 0 && (count * each <= LINE_ELEMENTS || *count <= least);
+            let vectors = (1..=channels / lanes).map(|v| v * lanes).rev();
+            std::iter::once(channels).chain(vectors).find(fit).unwrap_or(least.min(channels))
+        };
+        let blocks =
+            [block(layer.channels, n * self.padded_width()), block(self.columns, m * n * self.tiles[1])];
+        Plan { blocks, ..self }
+    }
+
+    /// Positions of a line that its tiles read.
+    pub fn padded_width(&self) -> i64 {
+        self.tiles[1] * self.transform.outputs() as i64 + 2
+    }
+
     /// Panels of a grid point's output channels.
     pub fn panels(&self) -> i64 {
         let width = i64::from(self.width);
         (self.columns + width - 1) / width
     }
 }
+
+/// Elements of what is along a line of tiles: half of a first-level cache of 48 KiB.
+const LINE_ELEMENTS: i64 = 3 << 11;
+
+/// Vectors of channels below which loops along them are short.
+const SHORTEST: i64 = 4;
 
 /// Elements of transformed inputs and products of a grid point: they stay in a second-level cache of 2 MiB while
 /// panels pass.
@@ -52,8 +81,11 @@ const POINT_ELEMENTS: i64 = 11 << 15;
 /// Filters of more elements come from beyond the second-level cache for every block of lines.
 const CACHED_FILTERS: i64 = 5 << 15;
 
-/// Multiply-adds of a grid point, about: a quarter of a millisecond, so that a few threads share a layer.
-const POINT_WORK: i64 = 1 << 24;
+/// Multiply-adds of a grid point: a quarter of a millisecond, so that a few threads share a layer.
+const POINT_WORK: i64 = 27 << 20;
+
+/// Rows of a product's left operand that use a panel well which comes from the second-level cache.
+const TILE_ROWS: i64 = 14;
 
 /// Multiply-adds in the time that an element comes from memory, for each lane of a vector.
 const FETCH: f64 = 3.0;
@@ -70,13 +102,10 @@ const BEGIN: i64 = 8;
 /// Part of the other's cost below which an algorithm of fewer products, with larger rounding errors, is taken.
 const GAIN: f64 = 0.9;
 
-/// Rows of a product's left operand that are worth the way of a panel.
-const ENOUGH_ROWS: i64 = 48;
-
 /// Largest size of any dimension.
 const MOST: i64 = 1 << 14;
 
-/// The best plan for vectors of `lanes` elements; `None` where the direct way is about as fast.
+/// The best plan for vectors of `lanes` elements; `None` where sums over taps are about as fast.
 pub fn plan(layer: &Layer, lanes: u32) -> Option<Plan> {
     let sizes = [layer.input, layer.output, [layer.channels, layer.filters]];
     if sizes.as_flattened().iter().any(|n| !(4..=MOST).contains(n)) || layer.images < 1 {
@@ -97,25 +126,38 @@ pub fn plan(layer: &Layer, lanes: u32) -> Option<Plan> {
     best
 }
 
-/// The plan with output channels in about `parts` parts; `None` where a grid point would be too large, or too much.
+/// The plan with output channels in about `parts` parts; `None` where a line of tiles is too much for a grid point.
 fn divided(layer: &Layer, transform: Transform, lanes: u32, parts: i64) -> Option<Plan> {
-    let width = panel_width(layer.filters, lanes);
+    let width = width(layer.filters, lanes);
     let columns = even(layer.filters, (layer.filters + parts - 1) / parts, i64::from(width));
     let columns = columns.min(layer.filters);
     let m = transform.outputs() as i64;
     let products = (transform.inputs() * transform.inputs()) as i64;
     let tiles = layer.output.map(|n| (n + m - 1) / m);
     let line = products * tiles[1];
-    let most = POINT_ELEMENTS / (line * (layer.channels + columns));
     let all = tiles[0] * layer.images;
-    let worth = (POINT_WORK / (line * layer.channels * columns)).max(1);
-    // A block of few lines reads filters for little.
-    let enough = (ENOUGH_ROWS + tiles[1] - 1) / tiles[1];
-    let lines = worth.max(enough).min(most).min(all);
-    if lines == 0 {
+    let fit = POINT_ELEMENTS / (line * (layer.channels + columns));
+    let most = if products * layer.channels * layer.filters <= CACHED_FILTERS {
+        fit.min((TILE_ROWS + tiles[1] - 1) / tiles[1])
+    } else {
+        fit.min((POINT_WORK / (line * layer.channels * columns)).max(1))
+    };
+    if most == 0 {
         return None;
     }
-    Some(Plan { transform, tiles, lines: even(all, lines, 1).min(lines), columns, width })
+    let lines = even(all, most.min(all), 1);
+    let plan = Plan { transform, tiles, lines, columns, width, blocks: [0; 2] };
+    Some(plan.blocked(layer, lanes))
+}
+
+/// The panel width for `n` output channels: two vectors where that pads least. A panel of a whole sum and the rows that
+/// pass by it then stay in the first-level cache.
+fn width(n: i64, lanes: u32) -> u32 {
+    let padded = |vectors: &u32| {
+        let width = i64::from(vectors * lanes);
+        (n + width - 1) / width * width
+    };
+    [2, 3, 4, 1].into_iter().min_by_key(padded).unwrap_or(1) * lanes
 }
 
 /// `n` in whole vectors.

@@ -41,6 +41,7 @@ struct Case {
     lines: i64,
     columns: i64,
     width: u32,
+    blocks: [i64; 2],
 }
 
 fn stored(bytes: &[u8]) -> Bytes {
@@ -114,6 +115,7 @@ fn lowered(case: &Case, module: &Module, id: GraphId) -> Result<Lowered, Refusal
         lines: case.lines,
         columns: case.columns,
         width: case.width,
+        blocks: case.blocks,
     };
     lower(&region, nodes[0], &|v| graph.constant(v).cloned(), (layer, plan), "conv")
 }
@@ -167,6 +169,7 @@ fn case() -> Case {
         lines: 2,
         columns: 16,
         width: 16,
+        blocks: [20, 16],
     }
 }
 
@@ -175,7 +178,16 @@ fn layers_of_one_point_and_of_many() {
     for transform in [TWO, FOUR] {
         run(&Case { transform, ..case() });
         run(&Case { transform, images: 1, lines: 100, columns: 40, ..case() });
-        run(&Case { transform, images: 1, input: [8, 8], lines: 1, channels: 64, filters: 64, ..case() });
+        run(&Case {
+            transform,
+            images: 1,
+            input: [8, 8],
+            lines: 1,
+            channels: 64,
+            filters: 64,
+            blocks: [32, 8],
+            ..case()
+        });
     }
 }
 
@@ -242,13 +254,15 @@ proptest! {
         images in 1..4i64, symbolic in any::<bool>(), input in [5..18i64, 5..18i64],
         channels in 4..40i64, filters in 4..50i64, pads in [(0..3i64, 0..3i64), (0..3i64, 0..3i64)],
         kind in 0..3usize, four in any::<bool>(), lines in 1..6i64, width in 0..4usize, panels in 1..3i64,
+        blocks in [0..3usize, 0..3usize],
     ) {
         let width = [4u32, 8, 16, 32][width];
         let columns = (panels * i64::from(width)).min(filters);
         let epilogue = [Epilogue::Nothing, Epilogue::BiasRelu, Epilogue::Residual][kind];
         let transform = if four { FOUR } else { TWO };
+        let blocks = blocks.map(|b| [8, 16, 100][b]);
         run(&Case {
-            images, symbolic, input, channels, filters, pads, epilogue, transform, lines, columns, width,
+            images, symbolic, input, channels, filters, pads, epilogue, transform, lines, columns, width, blocks,
         });
     }
 }
