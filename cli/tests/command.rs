@@ -180,6 +180,7 @@ fn wrong_usage_ends_with_2() {
     fails(2, &["compile", &digits(), "-o", "x", "--disable-pass", "fuze"], &["fuze", "fuse"]);
     fails(2, &["compile", &digits(), "-o", "x", "--dump-after", "fuze"], &["fuze"]);
     fails(2, &["bench", &artifact, "--shape", "x=1"], &["--shape"]);
+    fails(2, &["bench", &artifact, "--no-winograd"], &["--no-winograd"]);
     fails(2, &["bench", &artifact, "--entry", "nowhere"], &["nowhere"]);
     fails(2, &["inspect", &artifact, "--dot", "x.dot"], &["--dot"]);
     fails(2, &["bench", &digits(), "--seconds=-1"], &["--seconds"]);

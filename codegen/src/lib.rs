@@ -5,3 +5,7 @@ pub mod interp;
 pub mod kir;
 pub mod lower;
 pub mod schedule;
+
+// The support of the integration tests names this crate; unit tests share it.
+#[cfg(test)]
+extern crate self as kiln_codegen;

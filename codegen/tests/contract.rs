@@ -393,3 +393,42 @@ fn run_time_columns_are_blocked() {
         }
     }
 }
+
+/// `out[m][first + n] = sum a[m][k] b[k][n]`, rows of the result `stride` apart: tile functions store it by themselves.
+fn stored([m, n, k]: [i64; 3], width: i64, stride: i64, first: i64, dynamic: bool) {
+    let mut b = KernelBuilder::new("stored");
+    let (x, w, out) = (b.input(DType::F32), b.weights(DType::F32), b.output(DType::F32));
+    let rows = if dynamic { b.dim() } else { Ix::Const(m) };
+    let begin = b.grid(2) * n;
+    let shape = ContractShape {
+        m: (0.into(), rows),
+        n: (begin, n.into()),
+        taps: vec![],
+        k: (0.into(), k.into()),
+        acc_dtype: DType::F32,
+    };
+    let rhs = RhsBuilder::Packed { buffer: w, base: 0.into(), width: width as u32 };
+    b.contract(
+        shape,
+        |b, m, _, kk| b.load(x, m.clone() * k + kk),
+        rhs,
+        |b, m, n, sum| b.store(out, m.clone() * stride + n + first, sum),
+    );
+    let kernel = b.finish().unwrap();
+    let buffers = vec![
+        data(DType::F32, m * k, 1),
+        data(DType::F32, 2 * n * k, 2),
+        data(DType::F32, m * stride + first, 3),
+    ];
+    check(&kernel, &buffers, &if dynamic { vec![m] } else { vec![] }, SUMS);
+}
+
+#[test]
+fn sums_that_are_only_stored() {
+    for (m, n, k) in [(1, 16, 5), (13, 32, 24), (70, 64, 64), (29, 48, 800), (150, 16, 40)] {
+        for dynamic in [false, true] {
+            stored([m, n, k], 16, 2 * n, 0, dynamic);
+            stored([m, n, k], 8, 2 * n + 5, 3, dynamic);
+        }
+    }
+}

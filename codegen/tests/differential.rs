@@ -10,6 +10,7 @@ use kiln_ir::op::{
 use kiln_ir::{
     Build, DType, Datum, Dim, Evaluator, Float, GraphBuilder, InferError, Module, Op, Tensor, Type, Value,
 };
+use kiln_runtime::cpu::Tier;
 use kiln_runtime::{Executable, RunOptions, Session, SessionOptions};
 
 /// Deterministic numbers in [-2, 2).
@@ -264,6 +265,50 @@ fn convolutions() {
                 let y = b.add1(op, &[v[0], w])?;
                 Ok(vec![b.ew("relu", &[y])?])
             }));
+        }
+    }
+}
+
+/// Convolutions that pay with transformed tiles, with and without them, on every tier of the machine.
+#[test]
+fn convolutions_by_tiles_and_by_taps() {
+    for (images, size, channels, filters, pad) in [("", [20, 23], 32, 48, 1), ("n", [14, 14], 24, 33, 0)] {
+        let w = tensor(DType::F32, &[filters, channels, 3, 3], 5);
+        let input = [(images, 2), ("", size[0]), ("", size[1]), ("", channels)];
+        let (ty, x) = symbolic(DType::F32, &input, 1);
+        let output = [2, size[0] + 2 * pad - 2, size[1] + 2 * pad - 2, filters];
+        let residual =
+            symbolic(DType::F32, &[(images, 2), ("", output[1]), ("", output[2]), ("", filters)], 2);
+        let mut module = Module::new();
+        let mut b = GraphBuilder::new(&mut module, "main");
+        let (x_value, r_value) = (b.input("x", ty), b.input("r", residual.0));
+        let w = b.constant(w).unwrap();
+        let op = conv(1, Layout::ChannelsLast, 1, 1, pad as i64, 2);
+        let y = b.add1(op, &[x_value, w]).unwrap();
+        let y = b.ew("add", &[y, r_value]).unwrap();
+        let y = b.ew("relu", &[y]).unwrap();
+        b.output("y", y);
+        let id = b.finish();
+        module.add_entry(id);
+        let data = [Datum::Tensor(x), Datum::Tensor(residual.1)];
+        let expected = Evaluator::new(&module).run(id, &data).unwrap();
+        let Datum::Tensor(expected) = &expected[0] else { panic!("no tensor") };
+        for tier in [Tier::X86V2, Tier::X86V3, Tier::X86V4, Tier::Aarch64] {
+            for winograd in [false, true] {
+                let options = Options { tier, winograd, ..Options::default() };
+                let compiled = compile(&module, &options).unwrap();
+                let tiled = compiled.kernel_texts.iter().any(|t| t.contains("scratch"));
+                assert_eq!(tiled, winograd, "{}", compiled.kernel_texts.join("\n"));
+                if !tier.is_supported() {
+                    continue;
+                }
+                let texts = compiled.kernel_texts.clone();
+                let exe = Executable::from_image(compiled.image).unwrap();
+                let session = Session::new(Arc::new(exe), SessionOptions::default());
+                let actual = session.run("main", &data).unwrap();
+                let Datum::Tensor(actual) = &actual[0] else { panic!("no tensor") };
+                compare(&format!("{}, tiles {winograd}", tier.name()), expected, actual, 1e-4, &texts);
+            }
         }
     }
 }

@@ -32,18 +32,27 @@ use kiln_runtime::program::{Action, KernelInfo, Program};
 use kiln_runtime::{Executable, Image, Session, SessionOptions};
 
 /// How to read and compile a model.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Shapes in place of declared ones.
     pub shapes: Vec<ShapeOverride>,
     /// Instruction set to compile for; this machine's if not given.
     pub tier: Option<Tier>,
+    /// Whether convolutions may be computed with fewer multiplications ([`kiln_codegen::build::Options::winograd`]).
+    pub winograd: bool,
     /// Options of the passes.
     pub passes: kiln_passes::Options,
     /// Threads that generate code; all available ones if not given. The result does not depend on them.
     pub threads: Option<usize>,
     /// Whether to list the machine code of the kernels.
     pub listings: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let passes = kiln_passes::Options::default();
+        Options { shapes: vec![], tier: None, winograd: true, passes, threads: None, listings: false }
+    }
 }
 
 /// A compiled model with the story of its compilation.
@@ -108,7 +117,8 @@ pub fn load_bytes(name: &str, bytes: &'static [u8]) -> Result<Module, Error> {
 pub fn compile(mut module: Module, options: &Options) -> Result<Compiled, Error> {
     let passes = kiln_passes::optimize(&mut module, &options.passes)?;
     let tier = options.tier.or_else(Tier::native).unwrap_or(Tier::X86V1);
-    let codegen = kiln_codegen::build::Options { tier, listings: options.listings };
+    let codegen =
+        kiln_codegen::build::Options { tier, winograd: options.winograd, listings: options.listings };
     let generate = || kiln_codegen::build::compile(&module, &codegen);
     let generated = match options.threads {
         Some(threads) => rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(generate),

@@ -57,7 +57,13 @@ pub fn options(args: &ModelArgs) -> Result<Options> {
     };
     known_passes(&args.disable_pass)?;
     let passes = kiln::passes::Options { disabled: args.disable_pass.clone(), ..Default::default() };
-    Ok(Options { shapes: args.shapes.clone(), tier, passes, ..Options::default() })
+    Ok(Options {
+        shapes: args.shapes.clone(),
+        tier,
+        winograd: !args.no_winograd,
+        passes,
+        ..Options::default()
+    })
 }
 
 /// Refuses names that no pass has.
@@ -87,10 +93,10 @@ pub fn is_usage(error: &anyhow::Error) -> bool {
 /// A session on a model or artifact, with a spinner while a model compiles.
 pub fn open(path: &Path, args: &ModelArgs, threads: u32) -> Result<Session> {
     let is_artifact = kiln::is_artifact(path)?;
-    let compiled_already = !args.shapes.is_empty() || !args.disable_pass.is_empty();
+    let compiled_already = !args.shapes.is_empty() || !args.disable_pass.is_empty() || args.no_winograd;
     if is_artifact && (compiled_already || args.target != TargetArg::Native) {
         return Err(Usage(format!(
-            "{}: this is a compiled artifact; --shape, --target and --disable-pass apply when a model is compiled",
+            "{}: this is a compiled artifact; --shape, --target, --disable-pass and --no-winograd apply when a model is compiled",
             path.display()
         ))
         .into());

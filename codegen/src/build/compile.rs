@@ -17,6 +17,8 @@ use crate::lower::clif::Compiler;
 pub struct Options {
     /// The machine.
     pub tier: Tier,
+    /// Whether convolutions of 3x3 taps may be computed with fewer multiplications, which rounds differently.
+    pub winograd: bool,
     /// Whether to list the machine code of the kernels.
     pub listings: bool,
 }
@@ -24,7 +26,7 @@ pub struct Options {
 impl Default for Options {
     /// For the running machine.
     fn default() -> Self {
-        Options { tier: Tier::native().unwrap_or(Tier::X86V1), listings: false }
+        Options { tier: Tier::native().unwrap_or(Tier::X86V1), winograd: true, listings: false }
     }
 }
 
@@ -51,7 +53,7 @@ pub fn compile(module: &Module, options: &Options) -> Result<Compiled, CompileEr
         Tier::X86V3 => 8,
         Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => 4,
     };
-    let tuning = Tuning { lanes, reads_lines: lanes > 4 };
+    let tuning = Tuning { lanes, reads_lines: lanes > 4, winograd: options.winograd };
     let arch = options.tier.arch();
     match decomposed(module)? {
         Some(module) => compile_with(&module, arch, tuning, &lower),

@@ -22,6 +22,8 @@ pub struct Tuning {
     pub lanes: u32,
     /// Whether rows of a convolution may be positions of several lines: the lowering finds lines in them again.
     pub reads_lines: bool,
+    /// Whether convolutions may be computed with transformed tiles ([`super::winograd`]).
+    pub winograd: bool,
 }
 
 /// Length of sums that is assumed where it is known at run time only.
@@ -176,7 +178,7 @@ fn unit_or_axis(trace: &Trace<'_, '_>, axis: AxisId) -> Expr {
 }
 
 /// Where the element of `from` at `index` ends up in the values computed from it, position by position.
-fn forward(
+pub fn forward(
     trace: &Trace<'_, '_>,
     region: &Region<'_>,
     from: Value,

@@ -4,7 +4,7 @@
 //! names it); what does not become one kernel becomes several.
 //!
 //! The way of a region of the graph: [`trace`] walks back from its outputs and makes scalars ([`term`]) over iteration
-//! axes ([`expr`]); [`loops`] and [`contract`] choose loops; [`emit`] writes kernel IR; [`function`] places values in
+//! axes ([`expr`]); [`loops`], [`contract`] and [`winograd`] choose loops; [`emit`] writes kernel IR; [`function`] places values in
 //! slots and kernels in steps.
 
 mod attention;
@@ -26,6 +26,7 @@ mod scope;
 mod tables;
 mod term;
 mod trace;
+mod winograd;
 
 use kiln_ir::{Module, Value};
 use kiln_runtime::image::Image;

@@ -8,6 +8,7 @@ use rustc_hash::FxHashSet;
 use super::contract::{Tuning, lower_contract};
 use super::loops::{Lowered, Piece, lower_loops};
 use super::trace::{Refusal, Region, kernel_type};
+use super::winograd::lower_winograd;
 
 /// Nodes that may share the general path with a contraction: a few of an epilogue.
 const MOST_WITH_HERO: usize = 24;
@@ -22,7 +23,13 @@ pub fn lower_hero(
 ) -> Result<Lowered, Refusal> {
     let mut heroes = nodes.iter().copied().filter(|n| is_hero(&region.graph.node(*n).op));
     match (heroes.next(), heroes.next()) {
-        (Some(hero), None) => lower_contract(region, hero, constants, tuning, name),
+        (Some(hero), None) => match lower_winograd(region, hero, constants, tuning, name) {
+            Ok(lowered) => Ok(lowered),
+            Err(refusal) => {
+                tracing::trace!(name, reason = %refusal.0, "no transformed tiles");
+                lower_contract(region, hero, constants, tuning, name)
+            }
+        },
         (None, _) => Err(Refusal::new("no contraction")),
         (Some(_), Some(_)) => Err(Refusal::new("several contractions")),
     }

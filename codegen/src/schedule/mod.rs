@@ -70,7 +70,7 @@ pub fn contract_blocks([m, n]: [Option<i64>; 2], depth: i64, width: i64, line: i
 }
 
 /// Parts of nearly equal size of `total`, multiples of `step` and at most about `most`.
-fn even(total: i64, most: i64, step: i64) -> i64 {
+pub fn even(total: i64, most: i64, step: i64) -> i64 {
     let total = total.max(1);
     let count = (total + most - 1) / most;
     ((total + count - 1) / count + step - 1) / step * step

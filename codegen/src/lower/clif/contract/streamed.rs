@@ -18,7 +18,8 @@ use kiln_ir::DType;
 use super::Panels;
 use super::rows::{self, Level, Patch, Place, Rows, rows};
 use crate::kir::{
-    Access, Axis, Bound, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Stmt, Val, Var,
+    Access, Axis, Bound, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Rhs, Stmt, Val,
+    Var,
 };
 use crate::lower::clif::emit::{Callee, Emitter, Result};
 use crate::lower::wide::tile::{LINE, MOST_ROWS, MOST_SHORT, Tile, UNROLL};
@@ -32,6 +33,9 @@ const PLACE_ELEMENTS: i64 = 3 << 16;
 
 /// Elements of a panel's part for one block of the reduction: 320 KiB of f32.
 const PART_ELEMENTS: i64 = 5 << 14;
+
+/// Most elements between rows of sums that go to their place: displacements have 32 bits.
+const MOST_STRIDE: i64 = 1 << 22;
 
 /// Rows that a block should have: panels come from memory once for so many.
 const GOAL_ROWS: i64 = 128;
@@ -57,6 +61,8 @@ pub(super) struct Streamed {
     /// Outer taps, and elements of a tap's run, in one block of the reduction.
     part: [i64; 2],
     sums: BufferId,
+    /// Where sums go by themselves: nothing but their store is left to do.
+    stored: Option<Stored>,
     copy: Option<BufferId>,
     /// First row of the chunk, number of its rows.
     chunk_first: Var,
@@ -99,8 +105,9 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     let whole = total_taps(&rows) <= part[0] && rows.run <= part[1];
     let block_rows = block * line;
     let sum_columns = if whole { width } else { columns };
+    let stored = stored(kernel, c, &rows, width).filter(|_| whole);
     tile.row_stride = rows.inner_stride * bytes;
-    tile.sum_stride = sum_columns * bytes;
+    tile.sum_stride = stored.as_ref().map_or(sum_columns, |s| s.stride) * bytes;
     tile.most_rows = rows::most_rows(tile.row_stride).min(MOST_ROWS as i64) as usize;
     if whole && let Some(taps) = inner_taps(&rows.taps, bytes) {
         tile.taps = taps;
@@ -115,7 +122,12 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         BufferId(kernel.buffers.len() as u32 - 1)
     };
     let copy = (!matches!(rows.place, Place::Buffer(..))).then(|| scratch(rows.copy_len(block)));
-    let sums = scratch(sum_columns * if whole { chunk[0] * chunk[1] } else { block_rows });
+    let kept = match stored {
+        Some(_) => 0,
+        None if whole => chunk[0] * chunk[1],
+        None => block_rows,
+    };
+    let sums = scratch(sum_columns * kept);
     let widened = (c.acc_dtype == DType::I32).then(|| {
         kernel.vals.push(DType::I32);
         Val(kernel.vals.len() as u32 - 1)
@@ -133,6 +145,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         part,
         sums,
         copy,
+        stored,
         chunk_first: var(),
         chunk_rows: var(),
         origin: [var(), var()],
@@ -143,6 +156,32 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         counts: [var(), var()],
         rows,
     })
+}
+
+/// Where the sums of whole panels go.
+#[derive(Clone, Debug)]
+struct Stored {
+    buffer: BufferId,
+    /// Element index, in terms of row and column.
+    index: Ix,
+    /// Elements from row to row.
+    stride: i64,
+}
+
+/// The only statement of the epilogue, if that is a store which tile functions can do.
+fn stored(kernel: &Kernel, c: &Contract, rows: &Rows, width: i64) -> Option<Stored> {
+    let [Stmt::Store { buffer, index, value }] = c.epilogue.as_slice() else { return None };
+    let read = |other: BufferId| other == *buffer;
+    let operand = matches!(rows.place, Place::Buffer(other, _) if read(other))
+        || matches!(c.b, Rhs::Packed { buffer: other, .. } if read(other));
+    let plain = *value == c.acc && kernel.buffers[buffer.index()].dtype == c.acc_dtype;
+    if !plain || operand || rows.split.is_some() || !rows::is_multiple(&c.n.extent, width) {
+        return None;
+    }
+    let columns = index.linear(c.n.var, &|_| true)?;
+    let stride = columns.rest.linear(c.m.var, &|_| true)?.coefficient.as_const()?;
+    let fits = columns.coefficient == Ix::Const(1) && (0..=MOST_STRIDE).contains(&stride);
+    fits.then(|| Stored { buffer: *buffer, index: index.clone(), stride })
 }
 
 /// Taps that a tile function runs through by itself; `None` for too many axes.
@@ -364,7 +403,13 @@ impl Emitter<'_> {
         let position = self.b.ins().iadd(position, chunk.inner[0]);
         let first = self.b.ins().iadd(block.first, position);
         let base = self.bases[plan.sums.index()];
-        let (sums, origin) = if part.whole {
+        let (sums, origin) = if let Some(Stored { buffer, index, .. }) = &plan.stored {
+            let begin = self.ix(&c.n.begin)?;
+            self.vars[c.m.var.index()] = Some(first);
+            self.vars[c.n.var.index()] = Some(self.b.ins().iadd(begin, chunk.column));
+            let at = self.ix(index)?;
+            (self.address(*buffer, at, bytes), [first, chunk.column])
+        } else if part.whole {
             (base, [first, chunk.column])
         } else {
             let rows = self.scaled(position, plan.tile.sum_stride);
@@ -386,6 +431,9 @@ impl Emitter<'_> {
             s.tiles(plan, panels, part, [rows, chunk.panel, sums, next, chunk.inner[1]])?;
             Ok(vec![])
         })?;
+        if plan.stored.is_some() {
+            return Ok(());
+        }
         let rows = if plan.chunk[0] > 1 { self.scaled(chunk.outer[1], line) } else { chunk.inner[1] };
         let values = [
             (plan.chunk_first, first),
