@@ -59,6 +59,12 @@ const LINE: i64 = 16 * BLOCK;
 /// Weighted operations in a chunk: some microseconds.
 const CHUNK_WORK: i64 = 100_000;
 
+/// Weighted operations of a block of columns: more than half of a chunk, so that a chunk has one block.
+const LEAST_BLOCK_WORK: i64 = CHUNK_WORK / 2 + 1;
+
+/// Blocks of columns begin at multiples of this: two cache lines of f32, which come together.
+const COLUMN_STEP: i64 = 32;
+
 /// How often axes are split so that reshapes become affine.
 const MAX_SPLITS: usize = 8;
 
@@ -243,8 +249,8 @@ struct Levels {
     grid: usize,
     /// Whether the last group is a vector loop.
     vector: bool,
-    /// Whether the last group is cut into blocks, the number of which joins the grid.
-    blocked: bool,
+    /// Elements of the blocks into which the last group is cut, the number of which joins the grid.
+    block: Option<i64>,
     /// The last group runs along rows with reductions: so many rows (of the group before it, if there is one) are a
     /// grid point.
     rows: Option<i64>,
@@ -341,13 +347,13 @@ fn levels(terms: &Terms, axes: &Axes, tops: &[TermId], groups: Vec<Group>) -> Re
             let extent = |at: Option<usize>| at.map_or(Some(1), |i| groups[i].extent(axes).as_known());
             row_block(extent(hoisted.checked_sub(1)), extent(Some(hoisted)))
         });
-        return Ok(Levels { groups, grid: hoisted, vector: true, blocked: false, rows });
+        return Ok(Levels { groups, grid: hoisted, vector: true, block: None, rows });
     }
     if rows || count == 0 {
-        return Ok(Levels { groups, grid: count, vector: false, blocked: false, rows: None });
+        return Ok(Levels { groups, grid: count, vector: false, block: None, rows: None });
     }
     let inner = groups[count - 1].extent(axes).as_known();
-    let blocked = inner.is_none_or(|n| n > 2 * BLOCK);
+    let mut block = inner.is_none_or(|n| n > 2 * BLOCK).then_some(BLOCK);
     let mut grid = count - 1;
     let mut points = inner.unwrap_or(i64::MAX);
     // Neighbours of a line of windows use the same elements: one point has them all.
@@ -361,7 +367,21 @@ fn levels(terms: &Terms, axes: &Axes, tops: &[TermId], groups: Vec<Group>) -> Re
         window = false;
         grid -= 1;
     }
-    Ok(Levels { groups, grid, vector: true, blocked, rows: None })
+    if let (0, None, Some(length)) = (grid, block, inner) {
+        block = column_block(length, terms.operations(tops, axes).as_known());
+    }
+    Ok(Levels { groups, grid, vector: true, block, rows: None })
+}
+
+/// Columns of a block where a loop of `length` columns, with `work` operations in all, would be a single grid point:
+/// long reductions over few columns, such as means over images, whose channels threads then share.
+fn column_block(length: i64, work: Option<i64>) -> Option<i64> {
+    let blocks = (work? / LEAST_BLOCK_WORK).min(length / COLUMN_STEP);
+    if blocks < 2 {
+        return None;
+    }
+    let block = crate::schedule::even(length, (length + blocks - 1) / blocks, COLUMN_STEP);
+    (block < length).then_some(block)
 }
 
 /// Whether a reduction reads elements that move with its own axes and with a group of axes outside of it: windows.
@@ -426,15 +446,16 @@ fn emit_grid(
         vars.push(b.grid(extent));
     }
     let mut block = None;
-    if levels.blocked {
+    if let Some(size) = levels.block {
         let extent = levels.groups[levels.groups.len() - 1].extent(axes);
-        let blocks = extent.ceil_div(&Dim::known(BLOCK));
+        let blocks = extent.ceil_div(&Dim::known(size));
         points = &points * &blocks;
+        let whole = extent.as_known().is_some_and(|n| n % size == 0);
         let total = e.dim(b, &extent);
         let blocks = e.dim(b, &blocks);
         let var = b.grid(blocks);
-        let begin = var * BLOCK;
-        block = Some((begin.clone(), (total - begin).min(BLOCK)));
+        let begin = var * size;
+        block = Some((begin.clone(), if whole { Ix::Const(size) } else { (total - begin).min(size) }));
     }
     bind_all(e, b, &levels.groups[..levels.grid], &vars, &mut |e, b| {
         emit_level(e, b, levels, levels.grid, axes, block.as_ref(), roots, outputs);
