@@ -185,6 +185,17 @@ fn reductions() {
 }
 
 #[test]
+fn reductions_shared_by_columns() {
+    for (rows, columns) in [(3136, 72), (2000, 64), (5000, 33), (4000, 31), (3000, 200)] {
+        for kind in [ReduceKind::Mean, ReduceKind::Max] {
+            let name = format!("{kind:?} of {rows} x {columns}");
+            let x = fixed(DType::F32, &[1, rows, columns], 7);
+            all_kernels(&check(&name, &[x], 1e-5, &|b, x| Ok(vec![b.reduce(kind, x[0], &[1], false)?])));
+        }
+    }
+}
+
+#[test]
 fn softmax_and_norm() {
     let x = symbolic(DType::F32, &[("n", 5), ("", 37)], 1);
     all_kernels(&check("softmax", &[x.clone()], 1e-5, &|b, v| Ok(vec![b.softmax(v[0], 1)?])));
