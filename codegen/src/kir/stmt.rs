@@ -172,6 +172,11 @@ pub struct Accumulator {
     pub result: Val,
 }
 
+/// Most products that a contraction's floating-point sum adds one after the other; longer sums are sums of such parts,
+/// whose rounding error grows with `sqrt(PART + K / PART)` and not with `sqrt(K)`. What a run of the reduction leaves
+/// over beside whole steps of a lowering may lengthen a part by less than one step.
+pub const PART: i64 = 128;
+
 /// Sums of products with an epilogue:
 ///
 /// ```text
@@ -182,7 +187,7 @@ pub struct Accumulator {
 ///
 /// One statement serves GEMM, GEMV, batched GEMM (the batch is a grid variable), and convolutions: `taps` are the
 /// kernel's positions, `m` runs over output positions, and the padding is the guard of the load in `a`. The sum's
-/// order depends on extents alone.
+/// order depends on extents alone; it is taken in parts of at most [`PART`] products.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contract {
     /// Rows. The extent needs an upper bound over constants and dims ([`Ix::upper_bound`]).

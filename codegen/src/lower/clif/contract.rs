@@ -26,8 +26,8 @@ use rustc_hash::FxHashMap;
 use super::LowerError;
 use super::emit::{Callee, Emitter, Result};
 use crate::kir::{
-    Access, Axis, Block, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Operand, Rhs,
-    Stmt, Val, Var,
+    Access, Axis, Block, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Operand, PART,
+    Rhs, Stmt, Val, Var,
 };
 use crate::lower::wide::Width;
 use crate::lower::wide::tile::{MOST_ROWS, Tile};
@@ -37,9 +37,9 @@ use crate::schedule::panel_width;
 /// full height use it.
 const TILE: i64 = 48;
 
-/// Longest block of the reduction, in elements a row: the rows of a micro-kernel and a panel of 16 columns fit in
-/// 32 KiB.
-const BLOCK: i64 = 256;
+/// Longest block of the reduction, in elements a row, which is one part of the sum: the rows of a micro-kernel and a
+/// panel of 16 columns fit in the first-level cache.
+const BLOCK: i64 = PART;
 
 /// The same with wide vectors, where a panel comes from the second-level cache anyway.
 const WIDE_BLOCK: i64 = 640;
@@ -258,6 +258,7 @@ fn tile_shape(kernel: &Kernel, c: &Contract, vectors: Width, width: i64) -> Opti
         short: None,
         most_rows: MOST_ROWS,
         accumulate: false,
+        part: None,
     };
     tile.is_supported().then_some(tile)
 }
@@ -548,6 +549,7 @@ impl Emitter<'_> {
             row_stride: plan.row_stride * bytes,
             sum_stride: plan.columns * bytes,
             prefetch,
+            part: shape.part_of(plan.taps_per_block * plan.k_per_block),
             ..shape
         })
     }

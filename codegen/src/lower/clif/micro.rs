@@ -92,18 +92,8 @@ impl Emitter<'_> {
             return self.unsupported("a micro-kernel of another signature");
         };
         let mut initial = vec![a, b];
-        let mut address = sums;
-        for row in 0..micro.rows {
-            if row > 0 {
-                address = self.b.ins().iadd(address, row_bytes);
-            }
-            for vector in 0..micro.vectors {
-                initial.push(if micro.accumulate {
-                    self.b.ins().load(ty, flags(), address, 16 * vector as i32)
-                } else {
-                    self.zero_vector(micro.acc)
-                });
-            }
+        for _ in 0..micro.rows * micro.vectors {
+            initial.push(self.zero_vector(micro.acc));
         }
         let zero = self.i64(0);
         let limit = self.b.ins().iadd_imm_s(depth, 1 - UNROLL);
@@ -116,7 +106,18 @@ impl Emitter<'_> {
                 address = self.b.ins().iadd(address, row_bytes);
             }
             for (vector, &sum) in sums.iter().enumerate() {
-                self.b.ins().store(flags(), sum, address, 16 * vector as i32);
+                let offset = 16 * vector as i32;
+                let sum = if micro.accumulate {
+                    let before = self.b.ins().load(ty, flags(), address, offset);
+                    if micro.acc == DType::I32 {
+                        self.b.ins().iadd(before, sum)
+                    } else {
+                        self.b.ins().fadd(before, sum)
+                    }
+                } else {
+                    sum
+                };
+                self.b.ins().store(flags(), sum, address, offset);
             }
         }
         self.b.ins().return_(&[]);

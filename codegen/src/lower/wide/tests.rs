@@ -78,20 +78,23 @@ fn tiles_keep_to_their_registers_and_features() {
             for count in 1..=4 {
                 for accumulate in [false, true] {
                     let width = count * vectors.bytes() * 8 / acc.bits() as i64;
-                    let tile = Tile {
-                        vectors,
-                        acc,
-                        storage,
-                        width,
-                        row_stride: 1600,
-                        sum_stride: 768,
-                        taps: if accumulate { [(1, 0), (1, 0)] } else { [(3, 4096), (7, 512)] },
-                        short: (!accumulate).then_some(7),
-                        most_rows: MOST_ROWS,
-                        prefetch: 2 * i64::from(accumulate),
-                        accumulate,
-                    };
-                    check(&tile.emit().unwrap(), allowed(vectors));
+                    for part in [None, Some(128)] {
+                        let tile = Tile {
+                            vectors,
+                            acc,
+                            storage,
+                            width,
+                            row_stride: 1600,
+                            sum_stride: 768,
+                            taps: if accumulate { [(1, 0), (1, 0)] } else { [(3, 4096), (7, 512)] },
+                            short: (!accumulate).then_some(7),
+                            most_rows: MOST_ROWS,
+                            prefetch: 2 * i64::from(accumulate),
+                            accumulate,
+                            part,
+                        };
+                        check(&tile.emit().unwrap(), allowed(vectors));
+                    }
                 }
             }
         }

@@ -5,14 +5,19 @@
 //! the panel stays in memory. A function handles any number of rows: it spreads them over tiles of nearly equal height,
 //! so that no tile is too short to hide the latency of its additions.
 //!
+//! Sums of many products are taken in parts ([`crate::kir::PART`]): after each, a subroutine adds the registers to the
+//! sums in memory, which are in the first-level cache, and the next part begins at zero.
+//!
 //! While it computes, a function can ask for the lines of what is multiplied next (the next panel): panels come from
 //! beyond the second-level cache, and hardware does not look ahead across pages.
 
-use iced_x86::{Code, Register};
+use iced_x86::{Code, MemoryOperand, Register};
 use kiln_ir::DType;
 
-use super::asm::{Assembler, at, vector};
+use super::asm::{Assembler, Label, at, vector};
 use super::{WideError, WideFunction, Width};
+use crate::kir::PART;
+use crate::schedule::even;
 
 /// Steps of the reduction a loop iteration does.
 pub const UNROLL: i64 = 4;
@@ -52,11 +57,24 @@ pub struct Tile {
     pub most_rows: usize,
     /// Whether to add to the sums in memory (or to replace them).
     pub accumulate: bool,
+    /// Steps of the reduction after which sums are added to those in memory, a multiple of [`UNROLL`]; `None` where all
+    /// steps of a call are one part.
+    pub part: Option<i64>,
+}
+
+/// A part of the reduction in the code of a tile.
+struct Part {
+    steps: i64,
+    /// Where its sums are added to memory.
+    full: Label,
+    /// Where the next one begins.
+    resume: Label,
 }
 
 /// Instructions of a dtype of sums.
 struct Codes {
     fma: Code,
+    add: Code,
     broadcast: Code,
     load: Code,
     store: Code,
@@ -77,6 +95,8 @@ const B_AT: Register = Register::RBX;
 const COUNT: Register = Register::RAX;
 const TAP: Register = Register::R13;
 const TAPS_LEFT: [Register; 2] = [Register::R14, Register::RBP];
+/// Steps of the part that are left.
+const PART_LEFT: Register = Register::R15D;
 
 impl Tile {
     /// Whether there is a function of this shape.
@@ -116,6 +136,11 @@ impl Tile {
         (lines + tiles - 1) / tiles
     }
 
+    /// The length of parts for `depth` steps in a call: of nearly equal length. Integers are exact in any order.
+    pub fn part_of(&self, depth: i64) -> Option<i64> {
+        (self.acc.is_float() && depth > PART).then(|| even(depth, PART, UNROLL))
+    }
+
     /// Rows of the tallest tile.
     pub fn height(&self) -> usize {
         self.height_with(self.panel_registers())
@@ -143,9 +168,19 @@ impl Tile {
     }
 
     fn codes(&self) -> Codes {
+        let float = self.float_codes();
+        match (self.vectors, self.acc) {
+            (Width::W512, DType::I32) => Codes { add: Code::EVEX_Vpaddd_zmm_k1z_zmm_zmmm512b32, ..float },
+            (Width::W256, DType::I32) => Codes { add: Code::VEX_Vpaddd_ymm_ymm_ymmm256, ..float },
+            _ => float,
+        }
+    }
+
+    fn float_codes(&self) -> Codes {
         match (self.vectors, self.acc) {
             (Width::W512, DType::F64) => Codes {
                 fma: Code::EVEX_Vfmadd231pd_zmm_k1z_zmm_zmmm512b64_er,
+                add: Code::EVEX_Vaddpd_zmm_k1z_zmm_zmmm512b64_er,
                 broadcast: Code::EVEX_Vbroadcastsd_zmm_k1z_xmmm64,
                 load: Code::EVEX_Vmovups_zmm_k1z_zmmm512,
                 store: Code::EVEX_Vmovups_zmmm512_k1z_zmm,
@@ -153,6 +188,7 @@ impl Tile {
             },
             (Width::W512, _) => Codes {
                 fma: Code::EVEX_Vfmadd231ps_zmm_k1z_zmm_zmmm512b32_er,
+                add: Code::EVEX_Vaddps_zmm_k1z_zmm_zmmm512b32_er,
                 broadcast: Code::EVEX_Vbroadcastss_zmm_k1z_xmmm32,
                 load: Code::EVEX_Vmovups_zmm_k1z_zmmm512,
                 store: Code::EVEX_Vmovups_zmmm512_k1z_zmm,
@@ -160,6 +196,7 @@ impl Tile {
             },
             (Width::W256, DType::F64) => Codes {
                 fma: Code::VEX_Vfmadd231pd_ymm_ymm_ymmm256,
+                add: Code::VEX_Vaddpd_ymm_ymm_ymmm256,
                 broadcast: Code::VEX_Vbroadcastsd_ymm_m64,
                 load: Code::VEX_Vmovups_ymm_ymmm256,
                 store: Code::VEX_Vmovups_ymmm256_ymm,
@@ -167,6 +204,7 @@ impl Tile {
             },
             (Width::W256, _) => Codes {
                 fma: Code::VEX_Vfmadd231ps_ymm_ymm_ymmm256,
+                add: Code::VEX_Vaddps_ymm_ymm_ymmm256,
                 broadcast: Code::VEX_Vbroadcastss_ymm_m32,
                 load: Code::VEX_Vmovups_ymm_ymmm256,
                 store: Code::VEX_Vmovups_ymmm256_ymm,
@@ -191,7 +229,9 @@ impl Tile {
         }
         let mut asm = Assembler::default();
         let height = self.height();
-        const SAVED: [Register; 5] = [B_AT, A_AT, TAP, TAPS_LEFT[0], TAPS_LEFT[1]];
+        // The last place is no register's but the mark's: see `sums_to_memory`.
+        const SAVED: [Register; 7] =
+            [B_AT, A_AT, TAP, TAPS_LEFT[0], TAPS_LEFT[1], Register::R15, Register::RAX];
         for register in SAVED {
             asm.op1(Code::Push_r64, register);
         }
@@ -248,35 +288,96 @@ impl Tile {
     /// One tile; moves the pointers to rows and sums on.
     fn rows(&self, asm: &mut Assembler, height: usize) {
         let codes = self.codes();
-        let bytes = self.vectors.bytes();
-        let place =
-            |row: usize, column: usize| at(SUMS, row as i64 * self.sum_stride + column as i64 * bytes);
-        for row in 0..height {
-            for column in 0..self.count() {
-                let sum = self.sum(row, column);
-                if self.accumulate {
-                    asm.op2(codes.load, sum, place(row, column));
-                } else {
-                    asm.op3(codes.zero, sum, sum, sum);
-                }
-            }
+        self.clear(asm, &codes, height);
+        let part = self.part.map(|steps| Part { steps, full: asm.label(), resume: asm.label() });
+        if let Some(part) = &part {
+            asm.op2(Code::Mov_r32_imm32, PART_LEFT, part.steps as i32);
+            asm.op2(Code::Mov_rm64_imm32, at(Register::RSP, 0), 0);
         }
-        self.reduction(asm, &codes, height);
-        for row in 0..height {
-            for column in 0..self.count() {
-                asm.op2(codes.store, place(row, column), self.sum(row, column));
-            }
-        }
+        self.reduction(asm, &codes, height, part.as_ref());
+        self.sums_to_memory(asm, &codes, height, part.as_ref());
         asm.op2(Code::Add_rm64_imm32, SUMS, (height as i64 * self.sum_stride) as i32);
         asm.op2(Code::Add_rm64_imm32, A, (height as i64 * self.row_stride) as i32);
     }
 
-    fn reduction(&self, asm: &mut Assembler, codes: &Codes, height: usize) {
+    fn clear(&self, asm: &mut Assembler, codes: &Codes, height: usize) {
+        for sum in 0..height * self.count() {
+            let sum = self.register(sum);
+            asm.op3(codes.zero, sum, sum, sum);
+        }
+    }
+
+    /// Where the registers are added to memory at the end, and in between where sums have several parts: the steps that
+    /// are left of a part are negative in between. The mark in the frame says whether there are sums in memory.
+    fn sums_to_memory(&self, asm: &mut Assembler, codes: &Codes, height: usize, part: Option<&Part>) {
+        let (add, stored) = (asm.label(), asm.label());
+        if let Some(part) = part {
+            asm.op2(Code::Xor_r32_rm32, PART_LEFT, PART_LEFT);
+            asm.bind(part.full);
+            if !self.accumulate {
+                asm.op2(Code::Cmp_rm64_imm8, at(Register::RSP, 0), 0);
+                asm.jump(Code::Jne_rel32_64, add);
+            }
+        }
+        if !self.accumulate {
+            self.each_sum(height, |place, sum| asm.op2(codes.store, place, sum));
+        }
+        if let Some(part) = part {
+            if !self.accumulate {
+                asm.op2(Code::Mov_rm64_imm32, at(Register::RSP, 0), 1);
+                asm.jump(Code::Jmp_rel32_64, stored);
+            }
+            asm.bind(add);
+            self.add_sums(asm, codes, height);
+            asm.bind(stored);
+            let done = asm.label();
+            asm.op2(Code::Test_rm32_r32, PART_LEFT, PART_LEFT);
+            asm.jump(Code::Jns_rel32_64, done);
+            self.clear(asm, codes, height);
+            asm.op2(Code::Mov_r32_imm32, PART_LEFT, (part.steps - self.step()) as i32);
+            asm.jump(Code::Jmp_rel32_64, part.resume);
+            asm.bind(done);
+        } else if self.accumulate {
+            self.add_sums(asm, codes, height);
+        }
+    }
+
+    fn add_sums(&self, asm: &mut Assembler, codes: &Codes, height: usize) {
+        self.each_sum(height, |place, sum| {
+            asm.op3(codes.add, sum, sum, place);
+            asm.op2(codes.store, place, sum);
+        });
+    }
+
+    fn each_sum(&self, height: usize, mut f: impl FnMut(MemoryOperand, Register)) {
+        for row in 0..height {
+            for column in 0..self.count() {
+                let offset = row as i64 * self.sum_stride + column as i64 * self.vectors.bytes();
+                f(at(SUMS, offset), self.sum(row, column));
+            }
+        }
+    }
+
+    /// Steps between two looks at what is left of a part.
+    fn step(&self) -> i64 {
+        self.short.unwrap_or(UNROLL)
+    }
+
+    /// Goes to add the sums to memory if this part has not so many steps left.
+    fn look(&self, asm: &mut Assembler, part: Option<&Part>) {
+        if let Some(part) = part {
+            asm.op2(Code::Sub_rm32_imm32, PART_LEFT, self.step() as i32);
+            asm.jump(Code::Jl_rel32_64, part.full);
+            asm.bind(part.resume);
+        }
+    }
+
+    fn reduction(&self, asm: &mut Assembler, codes: &Codes, height: usize, part: Option<&Part>) {
         asm.op2(Code::Mov_r64_rm64, B_AT, PANEL);
         let [(outer, outer_stride), (inner, inner_stride)] = self.taps;
         if outer * inner == 1 {
             asm.op2(Code::Mov_r64_rm64, A_AT, A);
-            return self.run(asm, codes, height);
+            return self.run(asm, codes, height, part);
         }
         asm.op2(Code::Mov_r64_rm64, TAP, A);
         asm.op2(Code::Mov_r32_imm32, TAPS_LEFT[0].full_register32(), outer as i32);
@@ -284,7 +385,7 @@ impl Tile {
         asm.op2(Code::Mov_r32_imm32, TAPS_LEFT[1].full_register32(), inner as i32);
         let next_inner = asm.here();
         asm.op2(Code::Mov_r64_rm64, A_AT, TAP);
-        self.run(asm, codes, height);
+        self.run(asm, codes, height, part);
         asm.op2(Code::Add_rm64_imm32, TAP, inner_stride as i32);
         asm.op1(Code::Dec_rm32, TAPS_LEFT[1].full_register32());
         asm.jump(Code::Jne_rel32_64, next_inner);
@@ -294,8 +395,9 @@ impl Tile {
     }
 
     /// The elements of one tap.
-    fn run(&self, asm: &mut Assembler, codes: &Codes, height: usize) {
+    fn run(&self, asm: &mut Assembler, codes: &Codes, height: usize, part: Option<&Part>) {
         if let Some(depth) = self.short {
+            self.look(asm, part);
             return self.steps(asm, codes, height, depth);
         }
         asm.op2(Code::Mov_r64_rm64, COUNT, DEPTH);
@@ -303,12 +405,16 @@ impl Tile {
         asm.op2(Code::Sub_rm64_imm32, COUNT, UNROLL as i32);
         asm.jump(Code::Jl_rel32_64, single);
         let many = asm.here();
+        self.look(asm, part);
         self.steps(asm, codes, height, UNROLL);
         asm.op2(Code::Sub_rm64_imm32, COUNT, UNROLL as i32);
         asm.jump(Code::Jge_rel32_64, many);
         asm.bind(single);
         asm.op2(Code::Add_rm64_imm32, COUNT, UNROLL as i32);
         asm.jump(Code::Je_rel32_64, done);
+        if part.is_some() {
+            asm.op2(Code::Sub_r32_rm32, PART_LEFT, COUNT.full_register32());
+        }
         let one = asm.here();
         self.steps(asm, codes, height, 1);
         asm.op1(Code::Dec_rm64, COUNT);

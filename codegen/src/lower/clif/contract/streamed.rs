@@ -109,10 +109,13 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     tile.row_stride = rows.inner_stride * bytes;
     tile.sum_stride = stored.as_ref().map_or(sum_columns, |s| s.stride) * bytes;
     tile.most_rows = rows::most_rows(tile.row_stride).min(MOST_ROWS as i64) as usize;
+    let mut depth = part[1];
     if whole && let Some(taps) = inner_taps(&rows.taps, bytes) {
         tile.taps = taps;
+        depth *= total_taps(&rows);
         tile.short = Some(rows.run).filter(|run| (1..=MOST_SHORT).contains(run));
     }
+    tile.part = tile.part_of(depth);
     tile.prefetch = tile.prefetch_for(block_rows);
     let symbolic = c.m.extent.as_const().is_none() && most.is_none() && rows.split.is_none();
     let paced = |(most, rows): (i64, i64)| (most, Tile { prefetch: tile.prefetch_for(rows), ..tile });
