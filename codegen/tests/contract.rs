@@ -3,7 +3,7 @@
 mod support;
 
 use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
-use kiln_codegen::kir::{Bound, Ix, Kernel, KernelBuilder};
+use kiln_codegen::kir::{Bound, Ix, Kernel, KernelBuilder, PART};
 use kiln_ir::{DType, Prim};
 use proptest::prelude::*;
 use support::{Tolerance, check, elements};
@@ -431,4 +431,60 @@ fn sums_that_are_only_stored() {
             stored([m, n, k], 8, 2 * n + 5, 3, dynamic);
         }
     }
+}
+
+/// `out[m][n] = sum over taps, k of 1 * 0.1`, then `max(sum, 0)` where `more` is asked for; tap by tap, rows `gap` elements
+/// longer than the reduction.
+fn tenths([m, n]: [i64; 2], taps: &[i64], k: i64, more: bool, gap: i64) {
+    let f = DType::F32;
+    let depth = taps.iter().product::<i64>() * k;
+    let mut b = KernelBuilder::new("tenths");
+    let (x, w, out) = (b.input(f), b.weights(f), b.output(f));
+    let shape = ContractShape {
+        m: (0.into(), m.into()),
+        n: (0.into(), n.into()),
+        taps: taps.iter().map(|t| (0.into(), (*t).into())).collect(),
+        k: (0.into(), k.into()),
+        acc_dtype: f,
+    };
+    let tap_stride = k + gap;
+    let row = taps.iter().product::<i64>() * tap_stride;
+    b.contract(
+        shape,
+        |b, m, positions, kk| {
+            let tap = positions.iter().zip(taps).fold(Ix::Const(0), |at, (p, t)| at * *t + p.clone());
+            b.load(x, m.clone() * row + tap * tap_stride + kk)
+        },
+        RhsBuilder::Packed { buffer: w, base: 0.into(), width: 16 },
+        |b, m, n_at, sum| {
+            let zero = b.literal(f, 0.0);
+            let value = if more { b.apply(Prim::Max, &[sum, zero]) } else { sum };
+            b.store(out, m.clone() * n + n_at, value);
+        },
+    );
+    let kernel = b.finish().unwrap();
+    let all = |len: i64, value: f64| elements(f, (0..len).map(move |_| value));
+    let buffers = [all(m * row, 1.0), all((n + 15) / 16 * 16 * depth, 0.1), all(m * n, 0.0)];
+    // What a part, the sum of parts and one more step can lose; a chain of all products loses several times as much.
+    let unit = f64::from(f32::EPSILON) / 2.0;
+    let relative = (PART + depth / PART + 16) as f64 * unit;
+    check(&kernel, &buffers, &[], Tolerance { relative, absolute: 0.0 });
+}
+
+#[test]
+fn long_sums_are_taken_in_parts() {
+    for m in [1, 15] {
+        for more in [false, true] {
+            let n = 16;
+            tenths([m, n], &[], 8192, more, 0);
+            tenths([m, n], &[], 8195, more, 0);
+            // Runs of taps: whole steps, steps and a rest, and short ones.
+            tenths([m, n], &[32], 256, more, 16);
+            tenths([m, n], &[8, 90], 11, more, 5);
+            tenths([m, n], &[9, 45], 19, more, 1);
+            tenths([m, n], &[3, 3, 30], 30, more, 2);
+        }
+    }
+    // Several chunks of rows and panels.
+    tenths([70, 32], &[16], 256, true, 16);
 }

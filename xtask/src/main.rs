@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accuracy;
 mod check;
 mod models;
 mod npz;
@@ -37,6 +38,8 @@ enum Task {
     Zoo(zoo::Options),
     /// Whole-model bars: accuracy, artifact against JIT, one thread against two.
     Models(models::Options),
+    /// Errors of the zoo's models against double precision, beside onnxruntime's.
+    Accuracy(accuracy::Options),
     /// Times Kiln against onnxruntime, OpenVINO and PyTorch's Inductor, interleaved, in one sitting.
     Peers(peers::Options),
     /// The property tests over fresh random cases, seed by seed.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Task::OnnxSuite(options) => suite::run(&workspace, options),
         Task::Zoo(options) => zoo::run(&workspace, options),
         Task::Models(options) => models::run(&workspace, options),
+        Task::Accuracy(options) => accuracy::run(&workspace, options),
         Task::Peers(options) => peers::run(&workspace, options),
         Task::Random(options) => random::run(&workspace, options),
         Task::Tidy => tidy::run(&workspace),

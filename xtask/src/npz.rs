@@ -54,13 +54,22 @@ impl Arrays {
     /// largest magnitude in that array of the reference; the worst over the reference's arrays, of which `self` must
     /// have each, in the same dtype and, axes of size 1 aside (some references were saved squeezed), the same shape.
     pub fn difference(&self, reference: &Self) -> Result<f64> {
+        self.worst(reference, |got, expected| got == expected)
+    }
+
+    /// The same where `exact` was computed in f64, and the arrays of `self` that are floats were in f32.
+    pub fn error(&self, exact: &Self) -> Result<f64> {
+        self.worst(exact, |got, expected| got == expected || (got, expected) == ("<f4", "<f8"))
+    }
+
+    fn worst(&self, reference: &Self, comparable: impl Fn(&str, &str) -> bool) -> Result<f64> {
         let mut worst = 0.0_f64;
         for (name, expected) in &reference.0 {
             let got = self.0.get(name).with_context(|| format!("there is no output `{name}`"))?;
             let got = numbers(got).with_context(|| format!("the output `{name}`"))?;
             let expected = numbers(expected).with_context(|| format!("the reference `{name}`"))?;
             let squeezed = |n: &Numbers| n.shape.iter().copied().filter(|&d| d != 1).collect::<Vec<_>>();
-            if got.dtype != expected.dtype || squeezed(&got) != squeezed(&expected) {
+            if !comparable(&got.dtype, &expected.dtype) || squeezed(&got) != squeezed(&expected) {
                 bail!(
                     "`{name}` is {} {:?}, not {} {:?}",
                     got.dtype,

@@ -175,7 +175,7 @@ pub struct Accumulator {
 /// Most products that a contraction's floating-point sum adds one after the other; longer sums are sums of such parts,
 /// whose rounding error grows with `sqrt(PART + K / PART)` and not with `sqrt(K)`. What a run of the reduction leaves
 /// over beside whole steps of a lowering may lengthen a part by less than one step.
-pub const PART: i64 = 128;
+pub const PART: i64 = 256;
 
 /// Sums of products with an epilogue:
 ///
