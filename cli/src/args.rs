@@ -52,7 +52,7 @@ pub struct ModelArgs {
     /// Leave a pass out (see `kiln compile --help-passes` for the names). May be repeated.
     #[arg(long = "disable-pass", value_name = "PASS")]
     pub disable_pass: Vec<String>,
-    /// Compute every convolution as sums over taps: 3x3 ones take longer and round less.
+    /// Compute every convolution as sums over taps: 3x3 ones take longer and round differently.
     #[arg(long)]
     pub no_winograd: bool,
 }

@@ -15,7 +15,7 @@ use rustc_hash::FxHashSet;
 use super::contract::{CHUNK_FLOPS, Pieces, blocked, operand, pieces};
 use super::emit::{Emitter, Group, LocalRows};
 use super::expr::{AxisId, Expr, reshape_index};
-use super::loops::{Domain, Lowered, all_exprs, bind_all, collapse, reduce_groups};
+use super::loops::{Domain, Lowered, all_exprs, bind_all, collapse, grain, reduce_groups};
 use super::term::{Term, TermId};
 use super::trace::{Hero, Refusal, Region, Trace};
 use crate::kir::{Axis, BufferId, Contract, Ix, KernelBuilder, LoopKind, Rhs, Stmt};
@@ -346,17 +346,11 @@ fn emit(
     let accumulator = terms.find_accumulator();
     let statements = Statements { s, plan, scratch, outputs: &outputs, rows, accumulator };
     bind_all(&mut e, &mut b, &plan.grid, &vars, &mut |e, b| statements.emit(e, b));
-    let Emitter { params, dims, refusal, .. } = e;
-    if let Some(refusal) = refusal {
-        return Err(refusal);
-    }
-    let kernel = b.finish().map_err(|e| Refusal::new(e.to_string()))?;
+    let (kernel, params, dims) = e.finish(b)?;
     let queries = plan.grid.iter().fold(axes.extent(s.row).clone(), |n, g| n * g.extent(&axes));
     let depth = axes.extent(s.first.depth) + &plan.columns.extent(&axes);
     let flops = Dim::known(2) * queries * axes.extent(s.key) * depth;
-    let one = Dim::known(1);
-    let each = flops.floor_div(&points.greater(&one)).greater(&one);
-    let grain = Dim::known(CHUNK_FLOPS).floor_div(&each).greater(&one);
+    let grain = grain(&points, &flops, CHUNK_FLOPS);
     let outputs = region.outputs.clone();
     Ok(Lowered { kernel, params, sources, outputs, dims, grid: points, grain, flops, fits })
 }

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::emit::{Emitter, Group};
 use super::expr::{AxisId, Expr, flatten, reshape_index};
-use super::loops::{Domain, Lowered, Root, all_exprs, bind_all, collapse, reduce_groups};
+use super::loops::{Domain, Lowered, Root, all_exprs, bind_all, collapse, grain, reduce_groups};
 use super::panels::{Panels, pack_panels};
 use super::reduction::spatial_axes;
 use super::term::{Term, TermId};
@@ -343,16 +343,10 @@ impl<'a, 'g> Builder<'a, 'g> {
             b.push(Stmt::Contract(Box::new(contract)));
         });
         tops.clear();
-        let Emitter { params, dims, refusal, .. } = e;
-        if let Some(refusal) = refusal {
-            return Err(refusal);
-        }
-        let kernel = b.finish().map_err(|e| Refusal::new(e.to_string()))?;
+        let (kernel, params, dims) = e.finish(b)?;
         let all = grid.iter().fold(&m.extent * &n.extent, |n, g| n * g.extent(&axes));
         let flops = Dim::known(2) * all * depth;
-        let one = Dim::known(1);
-        let each = flops.floor_div(&points.greater(&one)).greater(&one);
-        let grain = Dim::known(CHUNK_FLOPS).floor_div(&each).greater(&one);
+        let grain = grain(&points, &flops, CHUNK_FLOPS);
         let outputs = region.outputs.clone();
         Ok(Lowered { kernel, params, sources, outputs, dims, grid: points, grain, flops, fits })
     }

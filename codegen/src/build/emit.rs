@@ -9,7 +9,7 @@ use super::relayout::relayout;
 use super::rows::Kept;
 use super::term::{InRange, Literal, Term, TermId, Terms};
 use super::trace::{Refusal, SourceTensor};
-use crate::kir::{Access, Bound, BufferId, Guard, Ix, KernelBuilder, LoopKind, Op, Val};
+use crate::kir::{Access, Bound, BufferId, Guard, Ix, Kernel, KernelBuilder, LoopKind, Op, Val};
 
 /// What the caller passes for a buffer parameter.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,6 +124,21 @@ impl<'a> Emitter<'a> {
             row: Ix::Const(0),
             param_buffers: vec![],
             refusal: None,
+        }
+    }
+
+    /// The kernel that `b` has become, its buffer parameters and its integer parameters, in kernel order.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that went wrong on the way, or that the verifier finds.
+    pub fn finish(self, b: KernelBuilder) -> Result<(Kernel, Vec<Param>, Vec<Dim>), Refusal> {
+        match self.refusal {
+            Some(refusal) => Err(refusal),
+            None => {
+                let kernel = b.finish().map_err(|e| Refusal::new(e.to_string()))?;
+                Ok((kernel, self.params, self.dims))
+            }
         }
     }
 

@@ -292,23 +292,19 @@ fn schedule(
         emitter.keep(&mut b, &kept, row);
     }
     let grid = emit_grid(&mut emitter, &mut b, &levels, &axes, &roots, &outputs);
-    let Emitter { params, dims, refusal, .. } = emitter;
-    if let Some(refusal) = refusal {
-        return Err(refusal);
-    }
-    let kernel = b.finish().map_err(|e| Refusal::new(e.to_string()))?;
+    let (kernel, params, dims) = emitter.finish(b)?;
     let points = order.iter().fold(Dim::known(1), |n, a| n * axes.extent(*a));
     let flops = points + terms.operations(&tops, &axes);
-    let grain = grain(&grid, &flops);
+    let grain = grain(&grid, &flops, CHUNK_WORK);
     Ok(Lowered { kernel, params, sources, outputs: region.outputs.clone(), dims, grid, grain, flops, fits })
 }
 
-/// Grid points that make a chunk of [`CHUNK_WORK`], given the work of the whole grid.
-pub fn grain(grid: &Dim, flops: &Dim) -> Dim {
+/// Grid points that make a chunk of `chunk` operations, given those of the whole grid.
+pub fn grain(grid: &Dim, flops: &Dim, chunk: i64) -> Dim {
     let one = Dim::known(1);
     // work / grid may be 0 for empty grids; every divisor is at least 1.
     let each = flops.floor_div(&grid.greater(&one)).greater(&one);
-    Dim::known(CHUNK_WORK).floor_div(&each).greater(&one)
+    Dim::known(chunk).floor_div(&each).greater(&one)
 }
 
 fn levels(terms: &Terms, axes: &Axes, tops: &[TermId], groups: Vec<Group>) -> Result<Levels, Refusal> {

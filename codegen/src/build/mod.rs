@@ -4,8 +4,8 @@
 //! names it); what does not become one kernel becomes several.
 //!
 //! The way of a region of the graph: [`trace`] walks back from its outputs and makes scalars ([`term`]) over iteration
-//! axes ([`expr`]); [`loops`], [`contract`] and [`winograd`] choose loops; [`emit`] writes kernel IR; [`function`] places values in
-//! slots and kernels in steps.
+//! axes ([`expr`]); [`loops`], [`contract`] and [`winograd`] choose loops; [`emit`] writes kernel IR; [`function`] places
+//! values in slots and kernels in steps.
 
 mod attention;
 mod compile;

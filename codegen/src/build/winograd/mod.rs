@@ -134,11 +134,7 @@ fn lower(
         roots: scalars.roots,
     };
     let points = parts.emit(&mut e, &mut b, &images);
-    let Emitter { params, dims, refusal, .. } = e;
-    if let Some(refusal) = refusal {
-        return Err(refusal);
-    }
-    let kernel = b.finish().map_err(|e| Refusal::new(e.to_string()))?;
+    let (kernel, params, dims) = e.finish(b)?;
     // What the sums over taps would take: comparable, and what the layer is worth.
     let each = 2 * 9 * layer.channels * layer.filters * layer.output[0] * layer.output[1];
     let (flops, outputs) = (images * Dim::known(each), region.outputs.clone());

@@ -102,13 +102,16 @@ const BEGIN: i64 = 8;
 /// Part of the other's cost below which an algorithm of fewer products, with larger rounding errors, is taken.
 const GAIN: f64 = 0.9;
 
-/// Largest size of any dimension.
+/// Largest size of any dimension, and number of images: products of them and their costs fit in 64 bits.
 const MOST: i64 = 1 << 14;
+const MOST_IMAGES: i64 = 1 << 20;
 
 /// The best plan for vectors of `lanes` elements; `None` where sums over taps are about as fast.
 pub fn plan(layer: &Layer, lanes: u32) -> Option<Plan> {
     let sizes = [layer.input, layer.output, [layer.channels, layer.filters]];
-    if sizes.as_flattened().iter().any(|n| !(4..=MOST).contains(n)) || layer.images < 1 {
+    if sizes.as_flattened().iter().any(|n| !(4..=MOST).contains(n))
+        || !(1..=MOST_IMAGES).contains(&layer.images)
+    {
         return None;
     }
     let mut best = None;
@@ -212,6 +215,21 @@ mod tests {
     fn few_channels_are_not_worth_it() {
         assert_eq!(outputs(square(224, 4, 1)), None);
         assert_eq!(outputs(square(3, 64, 1)), None);
+    }
+
+    #[test]
+    fn sizes_beyond_the_bounds_are_refused_and_the_largest_do_not_overflow() {
+        assert_eq!(outputs(square(56, 64, 0)), None);
+        assert_eq!(outputs(square(56, 64, i64::MAX)), None);
+        assert_eq!(outputs(square(i64::MAX, 64, 1)), None);
+        assert_eq!(outputs(square(56, MOST + 1, 1)), None);
+        for (size, channels) in [(56, 64), (MOST, 4), (MOST, MOST), (4, MOST)] {
+            let layer = square(size, channels, MOST_IMAGES);
+            assert!(direct_cost(&layer, 16) > 0.0);
+            for plan in (1..=16).filter_map(|parts| divided(&layer, FOUR, 16, parts)) {
+                assert!(cost(&layer, &plan, 16) > 0.0, "{plan:?}");
+            }
+        }
     }
 
     #[test]
