@@ -161,7 +161,8 @@ impl Emitter<'_> {
     pub fn erf(&mut self, x: Value) -> Value {
         let ty = self.type_of(x);
         let magnitude = self.b.ins().fabs(x);
-        let limit = self.fconst(ty, 10.0);
+        // erf(4) rounds to 1; farther out the exponential would be subnormal, which takes some hundred cycles.
+        let limit = self.fconst(ty, 4.0);
         let t = self.float_min_max(limit, magnitude, FloatCC::LessThan);
         let s = self.b.ins().fmul(t, t);
         // Large arguments.

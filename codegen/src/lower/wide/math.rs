@@ -236,7 +236,8 @@ impl Selector<'_> {
     pub fn erf(&mut self, x: Src) -> Reg {
         let x = self.in_register(x);
         let magnitude = self.magnitude(x.into());
-        let t = self.binary(Binary::MinF, float(10.0), magnitude);
+        // erf(4) rounds to 1; farther out the exponential would be subnormal, which takes some hundred cycles.
+        let t = self.binary(Binary::MinF, float(4.0), magnitude);
         let s = self.binary(Binary::MulF, t, t);
         // Large arguments.
         let r = self.horner(t, &[-1.728_534_7e-5, 3.831_971_3e-4]);
@@ -247,7 +248,7 @@ impl Selector<'_> {
         }
         let minus_t = self.binary(Binary::Xor, t, Src::Bits(0x8000_0000));
         let r = self.mul_add(r, t, minus_t);
-        // From 0 down to some -100.
+        // From 0 down to some -18.
         let e = self.exp_within(r);
         let large = self.binary(Binary::SubF, float(1.0), e);
         let large = self.with_sign_of(large, x);
