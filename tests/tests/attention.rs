@@ -26,14 +26,15 @@ fn numbers(dims: &[usize], seed: u64, special: Option<f32>) -> Tensor {
 type Body<'a> = &'a dyn Fn(&mut GraphBuilder<'_>, &[Value]) -> Result<Value, InferError>;
 
 /// Compiles a graph, compares what it computes with 1 and 3 threads, and gives the number of its kernels with
-/// contractions.
-fn check(name: &str, inputs: &[Tensor], symbolic: bool, body: Body<'_>) -> usize {
+/// contractions. Numbers of rows and columns of a matrix that are among `lengths` show at run time only.
+fn check(name: &str, inputs: &[Tensor], lengths: &[usize], body: Body<'_>) -> usize {
     let mut module = Module::new();
     let mut b = GraphBuilder::new(&mut module, "main");
     let values: Vec<Value> = (inputs.iter().enumerate())
         .map(|(i, t)| {
-            let known = |(at, n): (usize, &usize)| match symbolic && at == 2 {
-                true => Dim::symbol("L"),
+            let matrix = t.dims().len() - 2;
+            let known = |(at, n): (usize, &usize)| match at >= matrix && lengths.contains(n) {
+                true => Dim::symbol(&format!("L{n}")),
                 false => Dim::known(*n as i64),
             };
             let dims: Vec<Dim> = t.dims().iter().enumerate().map(known).collect();
@@ -85,7 +86,8 @@ fn composite(
         softcap: Float::new(0.0),
     };
     let name = format!("{h} of {groups} heads, {l} x {s} x {d}, mask {masked:?}, causal {causal}");
-    check(&name, &inputs, symbolic, &|b, x| Ok(b.add(op.clone().into(), x)?[0]))
+    let lengths = if symbolic { vec![l, s] } else { vec![] };
+    check(&name, &inputs, &lengths, &|b, x| Ok(b.add(op.clone().into(), x)?[0]))
 }
 
 #[test]
@@ -106,9 +108,80 @@ fn more_than_one_block_of_queries() {
 }
 
 #[test]
-fn what_does_not_fit_or_is_not_known_stays_in_parts() {
-    assert!(composite([1, 1, 40, 9000, 32], (None, false), false) > 1);
-    assert!(composite([2, 2, 16, 16, 32], (None, false), true) > 1);
+fn more_than_one_block_of_keys() {
+    let hidden = Some(f32::NEG_INFINITY);
+    for mask in [None, Some(0.5), hidden] {
+        assert_eq!(composite([1, 1, 40, 9000, 32], (mask, false), false), 1, "{mask:?}");
+    }
+    assert_eq!(composite([1, 1, 300, 1500, 16], (None, true), false), 1);
+}
+
+#[test]
+fn lengths_that_show_at_run_time() {
+    let hidden = Some(f32::NEG_INFINITY);
+    for shape in
+        [[2, 2, 16, 16, 32], [3, 3, 19, 37, 33], [2, 1, 70, 40, 64], [1, 1, 1, 1, 8], [1, 1, 130, 1100, 64]]
+    {
+        for (mask, causal) in [(None, false), (Some(0.5), false), (hidden, false), (None, true)] {
+            assert_eq!(
+                composite(shape, (mask, causal), true),
+                1,
+                "{shape:?}, mask {mask:?}, causal {causal}"
+            );
+        }
+    }
+}
+
+/// Rows of which the first block of keys is hidden, or all, in softmax and in attention.
+#[test]
+fn hidden_blocks() {
+    let (l, s, d) = (24, 1100, 16);
+    let mut mask = vec![0.0f32; l * s];
+    for (row, line) in mask.chunks_mut(s).enumerate() {
+        let hidden = [0..600, 0..s, 512..s, 0..512][row % 4].clone();
+        line[hidden].fill(f32::NEG_INFINITY);
+        // Scores far below zero before a block of hidden ones.
+        line.iter_mut().for_each(|m| *m -= [0.0, 300.0, 150.0][row % 3]);
+    }
+    let mask = Tensor::from_slice(&[1, l, s], &mask).unwrap();
+    let inputs =
+        [numbers(&[1, l, d], 1, None), numbers(&[1, s, d], 2, None), numbers(&[1, s, d], 3, None), mask];
+    for lengths in [vec![], vec![l, s]] {
+        let kernels = check("softmax", &inputs, &lengths, &|b, x| {
+            let scores = b.einsum("bld,bsd->bls", x[0], x[1])?;
+            let scores = b.ew("add", &[scores, x[3]])?;
+            let weights = b.softmax(scores, 2)?;
+            b.einsum("bls,bse->ble", weights, x[2])
+        });
+        assert_eq!(kernels, 1);
+    }
+    let lead = |t: &Tensor| t.reshaped(&[&[1], t.dims()].concat()).unwrap();
+    let inputs: Vec<Tensor> = inputs.iter().map(lead).collect();
+    let op = Composite::Attention {
+        scale: Float::new(0.3),
+        mask: true,
+        causal: false,
+        causal_from_end: false,
+        softcap: Float::new(0.0),
+    };
+    assert_eq!(check("attention", &inputs, &[], &|b, x| Ok(b.add(op.clone().into(), x)?[0])), 1);
+}
+
+#[test]
+fn rows_that_are_no_softmax_stay_in_parts_where_lengths_are_not_known() {
+    let inputs = [
+        numbers(&[2, 3, 20, 16], 1, None),
+        numbers(&[2, 3, 20, 16], 2, None),
+        numbers(&[2, 3, 20, 16], 3, None),
+    ];
+    let kernels = check("relu attention", &inputs, &[20], &|b, x| {
+        let scores = b.einsum("bhld,bhsd->bhls", x[0], x[1])?;
+        let positive = b.ew("relu", &[scores])?;
+        let sum = b.reduce(kiln::ir::op::ReduceKind::Sum, positive, &[3], true)?;
+        let weights = b.ew("div", &[positive, sum])?;
+        b.einsum("bhls,bhse->bhle", weights, x[2])
+    });
+    assert!(kernels > 1);
 }
 
 #[test]
@@ -120,7 +193,7 @@ fn softmax_with_what_follows_it() {
             numbers(&[2, 30, 32], 3, None),
             numbers(&[1, 20, 30], 4, special),
         ];
-        let kernels = check(&format!("{special:?}"), &inputs, false, &|b, x| {
+        let kernels = check(&format!("{special:?}"), &inputs, &[], &|b, x| {
             let scores = b.einsum("bld,bsd->bls", x[0], x[1])?;
             let scores = b.ew("add", &[scores, x[3]])?;
             let weights = b.softmax(scores, 2)?;

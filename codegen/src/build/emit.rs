@@ -88,8 +88,9 @@ pub struct Emitter<'a> {
     kept: FxHashMap<TermId, (BufferId, AxisId)>,
     /// Sources that are rows in scratch.
     local: FxHashMap<usize, LocalRows>,
-    /// Which of them is at hand, counted from the first one in scratch.
+    /// Which of them is at hand, counted from the first one in scratch, and the first of their elements that is there.
     row: Ix,
+    first_element: Ix,
     /// Buffers of `params`.
     param_buffers: Vec<BufferId>,
     /// First thing that went wrong.
@@ -122,6 +123,7 @@ impl<'a> Emitter<'a> {
             kept: FxHashMap::default(),
             local: FxHashMap::default(),
             row: Ix::Const(0),
+            first_element: Ix::Const(0),
             param_buffers: vec![],
             refusal: None,
         }
@@ -209,9 +211,9 @@ impl<'a> Emitter<'a> {
         self.local.insert(source, rows);
     }
 
-    /// Says which of the rows in scratch is at hand.
-    pub fn at_row(&mut self, row: Ix) {
-        self.row = row;
+    /// Says which of the rows in scratch is at hand, and which of their elements is the first in scratch.
+    pub fn at_rows(&mut self, row: Ix, first_element: Ix) {
+        (self.row, self.first_element) = (row, first_element);
     }
 
     fn local_index(&mut self, rows: &LocalRows, offset: &Expr) -> Ix {
@@ -219,7 +221,9 @@ impl<'a> Emitter<'a> {
         for (atom, coefficient) in offset.terms() {
             match atom {
                 Atom::Axis(a) if *a == rows.axis || rows.outer.contains(a) => {}
-                Atom::Axis(a) if coefficient.as_known() == Some(1) => index = index + self.variable(*a),
+                Atom::Axis(a) if coefficient.as_known() == Some(1) => {
+                    index = index + (self.variable(*a) - self.first_element.clone());
+                }
                 _ => self.refuse("rows in scratch are read out of line"),
             }
         }

@@ -212,6 +212,25 @@ impl Ix {
         }
     }
 
+    /// A constant that the expression never exceeds where its leaves are non-negative; `None` where none is evident.
+    pub fn constant_bound(&self) -> Option<i64> {
+        match self {
+            Ix::Const(c) => Some(*c),
+            Ix::Min(a, b) => match (a.constant_bound(), b.constant_bound()) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            },
+            Ix::Max(a, b) => Some(a.constant_bound()?.max(b.constant_bound()?)),
+            Ix::Mod(_, b) => b.constant_bound(),
+            Ix::Add(a, b) => {
+                let part = |x: &Ix| if x.is_non_positive() { Some(0) } else { x.constant_bound() };
+                part(a)?.checked_add(part(b)?)
+            }
+            Ix::FloorDiv(a, b) => Some(a.constant_bound()?.div_euclid(b.as_const().filter(|b| *b > 0)?)),
+            Ix::Var(_) | Ix::Dim(_) | Ix::Scalar(_) | Ix::Mul(..) => None,
+        }
+    }
+
     /// Whether the expression is a non-negative quantity times a constant that is at most 0.
     fn is_non_positive(&self) -> bool {
         match self {
@@ -308,8 +327,11 @@ impl<T: Into<Ix>> Sub<T> for Ix {
 
     fn sub(self, other: T) -> Ix {
         let other = other.into();
-        if self == other {
-            return Ix::Const(0);
+        match &self {
+            same if *same == other => return Ix::Const(0),
+            Ix::Add(a, b) if **b == other => return (**a).clone(),
+            Ix::Add(a, b) if **a == other => return (**b).clone(),
+            _ => {}
         }
         self + other * -1
     }
@@ -391,6 +413,9 @@ mod tests {
     fn bounds() {
         let extent = (Ix::Dim(0) - var(0) * 64).min(64);
         assert_eq!(extent.upper_bound(), Some(Ix::Dim(0).min(64)));
+        assert_eq!(extent.constant_bound(), Some(64));
+        assert_eq!((Ix::Dim(0) - var(0)).constant_bound(), None);
+        assert_eq!(((var(0) + 7).min(30) - var(1) * 4).floor_div(3).constant_bound(), Some(10));
         assert_eq!(var(0).upper_bound(), None);
     }
 }

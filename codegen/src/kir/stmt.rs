@@ -196,7 +196,8 @@ pub struct Contract {
     pub n: Axis,
     /// Outer reduction axes, outermost first. `begin` and `extent` are expressions over constants and dims.
     pub taps: Vec<Axis>,
-    /// Innermost reduction axis. `begin` and `extent` are expressions over constants and dims.
+    /// Innermost reduction axis. `begin` and `extent` are expressions over constants and dims; without taps, the extent
+    /// for [`Rhs::Strided`] may use outer variables and needs an upper bound, as that of the rows does.
     pub k: Axis,
     /// The left operand: a function of `m`, the taps and `k`.
     pub a: Operand,

@@ -300,9 +300,16 @@ impl Verifier<'_> {
                 format!("extent `{}` of {} has no upper bound over constants and dims", axis.extent, axis.var)
             })?;
         }
+        // Panels that are packed when compiled, and taps, have one length.
+        let bounded =
+            c.taps.is_empty() && matches!(c.b, Rhs::Strided(_)) && c.k.extent.upper_bound().is_some();
         for axis in c.taps.iter().chain([&c.k]) {
             self.uniform(&axis.begin, || format!("begin of {}", axis.var))?;
-            self.uniform(&axis.extent, || format!("extent of {}", axis.var))?;
+            if bounded {
+                self.ix(&axis.extent)?;
+            } else {
+                self.uniform(&axis.extent, || format!("extent of {}", axis.var))?;
+            }
         }
         let reduction: Vec<Var> = c.taps.iter().chain([&c.k]).map(|axis| axis.var).collect();
         // Each part sees its own variables only, but every variable is defined once.

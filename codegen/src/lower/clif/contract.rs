@@ -164,14 +164,15 @@ fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<Con
     if width % lanes(c.acc_dtype) != 0 {
         return Err(unsupported(&format!("panels of width {width}")));
     }
-    let bound = c.n.extent.upper_bound().and_then(|n| n.as_const()).filter(|n| *n <= MAX_COLUMNS);
+    let bound = c.n.extent.constant_bound().filter(|n| *n <= MAX_COLUMNS);
     let shape = vectors.and_then(|v| tile_shape(kernel, c, v, width));
     let columns = (bound.unwrap_or(COLUMN_BLOCK).max(0) + width - 1) / width * width;
     let column_block = bound.is_none().then_some(columns);
     let taps = c.taps.iter().fold(Ix::Const(1), |n, t| n * t.extent.clone().max(0));
     let block = if shape.is_some() { WIDE_BLOCK } else { BLOCK };
-    let (taps_per_block, k_per_block) = blocks(taps.as_const(), c.k.extent.as_const(), block);
-    let depth = (taps * c.k.extent.clone().max(0)).as_const();
+    let k = longest_run(c);
+    let (taps_per_block, k_per_block) = blocks(taps.as_const(), k, block);
+    let depth = taps.as_const().zip(k).and_then(|(taps, k)| taps.checked_mul(k.max(0)));
     let whole = depth.and_then(|d| d.checked_mul(columns)).filter(|n| *n <= MAX_PANELS);
     let strided = matches!(c.b, Rhs::Strided(_));
     let streamed = shape
@@ -224,6 +225,11 @@ fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<Con
     })
 }
 
+/// The longest that the innermost reduction axis may be, where that is known. Beside taps, it must be as long as that.
+fn longest_run(c: &Contract) -> Option<i64> {
+    if c.taps.is_empty() { c.k.extent.constant_bound() } else { c.k.extent.as_const() }
+}
+
 /// Rows of a tile that is packed, and elements between them.
 fn packed_tile(c: &Contract, wide: bool, columns: i64, depth: i64) -> (i64, i64) {
     // An odd number of cache lines.
@@ -267,7 +273,7 @@ fn tile_shape(kernel: &Kernel, c: &Contract, vectors: Width, width: i64) -> Opti
 fn strided_width(c: &Contract, vectors: Option<Width>) -> i64 {
     let Some(vectors) = vectors else { return STRIDED_WIDTH };
     let lanes = vectors.bytes() * 8 / c.acc_dtype.bits() as i64;
-    match c.n.extent.upper_bound().and_then(|n| n.as_const()) {
+    match c.n.extent.constant_bound() {
         Some(n) => i64::from(panel_width(n, lanes as u32)),
         None => 3 * lanes,
     }

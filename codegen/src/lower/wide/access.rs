@@ -215,6 +215,11 @@ impl Emission<'_> {
     }
 
     pub fn store(&mut self, a: Register, access: &Access) -> Result<(), WideError> {
+        if access.step == Step::Same && access.storage == DType::F32 {
+            let place = self.place(access)?;
+            self.first_lane(place, a);
+            return Ok(());
+        }
         if !can_store(self.width, access.storage, access.step) {
             return Err(WideError::Unsupported(format!("stores of {}", access.storage)));
         }

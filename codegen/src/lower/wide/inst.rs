@@ -164,8 +164,13 @@ impl Emission<'_> {
 
     /// Writes the first lane to a parameter.
     pub fn keep(&mut self, param: super::lir::Param, a: Register) {
+        self.first_lane(Self::word(param), a);
+    }
+
+    /// Writes the first lane.
+    pub fn first_lane(&mut self, place: MemoryOperand, a: Register) {
         let store = pick(self.width, Code::VEX_Vmovss_m32_xmm, Code::EVEX_Vmovss_m32_k1_xmm);
-        self.asm.op2(store, Self::word(param), super::asm::vector(16, a.number()));
+        self.asm.op2(store, place, super::asm::vector(16, a.number()));
     }
 
     fn end_loop(&mut self, id: super::lir::LoopId, carried: &[Reg]) {

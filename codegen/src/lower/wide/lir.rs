@@ -260,7 +260,7 @@ pub enum Inst {
         /// A parameter (all ones: load; 0: do not) and the value elsewhere.
         guard: Option<(Param, u32)>,
     },
-    /// Elements in memory = `a`.
+    /// Elements in memory = `a`; where lanes have the same element, that one = the first lane.
     Store {
         /// What.
         a: Src,

@@ -11,15 +11,15 @@ use crate::kir::{Accumulator, Axis, Block, Ix, Kernel, LoopKind, Reduce, Stmt};
 const MUCH: usize = 12;
 
 /// The loop along a row that decides how long it is; `None` where the block has none, or something else than values,
-/// reductions and loops of independent iterations.
+/// stores of one element, reductions and loops of independent iterations.
 pub fn lanes_of_row(body: &Block) -> Option<&Axis> {
     let mut found: Option<&Axis> = None;
     for stmt in body {
         let axis = match stmt {
-            Stmt::Let { .. } => continue,
+            Stmt::Let { .. } | Stmt::Store { .. } => continue,
             Stmt::Reduce(r) if r.kind == LoopKind::Vector => &r.axis,
             Stmt::For(l) if l.kind == LoopKind::Vector && l.carried.is_empty() => &l.axis,
-            Stmt::Reduce(_) | Stmt::For(_) | Stmt::Store { .. } | Stmt::If { .. } | Stmt::Contract(_) => {
+            Stmt::Reduce(_) | Stmt::For(_) | Stmt::If { .. } | Stmt::Contract(_) => {
                 return None;
             }
         };
@@ -51,6 +51,7 @@ pub fn select_rows(
                 s.lanes(&l.body, &[], TotalForm::One)?;
                 s.forget();
             }
+            Stmt::Store { buffer, index, value } => s.store_one(*buffer, index, *value)?,
             other => s.stmt(other)?,
         }
     }

@@ -643,6 +643,18 @@ impl<'k> Selector<'k> {
         Ok(())
     }
 
+    /// One element of a row, outside of its loops.
+    pub(super) fn store_one(&mut self, buffer: BufferId, index: &Ix, value: Val) -> Choice<()> {
+        let index = self.ix(index);
+        let at = self.access(buffer, &index)?;
+        if at.step != Step::Same || !self.uses_row(&index) || at.storage != DType::F32 {
+            return self.unsupported("such stores beside the loops of a row");
+        }
+        let a = self.src(value)?;
+        self.push(Inst::Store { a, at });
+        Ok(())
+    }
+
     /// First value and number of iterations of a loop inside.
     fn range(&self, axis: &Axis) -> Choice<(i64, i64)> {
         match (self.ix(&axis.begin).as_const(), self.ix(&axis.extent).as_const()) {

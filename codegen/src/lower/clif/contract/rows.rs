@@ -6,6 +6,7 @@
 
 use kiln_ir::Scalar;
 
+use super::longest_run;
 use crate::kir::{Bound, BufferId, Contract, Guard, Ix, Kernel, Op, Stmt, Var};
 use crate::lower::wide::tile::LINE;
 
@@ -34,8 +35,10 @@ pub(super) struct Rows {
     pub inner_stride: i64,
     /// Outer reduction axes, outermost first: extent and distance.
     pub taps: Vec<(i64, i64)>,
-    /// Contiguous elements of the reduction for each tap.
+    /// Contiguous elements of the reduction for each tap: the most that there can be.
     pub run: i64,
+    /// How many there are, where that shows at run time only.
+    pub length: Option<Ix>,
     /// Where the elements are.
     pub place: Place,
 }
@@ -128,7 +131,8 @@ fn packed(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     kernel.vars += 2;
     let [outer, inner] = vars;
     let (outer_stride, inner_stride, taps) = (0, 0, vec![]);
-    Some(Rows { split: None, outer, inner, outer_stride, inner_stride, taps, run, place: Place::Packed })
+    let (split, length, place) = (None, None, Place::Packed);
+    Some(Rows { split, outer, inner, outer_stride, inner_stride, taps, run, length, place })
 }
 
 /// Rows that a plain load reads.
@@ -140,7 +144,11 @@ fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
         return None;
     }
     let zero_based = c.taps.iter().chain([&c.k]).all(|axis| axis.begin == Ix::Const(0));
-    let depth = c.k.extent.as_const().filter(|k| *k > 0 && zero_based)?;
+    let depth = longest_run(c).filter(|k| *k > 0 && zero_based)?;
+    let length = c.k.extent.as_const().is_none().then(|| c.k.extent.clone());
+    if length.is_some() && guard.is_some() {
+        return None;
+    }
     let extents: Vec<i64> =
         c.taps.iter().map(|t| t.extent.as_const().filter(|n| *n > 0)).collect::<Option<_>>()?;
     let vars = [Var(kernel.vars), Var(kernel.vars + 1)];
@@ -162,7 +170,7 @@ fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     if at.k != 1 && depth != 1 || at.inner < 0 || at.outer < 0 || at.taps.iter().any(|t| *t < 0) {
         return None;
     }
-    let access = Access { at: &at, extents: &extents, depth, split, vars, form: &form };
+    let access = Access { at: &at, extents: &extents, depth, length, split, vars, form: &form };
     let rows = match guard {
         None => access.in_place(*buffer),
         Some(guard) => access.copied(kernel, *buffer, guard)?,
@@ -186,6 +194,7 @@ struct Access<'a> {
     at: &'a Affine,
     extents: &'a [i64],
     depth: i64,
+    length: Option<Ix>,
     split: Option<i64>,
     vars: [Var; 2],
     form: &'a IndexForm,
@@ -212,6 +221,7 @@ impl Access<'_> {
             inner_stride: self.at.inner,
             taps: self.extents.iter().copied().zip(self.at.taps.iter().copied()).collect(),
             run: self.depth,
+            length: self.length.clone(),
             place: Place::Buffer(buffer, index),
         };
         rows.join_taps();
@@ -219,7 +229,7 @@ impl Access<'_> {
     }
 
     fn copied(&self, kernel: &mut Kernel, buffer: BufferId, guard: &Guard) -> Option<Rows> {
-        let Access { at, extents, depth, split, vars, form } = *self;
+        let Access { at, extents, depth, split, vars, form, .. } = *self;
         let moves = |ix: &Ix| [form.row].iter().chain(&form.taps).chain(&form.k).any(|v| ix.uses(*v));
         if guard.bounds.iter().any(|b| moves(&b.lower) || moves(&b.upper)) {
             return None;
@@ -253,6 +263,7 @@ impl Access<'_> {
             inner_stride: 0,
             taps: vec![],
             run: depth,
+            length: None,
             place: Place::Copy(patch),
         };
         (!rows.too_large(1)).then(|| {

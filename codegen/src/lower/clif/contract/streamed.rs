@@ -103,6 +103,9 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         None => [1, even(block, CHUNK_ROWS)],
     };
     let whole = total_taps(&rows) <= part[0] && rows.run <= part[1];
+    if rows.length.is_some() && !whole {
+        return None;
+    }
     let block_rows = block * line;
     let sum_columns = if whole { width } else { columns };
     let stored = stored(kernel, c, &rows, width).filter(|_| whole);
@@ -113,7 +116,8 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     if whole && let Some(taps) = inner_taps(&rows.taps, bytes) {
         tile.taps = taps;
         depth *= total_taps(&rows);
-        tile.short = Some(rows.run).filter(|run| (1..=MOST_SHORT).contains(run));
+        let known = Some(rows.run).filter(|_| rows.length.is_none());
+        tile.short = known.filter(|run| (1..=MOST_SHORT).contains(run));
     }
     tile.part = tile.part_of(depth);
     tile.prefetch = tile.prefetch_for(block_rows);
@@ -337,13 +341,23 @@ impl Emitter<'_> {
             self.copy_rows(c, plan, patch, buffer)?;
         }
         let (taps, run) = (total_taps(&plan.rows), plan.rows.run);
-        let (tap_count, run_count) = (self.i64(taps), self.i64(run));
+        let (tap_count, run_count) = (self.i64(taps), self.run_length(&plan.rows)?);
+        let whole = taps <= plan.part[0] && run <= plan.part[1];
+        // A run that is taken whole is one part, however long it is.
+        let known = Some(run).filter(|_| whole || plan.rows.length.is_none());
         self.parts(zero, tap_count, (Some(taps), plan.part[0]), |s, t0, tn| {
-            s.parts(zero, run_count, (Some(run), plan.part[1]), |s, r0, rn| {
-                let whole = taps <= plan.part[0] && run <= plan.part[1];
+            s.parts(zero, run_count, (known, plan.part[1]), |s, r0, rn| {
                 s.panels(c, plan, panels, block, &Part { taps: [t0, tn], run: [r0, rn], whole })
             })
         })
+    }
+
+    /// Elements of a run.
+    fn run_length(&mut self, rows: &Rows) -> Result<Value> {
+        match &rows.length {
+            Some(length) => self.ix(&length.clone().max(0)),
+            None => Ok(self.i64(rows.run)),
+        }
     }
 
     /// One block of the reduction with every panel.
@@ -454,7 +468,8 @@ impl Emitter<'_> {
         let tap_end = self.b.ins().iadd(part.taps[0], part.taps[1]);
         let run_end = self.b.ins().iadd(part.run[0], part.run[1]);
         let last_tap = self.b.ins().icmp_imm_s(IntCC::Equal, tap_end, total_taps(&plan.rows));
-        let last_run = self.b.ins().icmp_imm_s(IntCC::Equal, run_end, plan.rows.run);
+        let run = self.run_length(&plan.rows)?;
+        let last_run = self.b.ins().icmp(IntCC::Equal, run_end, run);
         let last = self.b.ins().band(last_tap, last_run);
         self.branch(last, |s| s.chunk_epilogue(c, plan), |_| Ok(()))
     }

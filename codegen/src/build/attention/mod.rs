@@ -7,24 +7,35 @@
 //!     for queries: reductions and a loop along the keys     -> weights in the same scratch
 //!     contract: weights x values, epilogue                  -> outputs
 //! ```
+//!
+//! Weights of a softmax stay exponentials, whose sum divides the product instead: fewer numbers are divided. Where scores
+//! of all keys do not fit in the cache, or their number shows at run time only, the keys of a softmax come in blocks:
+//!
+//! ```text
+//!     for blocks of keys:
+//!         contract: queries x keys, epilogue                -> scores of the block
+//!         for queries: the greatest score so far, exponentials, their sum so far
+//!         contract: exponentials x values                   -> sums in scratch, rescaled to the new greatest score
+//!     for queries: sums, divided, epilogue                  -> outputs
+//! ```
+
+mod plan;
+mod softmax;
+mod statements;
 
 use kiln_ir::op::{Contract as ContractOp, ContractSpec};
-use kiln_ir::{DType, Dim, Ew, NodeId, Op, Tensor, Value};
+use kiln_ir::{Dim, NodeId, Op, Tensor, Value};
 use rustc_hash::FxHashSet;
 
-use super::contract::{CHUNK_FLOPS, Pieces, blocked, operand, pieces};
+use self::plan::Plan;
+use self::statements::{Scratch, Statements};
+use super::contract::{CHUNK_FLOPS, Pieces, blocked, pieces};
 use super::emit::{Emitter, Group, LocalRows};
 use super::expr::{AxisId, Expr, reshape_index};
-use super::loops::{Domain, Lowered, all_exprs, bind_all, collapse, grain, reduce_groups};
-use super::term::{Term, TermId};
+use super::loops::{Domain, Lowered, bind_all, grain, reduce_groups};
+use super::term::TermId;
 use super::trace::{Hero, Refusal, Region, Trace};
-use crate::kir::{Axis, BufferId, Contract, Ix, KernelBuilder, LoopKind, Rhs, Stmt};
-
-/// Most scores of a block of queries: 512 KiB of f32 share the second-level cache with keys and values.
-const MOST_SCORES: i64 = 1 << 17;
-
-/// Most queries of a block.
-const MOST_ROWS: i64 = 256;
+use crate::kir::{BufferId, KernelBuilder};
 
 /// The two contractions of a region and what passes between them.
 pub struct Attention {
@@ -231,86 +242,6 @@ fn product(
     Ok(Product { a, b, depth })
 }
 
-/// Loops and sizes.
-struct Plan {
-    /// The grid but for blocks of queries.
-    grid: Vec<Group>,
-    columns: Group,
-    /// The first contraction's operands: queries, keys.
-    queries: TermId,
-    keys: TermId,
-    /// Queries of a block, elements between rows of scores.
-    block: i64,
-    stride: i64,
-}
-
-impl Plan {
-    fn new(trace: &Trace<'_, '_>, s: &Stages) -> Result<Plan, Refusal> {
-        let refuse = |reason: &str| Err(Refusal::new(reason));
-        let axes_of = |t: TermId| trace.terms.get(t).axes.clone();
-        let extent = |a: AxisId| trace.axes.extent(a).as_known();
-        let floats = [s.scores, s.weights, s.first.a, s.first.b, s.second.a, s.second.b];
-        if floats.iter().any(|t| trace.terms.dtype(*t) != DType::F32) || s.pieces.acc != DType::F32 {
-            return refuse("attention of another dtype than f32");
-        }
-        let (Some(rows), Some(keys)) = (extent(s.row), extent(s.key)) else {
-            return refuse("lengths that are known at run time only");
-        };
-        if rows < 2 || keys < 2 || extent(s.first.depth).is_none() {
-            return refuse("a single query or key");
-        }
-        let (first_a, first_b) = (axes_of(s.first.a), axes_of(s.first.b));
-        let (queries, keys_term) = match (first_a.contains(&s.row), first_b.contains(&s.row)) {
-            (true, false) if !first_a.contains(&s.key) => (s.first.a, s.first.b),
-            (false, true) if !first_b.contains(&s.key) => (s.first.b, s.first.a),
-            _ => return refuse("scores that are no product of queries and keys"),
-        };
-        let (in_a, in_b) = (axes_of(s.second.a), axes_of(s.second.b));
-        if in_b.contains(&s.row) || !is_load_of(trace, s.second.a, s.local[1]) {
-            return refuse("values that differ between queries");
-        }
-        let real: Vec<AxisId> = s.pieces.order.iter().copied().filter(|a| extent(*a) != Some(1)).collect();
-        let (columns, rest): (Vec<AxisId>, Vec<AxisId>) =
-            real.into_iter().partition(|a| in_b.contains(a) && !in_a.contains(a));
-        let outer: Vec<AxisId> = rest.into_iter().filter(|a| *a != s.row).collect();
-        let mut tops: Vec<TermId> = s.pieces.roots.iter().map(|r| r.term).collect();
-        tops.extend(floats);
-        let mut exprs = all_exprs(&trace.terms, &tops);
-        exprs.extend(s.pieces.roots.iter().map(|r| r.offset.clone()));
-        let mut columns = collapse(&columns, &trace.axes, &exprs);
-        let (Some(columns), true) = (columns.pop(), columns.is_empty()) else {
-            return refuse("values of several axes");
-        };
-        let inner = columns.members.last().copied();
-        let unit = |e: &Expr| inner.is_some_and(|a| e.coefficient(a).as_known() == Some(1));
-        if !s.pieces.roots.iter().all(|r| unit(&r.offset)) || columns.extent(&trace.axes).as_known().is_none()
-        {
-            return refuse("results that do not follow each other along the values");
-        }
-        let in_line = |t: &TermId| match &trace.terms.get(*t).term {
-            Term::Reduce { axes, .. } => matches!(axes[..], [one] if extent(one) == Some(keys)),
-            _ => true,
-        };
-        if !trace.terms.reachable(&[s.weights]).iter().all(in_line) {
-            return refuse("reductions along other axes than the keys");
-        }
-        // An odd number of cache lines keeps rows in different sets.
-        let stride = (((keys + 15) / 16) | 1) * 16;
-        let most = (MOST_SCORES / stride).min(MOST_ROWS);
-        if most < MOST_ROWS.min(rows).min(16) {
-            return refuse("scores of a block of queries that do not fit in the cache");
-        }
-        let blocks = (rows + most - 1) / most;
-        let block = (rows + blocks - 1) / blocks;
-        let grid = collapse(&outer, &trace.axes, &exprs);
-        Ok(Plan { grid, columns, queries, keys: keys_term, block, stride })
-    }
-}
-
-fn is_load_of(trace: &Trace<'_, '_>, t: TermId, local: usize) -> bool {
-    matches!(&trace.terms.get(t).term, Term::Load { source, guards, .. } if *source == local && guards.is_empty())
-}
-
 fn emit(
     trace: Trace<'_, '_>,
     s: &Stages,
@@ -325,15 +256,18 @@ fn emit(
     let mut b = KernelBuilder::new(name);
     let mut e = Emitter::new(&terms, &axes, &sources, &reduces);
     let outputs: Vec<BufferId> = s.pieces.roots.iter().map(|r| e.output(&mut b, r.output, r.dtype)).collect();
-    let scratch = b.scratch(DType::F32, plan.block * plan.stride);
+    let scratch = Scratch::new(&mut b, &axes, plan);
     let outer: Vec<AxisId> = plan.grid.iter().flat_map(|g| g.members.iter().copied()).collect();
     for source in s.local {
-        let rows = LocalRows { buffer: scratch, axis: s.row, stride: plan.stride, outer: outer.clone() };
+        let rows =
+            LocalRows { buffer: scratch.scores, axis: s.row, stride: plan.stride, outer: outer.clone() };
         e.local(source, rows);
     }
-    let along = Group::of(s.along);
-    let kept = super::rows::kept(&terms, &axes, &[s.weights], &along);
-    e.keep(&mut b, &kept, &along);
+    if plan.softmax.is_none() {
+        let along = Group::of(s.along);
+        let kept = super::rows::kept(&terms, &axes, &[s.weights], &along);
+        e.keep(&mut b, &kept, &along);
+    }
     let mut points = Dim::known(1);
     let mut vars = vec![];
     for group in &plan.grid {
@@ -353,94 +287,4 @@ fn emit(
     let grain = grain(&points, &flops, CHUNK_FLOPS);
     let outputs = region.outputs.clone();
     Ok(Lowered { kernel, params, sources, outputs, dims, grid: points, grain, flops, fits })
-}
-
-/// The statements of a grid point.
-struct Statements<'a> {
-    s: &'a Stages,
-    plan: &'a Plan,
-    scratch: BufferId,
-    outputs: &'a [BufferId],
-    /// First query and number of queries.
-    rows: (Ix, Ix),
-    accumulator: Option<TermId>,
-}
-
-impl Statements<'_> {
-    fn emit(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder) {
-        let Statements { s, plan, scratch, .. } = *self;
-        let columns = Group::of(s.key);
-        let operands = [plan.queries, plan.keys];
-        self.contract(e, b, operands, s.first.depth, &columns, &mut |e, b, row, column| {
-            let value = e.emit(b, s.scores);
-            b.store(scratch, row * plan.stride + column, value);
-        });
-        self.weights(e, b);
-        let operands = [s.second.a, s.second.b];
-        self.contract(e, b, operands, s.second.depth, &plan.columns, &mut |e, b, _, _| {
-            for (root, &buffer) in s.pieces.roots.iter().zip(self.outputs) {
-                let value = e.emit(b, root.term);
-                let value = b.cast(value, Ew::compute_dtype(root.dtype));
-                let at = e.ix(b, &root.offset);
-                b.store(buffer, at, value);
-            }
-        });
-    }
-
-    fn weights(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder) {
-        let Statements { s, plan, scratch, .. } = *self;
-        let (begin, extent) = self.rows.clone();
-        let (row, along) = (Group::of(s.row), Group::of(s.along));
-        let keys = e.dim(b, &e.extent(&along));
-        b.for_loop(LoopKind::Sequential, extent, |b, i| {
-            e.at_row(i.clone());
-            e.bound(&row, i.clone() + begin, |e| {
-                e.hoist(b, &[s.weights]);
-                b.vector(keys, |b, j| {
-                    e.bound_vector(&along, j.clone(), |e| {
-                        let value = e.emit(b, s.weights);
-                        b.store(scratch, i * plan.stride + j, value);
-                    });
-                });
-            });
-        });
-    }
-
-    /// A contraction of the block's queries with columns; `store` gets the query, counted in the block, and the column.
-    fn contract(
-        &self,
-        e: &mut Emitter<'_>,
-        b: &mut KernelBuilder,
-        [left, right]: [TermId; 2],
-        depth: AxisId,
-        columns: &Group,
-        store: &mut dyn FnMut(&mut Emitter<'_>, &mut KernelBuilder, Ix, Ix),
-    ) {
-        let (begin, extent) = self.rows.clone();
-        let m = Axis { var: b.var(), begin: begin.clone(), extent };
-        let extent = e.dim(b, &e.extent(columns));
-        let n = Axis { var: b.var(), begin: Ix::Const(0), extent };
-        let (row, reduced) = (Group::of(self.s.row), Group::of(depth));
-        let extent = e.dim(b, &e.extent(&reduced));
-        let k = Axis { var: b.var(), begin: Ix::Const(0), extent };
-        let at = |axis: &Axis| Ix::Var(axis.var);
-        let position = at(&m) - begin;
-        e.at_row(position.clone());
-        let acc_dtype = DType::F32;
-        let a = operand(e, b, left, (vec![row.clone(), reduced.clone()], vec![at(&m), at(&k)]), acc_dtype);
-        let rhs = operand(e, b, right, (vec![columns.clone(), reduced], vec![at(&n), at(&k)]), acc_dtype);
-        let acc = b.val(acc_dtype);
-        let (groups, vars) = ([row, columns.clone()], [at(&m), at(&n)]);
-        let (epilogue, ()) = b.block(|b| {
-            bind_all(e, b, &groups, &vars, &mut |e, b| {
-                let mut store = |e: &mut Emitter<'_>| store(e, b, position.clone(), at(&n));
-                match self.accumulator {
-                    Some(term) => e.with_value(term, acc, store),
-                    None => store(e),
-                }
-            });
-        });
-        let contract = Contract { m, n, taps: vec![], k, a, b: Rhs::Strided(rhs), acc_dtype, acc, epilogue };
-        b.push(Stmt::Contract(Box::new(contract)));
-    }
 }

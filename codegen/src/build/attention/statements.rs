@@ -1,0 +1,299 @@
+//! The statements of a grid point of attention.
+
+use kiln_ir::{DType, Ew, Prim};
+
+use super::super::contract::operand;
+use super::super::emit::{Emitter, Group};
+use super::super::expr::{Axes, AxisId};
+use super::super::loops::bind_all;
+use super::super::term::TermId;
+use super::Stages;
+use super::plan::Plan;
+use super::softmax::Softmax;
+use crate::kir::{Axis, BufferId, Contract, Ix, KernelBuilder, LoopKind, Rhs, Stmt, Val};
+
+/// What a grid point keeps.
+#[derive(Clone, Copy)]
+pub(super) struct Scratch {
+    /// `[queries][stride]`: scores, then what the values are multiplied with.
+    pub scores: BufferId,
+    /// `[queries]`: what sums are multiplied with, where the rows are a softmax.
+    factors: BufferId,
+    /// Where keys come in blocks: `[queries]`, the greatest score so far, and the sum of exponentials so far.
+    greatest: BufferId,
+    totals: BufferId,
+    /// Where keys come in blocks: `[queries][columns]`, the product so far.
+    sums: BufferId,
+}
+
+impl Scratch {
+    pub fn new(b: &mut KernelBuilder, axes: &Axes, plan: &Plan) -> Scratch {
+        let columns = plan.columns.extent(axes).as_known().unwrap_or(0);
+        let queries = |needed: bool| if needed { plan.block } else { 0 };
+        let (rows, blocks) = (queries(plan.softmax.is_some()), queries(plan.key_block.is_some()));
+        let mut scratch = |len: i64| b.scratch(DType::F32, len);
+        Scratch {
+            scores: scratch(plan.block * plan.stride),
+            factors: scratch(rows),
+            greatest: scratch(blocks),
+            totals: scratch(blocks),
+            sums: scratch(blocks * columns),
+        }
+    }
+}
+
+/// Some of the keys.
+struct Keys {
+    begin: Ix,
+    extent: Ix,
+}
+
+/// The statements of a grid point.
+pub(super) struct Statements<'a> {
+    pub s: &'a Stages,
+    pub plan: &'a Plan,
+    pub scratch: Scratch,
+    pub outputs: &'a [BufferId],
+    /// First query and number of queries.
+    pub rows: (Ix, Ix),
+    pub accumulator: Option<TermId>,
+}
+
+impl Statements<'_> {
+    pub fn emit(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder) {
+        let extent = e.dim(b, &e.extent(&Group::of(self.s.key)));
+        if let (Some(softmax), Some(block)) = (&self.plan.softmax, self.plan.key_block) {
+            return self.blocks(e, b, softmax, block, extent);
+        }
+        let keys = Keys { begin: Ix::Const(0), extent };
+        self.scores(e, b, &keys);
+        match &self.plan.softmax {
+            Some(softmax) => self.exponentials(e, b, softmax, &keys),
+            None => self.weights(e, b, &keys),
+        }
+        self.product(e, b, &keys, &mut |e, b, [row, _], acc| {
+            let sum = match self.plan.softmax {
+                Some(_) => {
+                    let factor = b.load(self.scratch.factors, row);
+                    b.apply(Prim::Mul, &[acc, factor])
+                }
+                None => acc,
+            };
+            self.results(e, b, sum);
+        });
+    }
+
+    /// The keys block by block.
+    fn blocks(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder, softmax: &Softmax, block: i64, all: Ix) {
+        let Scratch { factors, totals, sums, .. } = self.scratch;
+        let columns = e.dim(b, &e.extent(&self.plan.columns));
+        self.begin(b, &all, &columns);
+        b.sequential(all.clone().ceil_div(block), |b, number| {
+            let begin = number * block;
+            let keys = Keys { extent: (all.clone() - begin.clone()).min(block), begin };
+            self.scores(e, b, &keys);
+            self.more_exponentials(b, &keys);
+            self.product(e, b, &keys, &mut |_, b, [row, column], acc| {
+                let factor = b.load(factors, row.clone());
+                let at = row * columns.clone() + column;
+                let before = b.load(sums, at.clone());
+                let sum = b.mul_add(before, factor, acc);
+                b.store(sums, at, sum);
+            });
+        });
+        let (first, count) = self.rows.clone();
+        let row = Group::of(self.s.row);
+        b.for_loop(LoopKind::Sequential, count, |b, i| {
+            e.bound(&row, i.clone() + first, |e| {
+                let total = b.load(totals, i.clone());
+                let inverse = e.with_value(softmax.sum, total, |e| e.emit(b, softmax.inverse));
+                b.vector(columns.clone(), |b, j| {
+                    e.bound_vector(&self.plan.columns, j.clone(), |e| {
+                        let sum = b.load(sums, i * columns + j);
+                        let value = b.apply(Prim::Mul, &[sum, inverse]);
+                        self.results(e, b, value);
+                    });
+                });
+            });
+        });
+    }
+
+    /// Nothing seen yet.
+    fn begin(&self, b: &mut KernelBuilder, keys: &Ix, columns: &Ix) {
+        let Scratch { greatest, totals, sums, .. } = self.scratch;
+        let (low, zero) = (b.literal(DType::F32, f64::NEG_INFINITY), b.literal(DType::F32, 0.0));
+        // Without keys, the product is zero and not zero divided by zero.
+        let none = match keys {
+            Ix::Const(_) => zero,
+            _ => {
+                let (keys, no_keys) = (b.index(keys), b.literal(DType::I64, 0.0));
+                let empty = b.apply(Prim::Eq, &[keys, no_keys]);
+                let one = b.literal(DType::F32, 1.0);
+                b.apply(Prim::Select, &[empty, one, zero])
+            }
+        };
+        b.sequential(self.rows.1.clone(), |b, i| {
+            b.store(greatest, i.clone(), low);
+            b.store(totals, i.clone(), none);
+            b.vector(columns, |b, j| b.store(sums, i * columns.clone() + j, zero));
+        });
+    }
+
+    /// Scores of the block's queries.
+    fn scores(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder, keys: &Keys) {
+        let operands = [self.plan.queries, self.plan.keys];
+        let extent = e.dim(b, &e.extent(&Group::of(self.s.first.depth)));
+        let depth = (self.s.first.depth, Keys { begin: Ix::Const(0), extent });
+        let n = Axis { var: b.var(), begin: keys.begin.clone(), extent: keys.extent.clone() };
+        let columns = (Group::of(self.s.key), n);
+        self.contract(e, b, operands, &depth, columns, &mut |e, b, [row, column], acc| {
+            self.with_sum(e, acc, |e| {
+                let value = e.emit(b, self.s.scores);
+                b.store(self.scratch.scores, row * self.plan.stride + column, value);
+            });
+        });
+    }
+
+    /// What the rows make of the scores, where they are no softmax.
+    fn weights(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder, keys: &Keys) {
+        let (begin, extent) = self.rows.clone();
+        let (row, along) = (Group::of(self.s.row), Group::of(self.s.along));
+        b.for_loop(LoopKind::Sequential, extent, |b, i| {
+            e.at_rows(i.clone(), Ix::Const(0));
+            e.bound(&row, i.clone() + begin, |e| {
+                e.hoist(b, &[self.s.weights]);
+                b.vector(keys.extent.clone(), |b, j| {
+                    e.bound_vector(&along, j.clone(), |e| {
+                        let value = e.emit(b, self.s.weights);
+                        b.store(self.scratch.scores, i * self.plan.stride + j, value);
+                    });
+                });
+            });
+        });
+    }
+
+    /// Exponentials in the place of the scores, and the inverse of their sum.
+    fn exponentials(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder, softmax: &Softmax, keys: &Keys) {
+        let (begin, extent) = self.rows.clone();
+        let row = Group::of(self.s.row);
+        b.for_loop(LoopKind::Sequential, extent, |b, i| {
+            e.bound(&row, i.clone() + begin, |e| {
+                let greatest = self.greatest_score(b, &i, keys);
+                let by = e.with_value(softmax.greatest, greatest, |e| e.emit(b, softmax.lowered_by));
+                let sum = self.lowered(b, &i, keys, by);
+                let inverse = e.with_value(softmax.sum, sum, |e| e.emit(b, softmax.inverse));
+                b.store(self.scratch.factors, i, inverse);
+            });
+        });
+    }
+
+    /// The same for one block of keys of several, and the factor that rescales what earlier blocks gave.
+    fn more_exponentials(&self, b: &mut KernelBuilder, keys: &Keys) {
+        let Scratch { factors, greatest, totals, .. } = self.scratch;
+        b.sequential(self.rows.1.clone(), |b, i| {
+            let before = b.load(greatest, i.clone());
+            let here = self.greatest_score(b, &i, keys);
+            let now = b.apply(Prim::Max, &[before, here]);
+            // Where all keys are hidden so far, any finite number does.
+            let (low, zero) = (b.literal(DType::F32, f64::NEG_INFINITY), b.literal(DType::F32, 0.0));
+            let hidden = b.apply(Prim::Eq, &[now, low]);
+            let by = b.apply(Prim::Select, &[hidden, zero, now]);
+            let sum = self.lowered(b, &i, keys, by);
+            let change = b.apply(Prim::Sub, &[before, by]);
+            let factor = b.apply(Prim::Exp, &[change]);
+            let total = b.load(totals, i.clone());
+            let total = b.mul_add(total, factor, sum);
+            b.store(greatest, i.clone(), now);
+            b.store(totals, i.clone(), total);
+            b.store(factors, i, factor);
+        });
+    }
+
+    fn greatest_score(&self, b: &mut KernelBuilder, row: &Ix, keys: &Keys) -> Val {
+        let low = b.literal(DType::F32, f64::NEG_INFINITY);
+        let item = |b: &mut KernelBuilder, j: Ix| {
+            vec![b.load(self.scratch.scores, row.clone() * self.plan.stride + j)]
+        };
+        b.reduce(LoopKind::Vector, keys.extent.clone(), &[(Prim::Max, low)], item)[0]
+    }
+
+    /// Puts `exp(score - by)` in the place of the scores; gives their sum.
+    fn lowered(&self, b: &mut KernelBuilder, row: &Ix, keys: &Keys, by: Val) -> Val {
+        let zero = b.literal(DType::F32, 0.0);
+        let item = |b: &mut KernelBuilder, j: Ix| {
+            let at = row.clone() * self.plan.stride + j;
+            let score = b.load(self.scratch.scores, at.clone());
+            let shifted = b.apply(Prim::Sub, &[score, by]);
+            let e = b.apply(Prim::Exp, &[shifted]);
+            b.store(self.scratch.scores, at, e);
+            vec![e]
+        };
+        b.reduce(LoopKind::Vector, keys.extent.clone(), &[(Prim::Add, zero)], item)[0]
+    }
+
+    /// The product with the values.
+    fn product(
+        &self,
+        e: &mut Emitter<'_>,
+        b: &mut KernelBuilder,
+        keys: &Keys,
+        store: &mut dyn FnMut(&mut Emitter<'_>, &mut KernelBuilder, [Ix; 2], Val),
+    ) {
+        let operands = [self.s.second.a, self.s.second.b];
+        let extent = e.dim(b, &e.extent(&self.plan.columns));
+        let columns = (self.plan.columns.clone(), Axis { var: b.var(), begin: Ix::Const(0), extent });
+        let depth = Keys { begin: keys.begin.clone(), extent: keys.extent.clone() };
+        self.contract(e, b, operands, &(self.s.second.depth, depth), columns, store);
+    }
+
+    /// Stores the results of a sum.
+    fn results(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder, sum: Val) {
+        self.with_sum(e, sum, |e| {
+            for (root, &buffer) in self.s.pieces.roots.iter().zip(self.outputs) {
+                let value = e.emit(b, root.term);
+                let value = b.cast(value, Ew::compute_dtype(root.dtype));
+                let at = e.ix(b, &root.offset);
+                b.store(buffer, at, value);
+            }
+        });
+    }
+
+    fn with_sum(&self, e: &mut Emitter<'_>, sum: Val, f: impl FnOnce(&mut Emitter<'_>)) {
+        match self.accumulator {
+            Some(term) => e.with_value(term, sum, f),
+            None => f(e),
+        }
+    }
+
+    /// A contraction of the block's queries with columns; `store` gets the query and the column, counted from the
+    /// first ones, and the sum.
+    fn contract(
+        &self,
+        e: &mut Emitter<'_>,
+        b: &mut KernelBuilder,
+        [left, right]: [TermId; 2],
+        (depth, run): &(AxisId, Keys),
+        (columns, n): (Group, Axis),
+        store: &mut dyn FnMut(&mut Emitter<'_>, &mut KernelBuilder, [Ix; 2], Val),
+    ) {
+        let (begin, extent) = self.rows.clone();
+        let m = Axis { var: b.var(), begin: begin.clone(), extent };
+        let k = Axis { var: b.var(), begin: Ix::Const(0), extent: run.extent.clone() };
+        let (row, reduced) = (Group::of(self.s.row), Group::of(*depth));
+        let at = |axis: &Axis| Ix::Var(axis.var);
+        let position = [at(&m) - begin, at(&n) - n.begin.clone()];
+        e.at_rows(position[0].clone(), run.begin.clone());
+        let acc_dtype = DType::F32;
+        let along = at(&k) + run.begin.clone();
+        let a =
+            operand(e, b, left, (vec![row.clone(), reduced.clone()], vec![at(&m), along.clone()]), acc_dtype);
+        let rhs = operand(e, b, right, (vec![columns.clone(), reduced], vec![at(&n), along]), acc_dtype);
+        let acc = b.val(acc_dtype);
+        let (groups, vars) = ([row, columns], [at(&m), at(&n)]);
+        let (epilogue, ()) = b.block(|b| {
+            bind_all(e, b, &groups, &vars, &mut |e, b| store(e, b, position.clone(), acc));
+        });
+        let contract = Contract { m, n, taps: vec![], k, a, b: Rhs::Strided(rhs), acc_dtype, acc, epilogue };
+        b.push(Stmt::Contract(Box::new(contract)));
+    }
+}
