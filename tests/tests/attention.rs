@@ -147,13 +147,21 @@ fn hidden_blocks() {
     let inputs =
         [numbers(&[1, l, d], 1, None), numbers(&[1, s, d], 2, None), numbers(&[1, s, d], 3, None), mask];
     for lengths in [vec![], vec![l, s]] {
-        let kernels = check("softmax", &inputs, &lengths, &|b, x| {
-            let scores = b.einsum("bld,bsd->bls", x[0], x[1])?;
-            let scores = b.ew("add", &[scores, x[3]])?;
-            let weights = b.softmax(scores, 2)?;
-            b.einsum("bls,bse->ble", weights, x[2])
-        });
-        assert_eq!(kernels, 1);
+        for guarded in [false, true] {
+            let name = format!("softmax, guarded {guarded}, symbolic {lengths:?}");
+            let kernels = check(&name, &inputs, &lengths, &|b, x| {
+                let scores = b.einsum("bld,bsd->bls", x[0], x[1])?;
+                let scores = b.ew("add", &[scores, x[3]])?;
+                let mut weights = b.softmax(scores, 2)?;
+                if guarded {
+                    let lost = b.ew("is_nan", &[weights])?;
+                    let zero = b.scalar(DType::F32, 0.0)?;
+                    weights = b.ew("where", &[lost, zero, weights])?;
+                }
+                b.einsum("bls,bse->ble", weights, x[2])
+            });
+            assert_eq!(kernels, 1, "{name}");
+        }
     }
     let lead = |t: &Tensor| t.reshaped(&[&[1], t.dims()].concat()).unwrap();
     let inputs: Vec<Tensor> = inputs.iter().map(lead).collect();

@@ -33,7 +33,8 @@ struct Loop {
 
 /// Values to keep for rows over the axes of `row`.
 pub fn kept(terms: &Terms, axes: &Axes, roots: &[TermId], row: &Group) -> Vec<Kept> {
-    if row.extent(axes).as_known().is_some_and(|n| n > LONGEST) {
+    // Scratch has one size.
+    if row.extent(axes).as_known().is_none_or(|n| n > LONGEST) {
         return vec![];
     }
     let extents = |members: &[AxisId]| members.iter().map(|a| axes.extent(*a).clone()).collect::<Vec<_>>();

@@ -14,10 +14,21 @@ pub(super) struct Softmax {
     pub sum: TermId,
     /// `1 / divisor`, in terms of the sum.
     pub inverse: TermId,
+    /// Whether weights that are not numbers are zeros: those of rows whose keys are all hidden.
+    pub zero_for_nan: bool,
 }
 
 /// The softmax that `weights` are of what `is_score` says is a score.
 pub(super) fn softmax(terms: &Terms, weights: TermId, is_score: &dyn Fn(TermId) -> bool) -> Option<Softmax> {
+    let (weights, zero_for_nan) = match operands(terms, weights, Prim::Select) {
+        Some(&[condition, zero, value])
+            if terms.literal(zero) == Some(Scalar::F(0.0))
+                && operands(terms, condition, Prim::IsNan) == Some(&[value]) =>
+        {
+            (value, true)
+        }
+        _ => (weights, false),
+    };
     let &[e, inverse] = operands(terms, weights, Prim::Mul)? else { return None };
     let &[shifted] = operands(terms, e, Prim::Exp)? else { return None };
     let &[score, lowered_by] = operands(terms, shifted, Prim::Sub)? else { return None };
@@ -29,7 +40,7 @@ pub(super) fn softmax(terms: &Terms, weights: TermId, is_score: &dyn Fn(TermId) 
     let sum = reduction(terms, unguarded(terms, divisor, 1.0), Prim::Add)?;
     let &[shifted] = operands(terms, sum.1, Prim::Exp)? else { return None };
     let &[again, by] = operands(terms, shifted, Prim::Sub)? else { return None };
-    let found = Softmax { greatest: greatest.0, lowered_by, sum: sum.0, inverse };
+    let found = Softmax { greatest: greatest.0, lowered_by, sum: sum.0, inverse, zero_for_nan };
     (is_score(greatest.1) && is_score(again) && by == lowered_by).then_some(found)
 }
 

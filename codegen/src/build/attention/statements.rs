@@ -72,10 +72,10 @@ impl Statements<'_> {
             None => self.weights(e, b, &keys),
         }
         self.product(e, b, &keys, &mut |e, b, [row, _], acc| {
-            let sum = match self.plan.softmax {
-                Some(_) => {
-                    let factor = b.load(self.scratch.factors, row);
-                    b.apply(Prim::Mul, &[acc, factor])
+            let sum = match &self.plan.softmax {
+                Some(softmax) => {
+                    let inverse = b.load(self.scratch.factors, row);
+                    divided(b, softmax, acc, inverse)
                 }
                 None => acc,
             };
@@ -106,11 +106,11 @@ impl Statements<'_> {
         b.for_loop(LoopKind::Sequential, count, |b, i| {
             e.bound(&row, i.clone() + first, |e| {
                 let total = b.load(totals, i.clone());
-                let inverse = e.with_value(softmax.sum, total, |e| e.emit(b, softmax.inverse));
+                let inverse = inverse(e, b, softmax, total);
                 b.vector(columns.clone(), |b, j| {
                     e.bound_vector(&self.plan.columns, j.clone(), |e| {
                         let sum = b.load(sums, i * columns + j);
-                        let value = b.apply(Prim::Mul, &[sum, inverse]);
+                        let value = divided(b, softmax, sum, inverse);
                         self.results(e, b, value);
                     });
                 });
@@ -179,9 +179,13 @@ impl Statements<'_> {
         b.for_loop(LoopKind::Sequential, extent, |b, i| {
             e.bound(&row, i.clone() + begin, |e| {
                 let greatest = self.greatest_score(b, &i, keys);
-                let by = e.with_value(softmax.greatest, greatest, |e| e.emit(b, softmax.lowered_by));
+                let by = if softmax.zero_for_nan {
+                    finite(b, greatest)
+                } else {
+                    e.with_value(softmax.greatest, greatest, |e| e.emit(b, softmax.lowered_by))
+                };
                 let sum = self.lowered(b, &i, keys, by);
-                let inverse = e.with_value(softmax.sum, sum, |e| e.emit(b, softmax.inverse));
+                let inverse = inverse(e, b, softmax, sum);
                 b.store(self.scratch.factors, i, inverse);
             });
         });
@@ -194,10 +198,7 @@ impl Statements<'_> {
             let before = b.load(greatest, i.clone());
             let here = self.greatest_score(b, &i, keys);
             let now = b.apply(Prim::Max, &[before, here]);
-            // Where all keys are hidden so far, any finite number does.
-            let (low, zero) = (b.literal(DType::F32, f64::NEG_INFINITY), b.literal(DType::F32, 0.0));
-            let hidden = b.apply(Prim::Eq, &[now, low]);
-            let by = b.apply(Prim::Select, &[hidden, zero, now]);
+            let by = finite(b, now);
             let sum = self.lowered(b, &i, keys, by);
             let change = b.apply(Prim::Sub, &[before, by]);
             let factor = b.apply(Prim::Exp, &[change]);
@@ -296,4 +297,34 @@ impl Statements<'_> {
         let contract = Contract { m, n, taps: vec![], k, a, b: Rhs::Strided(rhs), acc_dtype, acc, epilogue };
         b.push(Stmt::Contract(Box::new(contract)));
     }
+}
+
+/// The greatest score; where all keys are hidden, any finite number does.
+fn finite(b: &mut KernelBuilder, greatest: Val) -> Val {
+    let (low, zero) = (b.literal(DType::F32, f64::NEG_INFINITY), b.literal(DType::F32, 0.0));
+    let hidden = b.apply(Prim::Eq, &[greatest, low]);
+    b.apply(Prim::Select, &[hidden, zero, greatest])
+}
+
+/// What a row's product is multiplied with.
+fn inverse(e: &mut Emitter<'_>, b: &mut KernelBuilder, softmax: &Softmax, total: Val) -> Val {
+    let total = if softmax.zero_for_nan {
+        // Exponentials of hidden keys are zeros already.
+        let (zero, one) = (b.literal(DType::F32, 0.0), b.literal(DType::F32, 1.0));
+        let hidden = b.apply(Prim::Eq, &[total, zero]);
+        b.apply(Prim::Select, &[hidden, one, total])
+    } else {
+        total
+    };
+    e.with_value(softmax.sum, total, |e| e.emit(b, softmax.inverse))
+}
+
+/// A row's product, with weights that are not numbers as zeros where they count as such.
+fn divided(b: &mut KernelBuilder, softmax: &Softmax, sum: Val, inverse: Val) -> Val {
+    let value = b.apply(Prim::Mul, &[sum, inverse]);
+    if !softmax.zero_for_nan {
+        return value;
+    }
+    let (nan, zero) = (b.apply(Prim::IsNan, &[inverse]), b.literal(DType::F32, 0.0));
+    b.apply(Prim::Select, &[nan, zero, value])
 }
