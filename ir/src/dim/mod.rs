@@ -360,6 +360,14 @@ impl Dim {
                 let mut parts = [self.broadcast_parts(), other.broadcast_parts()].concat();
                 parts.sort();
                 parts.dedup();
+                // Beside N, min(N, 4) is N or 1, or the sizes do not broadcast.
+                let capped = |part: &Dim| match part.as_extremum() {
+                    Some((true, a, b)) => [(a, b), (b, a)]
+                        .into_iter()
+                        .any(|(cap, size)| cap.as_known().is_some_and(|cap| cap > 0) && parts.contains(size)),
+                    _ => false,
+                };
+                let parts: Vec<Dim> = parts.iter().filter(|part| !capped(part)).cloned().collect();
                 match parts.as_slice() {
                     [only] => only.clone(),
                     _ => Dim::from_atom(Atom::Broadcast(parts)),
@@ -649,6 +657,9 @@ mod tests {
         assert_eq!(d("broadcast(broadcast(N,M),N)"), d("broadcast(M,N)"));
         assert_eq!(d("broadcast(N,1)"), d("N"));
         assert_eq!(d("broadcast(N,4)"), d("4"));
+        assert_eq!(d("broadcast(N,min(N,4))"), d("N"));
+        assert_eq!(d("broadcast(min(N,4),broadcast(M,N))"), d("broadcast(M,N)"));
+        assert_ne!(d("broadcast(M,min(N,4))"), d("M"));
         assert!(d("broadcast(3,4)").is_unknown());
         let env = |m: i64| move |s: &Symbol| Some(if &*s.0 == "M" { m } else { 7 });
         assert_eq!(d("broadcast(M,N)").eval(&env(1)), Ok(7));
