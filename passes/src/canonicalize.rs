@@ -11,7 +11,9 @@ use kiln_ir::Module;
 
 pub(crate) use algebra::SCALAR_CHAIN;
 pub(crate) use movement::TRANSPOSE;
-pub(crate) use reshape::{RESHAPE, RESHAPE_OF_REDUCE, TRANSPOSE_OF_UNITS, differ_by_units, is_unit};
+pub(crate) use reshape::{
+    RESHAPE, RESHAPE_OF_REDUCE, TRANSPOSE_OF_JOINED, TRANSPOSE_OF_UNITS, differ_by_units, is_unit,
+};
 
 use crate::rewrite::{Rule, run_rules};
 use crate::{Options, PassError, Report};
@@ -34,6 +36,7 @@ pub(crate) const RULES: &[Rule] = &[
     reshape::RESHAPE,
     reshape::RESHAPE_OF_REDUCE,
     reshape::TRANSPOSE_OF_UNITS,
+    reshape::TRANSPOSE_OF_JOINED,
     indexing::GATHER_CONSTANT,
 ];
 

@@ -16,6 +16,7 @@ pub(crate) const RULES: &[Rule] = &[
     canonicalize::TRANSPOSE,
     canonicalize::RESHAPE,
     canonicalize::TRANSPOSE_OF_UNITS,
+    canonicalize::TRANSPOSE_OF_JOINED,
     contract::OPERAND_TRANSPOSE,
     contract::OPERAND_UNITS,
     contract::OPERAND_BROADCAST,

@@ -1,5 +1,7 @@
 //! Reshapes: chains of them, those that only add or drop axes of size 1, and transposes around those.
 
+use std::ops::Range;
+
 use kiln_ir::op::{Movement, Reduce};
 use kiln_ir::{Build, Dim, Edit, NodeId, Op};
 
@@ -74,4 +76,39 @@ fn transpose_of_units(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
         let moved = p.transpose(source, &inner)?;
         Ok(p.reshape(moved, result)?)
     })
+}
+
+/// A transpose of a reshape that only joins neighbouring axes becomes such a reshape of a transpose, so that transposes
+/// on both sides of the joining (batch and heads as one axis) meet each other.
+pub(crate) const TRANSPOSE_OF_JOINED: Rule = Rule { name: "transpose-of-joined", apply: transpose_of_joined };
+
+fn transpose_of_joined(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
+    let (Movement::Transpose { perm }, x) = movement(cx, id)? else { return Err(Refusal::NoMatch) };
+    let Some((Movement::Reshape { shape }, node)) = cx.movement(x) else { return Err(Refusal::NoMatch) };
+    let source = node.operands[0];
+    let groups = joined(cx.shape(source)?, shape).ok_or(Refusal::NoMatch)?;
+    let inner = perm.iter().map(|&a| groups.get(a).cloned()).collect::<Option<Vec<_>>>();
+    let inner: Vec<usize> = inner.ok_or(Refusal::NoMatch)?.into_iter().flatten().collect();
+    let result = cx.shape(cx.node(id).results[0])?;
+    cx.rewrite(id, |p| {
+        let moved = p.transpose(source, &inner)?;
+        Ok(p.reshape(moved, result)?)
+    })
+}
+
+/// The axes of `from` that each axis of `to` joins, where it does nothing else, and joins some.
+fn joined(from: &[Dim], to: &[Dim]) -> Option<Vec<Range<usize>>> {
+    let mut groups = vec![];
+    let mut end = 0;
+    for dim in to {
+        let begin = end;
+        let mut size = from.get(begin)?.clone();
+        end += 1;
+        while size != *dim {
+            size = &size * from.get(end)?;
+            end += 1;
+        }
+        groups.push(begin..end);
+    }
+    (end == from.len() && from.len() > to.len()).then_some(groups)
 }
