@@ -26,6 +26,17 @@ pub struct Graph {
 impl Graph {
     /// Compiles a graph of `f32` inputs of these dims, whose outputs are `f32` of fixed dims, for so many threads.
     pub fn new(machine: Machine, threads: usize, inputs: &[&[usize]], body: Body<'_>) -> Result<Graph> {
+        let options = kiln::Options { tier: Some(machine.tier), ..kiln::Options::default() };
+        Graph::compiled(&options, threads, inputs, body)
+    }
+
+    /// The same with further options.
+    pub fn compiled(
+        options: &kiln::Options,
+        threads: usize,
+        inputs: &[&[usize]],
+        body: Body<'_>,
+    ) -> Result<Graph> {
         let mut module = Module::new();
         let mut b = GraphBuilder::new(&mut module, "main");
         let ty =
@@ -43,8 +54,7 @@ impl Graph {
         }
         let id = b.finish();
         module.add_entry(id);
-        let options = kiln::Options { tier: Some(machine.tier), ..kiln::Options::default() };
-        let compiled = kiln::compile(module, &options)?;
+        let compiled = kiln::compile(module, options)?;
         if let Some(slow) = compiled.summary.slow.first() {
             return Err(format!("{} ({}) has no kernel: {}", slow.node, slow.op, slow.reason).into());
         }

@@ -152,6 +152,9 @@ pub struct BenchArgs {
     /// Threads that call the session at once, each run on `--threads` threads of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub clients: u32,
+    /// Give all runs the same memory for their outputs, as a caller who keeps it does.
+    #[arg(long, conflicts_with = "clients")]
+    pub bound: bool,
     /// How long to measure.
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     pub seconds: f64,
@@ -205,7 +208,7 @@ pub struct InspectArgs {
     /// Write the graph in Graphviz form.
     #[arg(long, value_name = "FILE")]
     pub dot: Option<PathBuf>,
-    /// Fix an input's shape: NAME=1,3,224,224. May be repeated.
+    /// Fix an input's shape: NAME=1,3,224,224. May be repeated. Of an artifact, to see the memory that it takes.
     #[arg(long = "shape", value_name = "NAME=DIMS")]
     pub shapes: Vec<ShapeOverride>,
 }

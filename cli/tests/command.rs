@@ -81,6 +81,7 @@ fn an_artifact_answers_as_the_model_does() {
     let both: serde_json::Value = serde_json::from_str(&both).expect("one JSON object");
     assert_eq!(both["clients"], 2);
     assert!(both["runs_per_s"].as_f64().is_some_and(|rate| rate > 0.0), "{both}");
+    succeeds(&["bench", &artifact, "--inputs", &inputs, "--seconds", "0.05", "--bound"]);
     let json = succeeds(&["bench", &artifact, "--inputs", &inputs, "--seconds", "0.05", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let mut keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
@@ -100,7 +101,10 @@ fn an_artifact_answers_as_the_model_does() {
     assert_eq!(keys, expected);
 
     let printed = succeeds(&["inspect", &artifact]);
-    assert!(printed.contains(graph.input_names()[0].as_str()), "{printed}");
+    let name = graph.input_names()[0].as_str();
+    assert!(printed.contains(name) && printed.contains("--shape gives them"), "{printed}");
+    let printed = succeeds(&["inspect", &artifact, "--shape", &format!("{name}=2,1,8,8")]);
+    assert!(printed.contains(" times its largest live set"), "{printed}");
     let checked = succeeds(&["check", &digits(), "--inputs", &inputs]);
     assert!(checked.contains("equal within"), "{checked}");
     let (page, trace) = (path(&folder, "p.html"), path(&folder, "p.json"));

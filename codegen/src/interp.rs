@@ -1,7 +1,8 @@
 //! The reference interpreter of kernel IR: slow and obvious. It is the meaning of a kernel; every lowering is tested
 //! against it. Single precision is computed in double and rounded after every operation; sums of a contraction are
-//! rounded once.
+//! rounded once. [`run_disturbed`] shows what the errors that a lowering may make do to a kernel's results.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use kiln_ir::tensor::{scalar_from_bits, scalar_to_bits};
@@ -28,6 +29,42 @@ pub fn run(
     dims: &[i64],
     points: Range<u64>,
 ) -> Result<(), InterpError> {
+    execute(kernel, buffers, dims, points, None)
+}
+
+/// The same with a random error in every floating-point operation, as large as a lowering may make it
+/// ([`error_bound`]): how far its results spread is how far those of a correct lowering may.
+pub fn run_disturbed(
+    kernel: &Kernel,
+    buffers: &mut [&mut [u8]],
+    dims: &[i64],
+    points: Range<u64>,
+    seed: u64,
+) -> Result<(), InterpError> {
+    execute(kernel, buffers, dims, points, Some(Noise(Cell::new(seed))))
+}
+
+/// Units in the last place that a lowering's result of a primitive may be away from the exact one; what has 0 is exact.
+/// The last bit of what is rounded once is in it: products may be fused into sums, and sums take another order.
+pub fn error_bound(prim: Prim) -> f64 {
+    use Prim::*;
+    match prim {
+        Neg | Abs | Min | Max | Floor | Ceil | Round | Trunc | Rem | Mod | Select | Eq | Ne | Lt | Le
+        | Gt | Ge | And | Or | Xor | Not | Shl | Shr | IsNan | IsInf => 0.0,
+        Add | Sub | Mul | Div | Sqrt | Log1p | Expm1 | Sin | Cos | Tan | Asin | Acos | Atan | Sinh | Cosh
+        | Asinh | Acosh | Atanh | Pow => 1.0,
+        Exp | Log | Erf => 2.0,
+        Tanh => 4.0,
+    }
+}
+
+fn execute(
+    kernel: &Kernel,
+    buffers: &mut [&mut [u8]],
+    dims: &[i64],
+    points: Range<u64>,
+    noise: Option<Noise>,
+) -> Result<(), InterpError> {
     let mut params = buffers.iter_mut();
     let mut memory = vec![];
     for buffer in &kernel.buffers {
@@ -51,6 +88,7 @@ pub fn run(
         dims,
         vals: vec![None; kernel.vals.len()],
         vars: vec![0; kernel.vars as usize],
+        noise,
     };
     let result = points.into_iter().try_for_each(|point| interp.point(point));
     result.map_err(|reason| InterpError { kernel: kernel.name.clone(), reason })
@@ -67,6 +105,45 @@ struct Interp<'a> {
     dims: &'a [i64],
     vals: Vec<Option<Scalar>>,
     vars: Vec<i64>,
+    noise: Option<Noise>,
+}
+
+/// A source of errors: the state of a generator of random numbers.
+struct Noise(Cell<u64>);
+
+impl Noise {
+    /// `x` with an error of at most `units` in its last place as an element of `dtype`; of the smallest normal number
+    /// where the result is not much larger than that.
+    fn disturb(&self, units: f64, dtype: DType, x: f64) -> f64 {
+        if units == 0.0 || x == 0.0 || !x.is_finite() {
+            return x;
+        }
+        let (relative, least) = match dtype {
+            DType::F64 => (f64::EPSILON, f64::MIN_POSITIVE),
+            _ => (f64::from(f32::EPSILON), f64::from(f32::MIN_POSITIVE)),
+        };
+        x + self.random() * units * (relative * x.abs()).max(least)
+    }
+
+    /// A quotient whose divisor may be so large that its reciprocal counts as 0.
+    fn divided(&self, dividend: f64, divisor: f64, dtype: DType, quotient: Scalar) -> Scalar {
+        match quotient {
+            Scalar::F(x) if dtype == DType::F32 && divisor.abs() >= 2f64.powi(125) && x.is_finite() => {
+                Scalar::F(x + self.random() * dividend.abs() / divisor.abs())
+            }
+            _ => quotient,
+        }
+    }
+
+    /// A number in [-1, 1).
+    fn random(&self) -> f64 {
+        // Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+        let state = self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
 }
 
 type Run<T = ()> = Result<T, String>;
@@ -198,7 +275,13 @@ impl Interp<'_> {
             Op::Apply(prim, operands) => {
                 let args = operands.iter().map(|&v| self.val(v)).collect::<Run<Vec<_>>>()?;
                 let dtype = operands.last().map_or(DType::F32, |&v| self.kernel.dtype(v));
-                Ok(prim.apply(&args, dtype.bits()))
+                let result = self.disturbed(error_bound(*prim), dtype, prim.apply(&args, dtype.bits()));
+                Ok(match (&self.noise, prim, args.as_slice()) {
+                    (Some(noise), Prim::Div, &[Scalar::F(a), Scalar::F(b)]) => {
+                        noise.divided(a, b, dtype, result)
+                    }
+                    _ => result,
+                })
             }
             Op::Cast(value) => {
                 let dtype = self.kernel.dtype(dst);
@@ -206,10 +289,23 @@ impl Interp<'_> {
                 scalar_from_bits(dtype, bits).ok_or_else(|| format!("{dst} has dtype {dtype}"))
             }
             Op::MulAdd(a, b, c) => match (self.val(*a)?, self.val(*b)?, self.val(*c)?) {
+                (Scalar::F(a), Scalar::F(b), Scalar::F(c)) if self.noise.is_some() => {
+                    let dtype = self.kernel.dtype(dst);
+                    let product = self.disturbed(1.0, dtype, Scalar::F(a * b));
+                    let sum = Prim::Add.apply(&[product, Scalar::F(c)], dtype.bits());
+                    Ok(self.disturbed(1.0, dtype, sum))
+                }
                 (Scalar::F(a), Scalar::F(b), Scalar::F(c)) => Ok(Scalar::F(a.mul_add(b, c))),
                 _ => Err(format!("{dst}: muladd of something else than floats")),
             },
             Op::Index(index) => Ok(Scalar::I(i128::from(self.ix(index)))),
+        }
+    }
+
+    fn disturbed(&self, units: f64, dtype: DType, value: Scalar) -> Scalar {
+        match (&self.noise, value) {
+            (Some(noise), Scalar::F(x)) => Scalar::F(noise.disturb(units, dtype, x)),
+            _ => value,
         }
     }
 
@@ -236,7 +332,8 @@ impl Interp<'_> {
             self.block(&r.body)?;
             for (a, value) in r.accumulators.iter().zip(&mut current) {
                 let dtype = self.kernel.dtype(a.init);
-                *value = round(dtype, a.combine.apply(&[*value, self.val(a.item)?], dtype.bits()));
+                let combined = a.combine.apply(&[*value, self.val(a.item)?], dtype.bits());
+                *value = round(dtype, self.disturbed(error_bound(a.combine), dtype, combined));
             }
         }
         for (a, value) in r.accumulators.iter().zip(current) {
@@ -269,7 +366,8 @@ impl Interp<'_> {
                         }
                     };
                     let product = Prim::Mul.apply(&[a, b], c.acc_dtype.bits());
-                    sum = Prim::Add.apply(&[sum, product], c.acc_dtype.bits());
+                    let product = s.disturbed(1.0, c.acc_dtype, product);
+                    sum = s.disturbed(1.0, c.acc_dtype, Prim::Add.apply(&[sum, product], c.acc_dtype.bits()));
                     position += 1;
                     Ok(())
                 })?;

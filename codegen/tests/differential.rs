@@ -171,6 +171,27 @@ fn movement() {
 }
 
 #[test]
+fn gathers_from_an_empty_axis_are_errors() {
+    for (count, fails) in [(0, false), (3, true)] {
+        let mut module = Module::new();
+        let mut b = GraphBuilder::new(&mut module, "main");
+        let (ty, x) = fixed(DType::F32, &[0, 100_000], 1);
+        let (x_value, indices) = (b.input("x", ty), b.input("i", Type::fixed(DType::I64, &[count])));
+        let y = b.add1(Index::Gather { axis: 0 }, &[x_value, indices]).unwrap();
+        let y = b.ew("neg", &[y]).unwrap();
+        b.output("y", y);
+        let id = b.finish();
+        module.add_entry(id);
+        let data = [Datum::Tensor(x), Datum::Tensor(Tensor::ints(&vec![0; count as usize]))];
+        let compiled = compile(&module, &Options::default()).unwrap();
+        let exe = Executable::from_image(compiled.image).unwrap();
+        let session = Session::new(Arc::new(exe), SessionOptions::default());
+        assert_eq!(Evaluator::new(&module).run(id, &data).is_err(), fails);
+        assert_eq!(session.run("main", &data).is_err(), fails);
+    }
+}
+
+#[test]
 fn reductions() {
     let x = symbolic(DType::F32, &[("n", 6), ("", 33), ("", 20)], 1);
     all_kernels(&check("reductions", &[x], 1e-4, &|b, v| {

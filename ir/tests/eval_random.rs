@@ -10,6 +10,9 @@ use kiln_ir::{Datum, Module, Tensor};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
+#[path = "../../tests/src/choices.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod choices;
 #[path = "../../tests/src/random_graph.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod random_graph;

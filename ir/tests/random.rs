@@ -4,6 +4,9 @@ use kiln_ir::text::{TextOptions, parse_module, print_module, print_module_with};
 use kiln_ir::verify;
 use proptest::prelude::*;
 
+#[path = "../../tests/src/choices.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod choices;
 #[path = "../../tests/src/random_graph.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod random_graph;

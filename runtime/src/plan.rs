@@ -148,8 +148,22 @@ pub fn byte_size(ty: &TensorType) -> Dim {
     }
 }
 
-/// The layout of a function whose arena slots have the given sizes (`None`: not placed in the arena).
-pub fn layout(function: &Function, sizes: &[Option<u64>]) -> Result<ArenaLayout, ArenaTooLarge> {
+/// Bytes of the largest set of arena slots that are live at one step, each with its padding: no layout is smaller.
+pub fn largest_live(function: &Function, sizes: &[Option<u64>]) -> u64 {
+    largest_sum(&intervals(function, sizes).1)
+}
+
+/// The largest sum of padded sizes of intervals that share a step.
+fn largest_sum(intervals: &[Interval]) -> u64 {
+    let starts = intervals.iter().map(|i| i.first);
+    let at = |step: u32| intervals.iter().filter(move |i| (i.first..=i.last).contains(&step));
+    let sums =
+        starts.map(|s| at(s).fold(0, |sum: u64, i| sum.saturating_add(padded(i.size).unwrap_or(u64::MAX))));
+    sums.max().unwrap_or(0)
+}
+
+/// The slots that live in the arena, and their intervals.
+fn intervals(function: &Function, sizes: &[Option<u64>]) -> (Vec<usize>, Vec<Interval>) {
     let ranges = live_ranges(function);
     let mut slots = Vec::new();
     let mut intervals = Vec::new();
@@ -160,6 +174,12 @@ pub fn layout(function: &Function, sizes: &[Option<u64>]) -> Result<ArenaLayout,
             intervals.push(Interval { size, first, last });
         }
     }
+    (slots, intervals)
+}
+
+/// The layout of a function whose arena slots have the given sizes (`None`: not placed in the arena).
+pub fn layout(function: &Function, sizes: &[Option<u64>]) -> Result<ArenaLayout, ArenaTooLarge> {
+    let (slots, intervals) = intervals(function, sizes);
     let (places, size) = place(&intervals)?;
     let mut offsets = vec![None; function.slots.len()];
     for (slot, offset) in slots.into_iter().zip(places) {
@@ -234,6 +254,7 @@ mod tests {
                     }
                 }
             }
+            prop_assert!(total >= largest_sum(&intervals));
             // No arena is larger than all buffers side by side.
             prop_assert!(total <= intervals.iter().map(|i| padded(i.size).unwrap()).sum::<u64>());
         }
@@ -244,6 +265,7 @@ mod tests {
         let chain: Vec<Interval> = (0..10).map(|i| Interval { size: 1000, first: i, last: i + 1 }).collect();
         let (_, total) = place(&chain).unwrap();
         assert_eq!(total, 2 * padded(1000).unwrap());
+        assert_eq!(total, largest_sum(&chain));
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! Golden files, conformance suites and whole-model tests of Kiln
 
+pub mod agreement;
+pub mod choices;
 pub mod golden;
 pub mod random_graph;
+pub mod random_kernel;

@@ -13,6 +13,8 @@ use kiln_ir::{
 };
 use proptest::prelude::*;
 
+use crate::choices::Choices;
+
 /// Which operators a random module may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variety {
@@ -44,7 +46,7 @@ pub fn modules(growth: Growth) -> impl Strategy<Value = Module> {
 pub fn grow(numbers: &[u16], growth: Growth) -> Module {
     let mut module = Module::new();
     let mut b = GraphBuilder::new(&mut module, "main");
-    let mut choices = Choices { numbers: numbers.iter() };
+    let mut choices = Choices::new(numbers);
     let count = 1 + choices.below(3);
     let mut pool: Vec<Value> =
         (0..count).map(|i| b.input(&format!("x{i}"), input_type(&mut choices, growth))).collect();
@@ -95,29 +97,6 @@ pub fn inputs(graph: &Graph, size: impl Fn(&str) -> i64, seed: u64) -> Vec<Tenso
         all.push(Tensor::from_scalars(ty.dtype, &dims, &scalars).expect("as many elements as dims say"));
     }
     all
-}
-
-struct Choices<'a> {
-    numbers: std::slice::Iter<'a, u16>,
-}
-
-impl Choices<'_> {
-    fn is_empty(&self) -> bool {
-        self.numbers.len() == 0
-    }
-
-    /// A number below `n`; 0 where there are no more choices.
-    fn below(&mut self, n: usize) -> usize {
-        usize::from(self.numbers.next().copied().unwrap_or(0)) % n.max(1)
-    }
-
-    fn of<T: Copy>(&mut self, items: &[T]) -> T {
-        items[self.below(items.len())]
-    }
-
-    fn flag(&mut self) -> bool {
-        self.below(2) == 1
-    }
 }
 
 fn input_type(c: &mut Choices<'_>, growth: Growth) -> Type {

@@ -4,12 +4,15 @@
 
 mod accuracy;
 mod check;
+mod kernels;
 mod models;
+mod nodes;
 mod npz;
 mod peers;
 mod python;
 mod random;
 mod suite;
+mod symbolic;
 mod tidy;
 mod workspace;
 mod zoo;
@@ -36,12 +39,18 @@ enum Task {
     OnnxSuite(suite::Options),
     /// Writes the benchmark models: real architectures, random weights, fixed seed.
     Zoo(zoo::Options),
-    /// Whole-model bars: accuracy, artifact against JIT, one thread against two.
+    /// Whole-model bars: accuracy, artifact against JIT, one thread against two, arena against what is live.
     Models(models::Options),
     /// Errors of the zoo's models against double precision, beside onnxruntime's.
     Accuracy(accuracy::Options),
     /// Times Kiln against onnxruntime, OpenVINO and PyTorch's Inductor, interleaved, in one sitting.
     Peers(peers::Options),
+    /// Single operators against onnxruntime's nodes, interleaved.
+    Nodes(nodes::Options),
+    /// One artifact of symbolic batch and length against artifacts of fixed shapes, interleaved.
+    Symbolic(symbolic::Options),
+    /// Random kernels: the interpreter against every lowering that this machine executes.
+    Kernels(kernels::Options),
     /// The property tests over fresh random cases, seed by seed.
     Random(random::Options),
     /// Architecture checks: crate arrows, forbidden dependencies, unsafe code, file sizes.
@@ -57,6 +66,9 @@ fn main() -> ExitCode {
         Task::Models(options) => models::run(&workspace, options),
         Task::Accuracy(options) => accuracy::run(&workspace, options),
         Task::Peers(options) => peers::run(&workspace, options),
+        Task::Nodes(options) => nodes::run(&workspace, options),
+        Task::Symbolic(options) => symbolic::run(&workspace, options),
+        Task::Kernels(options) => kernels::run(&workspace, options),
         Task::Random(options) => random::run(&workspace, options),
         Task::Tidy => tidy::run(&workspace),
     });

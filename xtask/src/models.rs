@@ -1,6 +1,6 @@
 //! The whole-model bars: for each real model, how far its answer is from the reference's, whether an artifact that was
-//! compiled in another process gives the same bits as compiling in place, and whether two threads give the same bits as
-//! one.
+//! compiled in another process gives the same bits as compiling in place, whether two threads give the same bits as one,
+//! and how much larger the arena is than the most that lives in it at one step.
 
 mod subjects;
 
@@ -16,6 +16,9 @@ use subjects::{Kind, Subject};
 
 /// The largest difference from the reference, relative to its largest magnitude.
 const BAR: f64 = 1e-4;
+
+/// The largest arena, as a multiple of the largest live set.
+const ARENA: f64 = 1.2;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -46,6 +49,7 @@ struct Findings {
     difference: Result<f64>,
     artifact: Result<bool>,
     threads: Result<bool>,
+    arena: Result<f64>,
 }
 
 /// Tries all bars and prints a table, whose last line is `models: N of M bars hold`.
@@ -61,7 +65,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         kiln: workspace.build("kiln-cli", "kiln", Profile::Release)?,
         silero: workspace.build("kiln-tests", "silero", Profile::Release)?,
     };
-    println!("{:32} {:>12}  {:14} {:14}", "model", "difference", "artifact = JIT", "1 = 2 threads");
+    println!(
+        "{:32} {:>12}  {:14} {:14} {:>12}",
+        "model", "difference", "artifact = JIT", "1 = 2 threads", "arena / live"
+    );
     let (mut held, mut bars, mut reasons) = (0, 0, Vec::new());
     for subject in &subjects {
         let findings = try_bars(&programs, subject, &scratch);
@@ -69,11 +76,17 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             Ok(difference) => format!("{difference:.2e}"),
             Err(_) => "failed".to_owned(),
         };
-        let artifact = word(&findings.artifact);
-        println!("{:32} {difference:>12}  {artifact:14} {:14}", subject.name, word(&findings.threads));
+        let arena = match &findings.arena {
+            Ok(arena) => format!("{arena:.3}"),
+            Err(_) => "failed".to_owned(),
+        };
+        let [artifact, threads] = [word(&findings.artifact), word(&findings.threads)];
+        println!("{:32} {difference:>12}  {artifact:14} {threads:14} {arena:>12}", subject.name);
         let close = findings.difference.map(|difference| difference <= BAR);
+        let small = findings.arena.map(|arena| arena <= ARENA);
+        let [artifact, threads] = [findings.artifact, findings.threads];
         for (bar, found) in
-            [("difference", close), ("artifact", findings.artifact), ("threads", findings.threads)]
+            [("difference", close), ("artifact", artifact), ("threads", threads), ("arena", small)]
         {
             bars += 1;
             match found {
@@ -107,14 +120,31 @@ fn try_bars(programs: &Programs, subject: &Subject, scratch: &Path) -> Findings 
     let (one, two, again, artifact) = (file("1.npz"), file("2.npz"), file("artifact.npz"), file("kiln"));
     let jit = answer(programs, subject, &subject.model, 1, &one);
     let difference = jit.and_then(|()| Arrays::read(&one)?.difference(&subject.expected));
-    let artifact = workspace::output(
+    let same = workspace::output(
         Command::new(&programs.kiln).arg("compile").arg(&subject.model).arg("-o").arg(&artifact),
     )
     .and_then(|_| answer(programs, subject, &artifact, 1, &again))
     .and_then(|()| npz::identical(&one, &again));
+    let arena = arena(programs, subject, &artifact);
     let threads =
         answer(programs, subject, &subject.model, 2, &two).and_then(|()| npz::identical(&one, &two));
-    Findings { difference, artifact, threads }
+    Findings { difference, artifact: same, threads, arena }
+}
+
+/// The largest ratio of an entry's arena to its largest live set, for the inputs that the subject gets.
+fn arena(programs: &Programs, subject: &Subject, artifact: &Path) -> Result<f64> {
+    let mut command = Command::new(&programs.kiln);
+    command.arg("inspect").arg(artifact);
+    for shape in subject.shapes()? {
+        command.args(["--shape", &shape]);
+    }
+    let printed = workspace::output(&mut command)?;
+    let ratios = printed.lines().filter(|line| line.starts_with("arena of ")).map(|line| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let at = words.iter().position(|&word| word == "times").context("no ratio")?;
+        words[at - 1].parse::<f64>().with_context(|| line.to_owned())
+    });
+    ratios.collect::<Result<Vec<f64>>>()?.into_iter().reduce(f64::max).context("kiln inspect shows no arena")
 }
 
 /// Runs `program`, the subject's model or an artifact of it, and leaves its outputs in `outputs`.

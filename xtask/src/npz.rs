@@ -44,6 +44,16 @@ impl Arrays {
         Ok(())
     }
 
+    /// The shape of each array, as `NAME=DIMS`.
+    pub fn shapes(&self) -> Result<Vec<String>> {
+        let shape = |(name, bytes): (&String, &Vec<u8>)| {
+            let shape = NpyFile::new(bytes.as_slice())?.shape().to_vec();
+            let dims: Vec<String> = shape.iter().map(u64::to_string).collect();
+            Ok(format!("{name}={}", dims.join(",")))
+        };
+        self.0.iter().map(shape).collect()
+    }
+
     /// Keeps all but the arrays `names`.
     pub fn without(mut self, names: &[&str]) -> Self {
         self.0.retain(|name, _| !names.contains(&name.as_str()));

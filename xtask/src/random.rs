@@ -5,12 +5,13 @@ use anyhow::{Context, Result};
 use crate::workspace::{self, Workspace};
 
 /// The test targets that draw random cases, by package.
-const TARGETS: [(&str, &str); 5] = [
+const TARGETS: [(&str, &str); 6] = [
     ("kiln-ir", "random"),
     ("kiln-ir", "eval_random"),
-    ("kiln-codegen", "pointwise"),
+    ("kiln-codegen", "wide"),
     ("kiln-codegen", "contract"),
     ("kiln-tests", "random_graphs"),
+    ("kiln-tests", "random_kernels"),
 ];
 
 #[derive(clap::Args)]

@@ -4,7 +4,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use kiln::runtime::{Datum, Session};
+use kiln::ir::Tensor;
+use kiln::runtime::memory::AlignedBuf;
+use kiln::runtime::{Datum, RunOptions, Session, TensorMut, TensorRef};
 use serde_json::json;
 
 use super::{entry, inputs_or_samples, open, peak_rss_mib};
@@ -27,12 +29,16 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let entry = entry(&session, args.entry.as_deref(), &args.model)?;
     let inputs = inputs_or_samples(&args.inputs, entry)?;
     let start = Instant::now();
-    session.run(&entry.name, &inputs).with_context(place)?;
+    let outputs = session.run(&entry.name, &inputs).with_context(place)?;
     let first_ms = start.elapsed().as_secs_f64() * 1e3;
     let length = Duration::from_secs_f64(args.seconds);
     let (times, rate) = match args.clients {
         1 => {
-            let times = measure(&session, &entry.name, &inputs, length).with_context(place)?;
+            let times = match args.bound {
+                true => measure_bound(&session, &entry.name, &inputs, &outputs, length),
+                false => measure(&session, &entry.name, &inputs, length),
+            };
+            let times = times.with_context(place)?;
             let rate = 1e3 * times.len() as f64 / times.iter().sum::<f64>();
             (times, rate)
         }
@@ -92,13 +98,45 @@ fn measure_clients(
 
 /// Latencies in milliseconds of repeated runs for about `length`, after a warm-up.
 pub fn measure(session: &Session, entry: &str, inputs: &[Datum], length: Duration) -> Result<Vec<f64>> {
+    repeat(length, &mut || Ok(session.run(entry, inputs).map(drop)?))
+}
+
+/// The same where all runs write to the same memory, of the sizes that `outputs` have.
+fn measure_bound(
+    session: &Session,
+    entry: &str,
+    inputs: &[Datum],
+    outputs: &[Datum],
+    length: Duration,
+) -> Result<Vec<f64>> {
+    fn tensor(value: &Datum) -> Result<&Tensor> {
+        match value {
+            Datum::Tensor(tensor) => Ok(tensor),
+            _ => Err(anyhow!("--bound takes and gives tensors only")),
+        }
+    }
+    let inputs = inputs.iter().map(tensor).collect::<Result<Vec<_>>>()?;
+    let outputs = outputs.iter().map(tensor).collect::<Result<Vec<_>>>()?;
+    let memory = outputs.iter().map(|tensor| AlignedBuf::zeroed(tensor.bytes().len() as u64));
+    let mut memory = memory.collect::<Result<Vec<_>, _>>()?;
+    let inputs: Vec<TensorRef<'_>> = inputs.into_iter().map(TensorRef::from).collect();
+    let mut places = outputs
+        .iter()
+        .zip(&mut memory)
+        .map(|(tensor, memory)| TensorMut::new(tensor.dtype(), tensor.dims(), memory.bytes_mut()))
+        .collect::<Option<Vec<_>>>()
+        .context("an output is of another size than its dims")?;
+    repeat(length, &mut || Ok(session.run_into(entry, &inputs, &mut places, &RunOptions::default())?))
+}
+
+fn repeat(length: Duration, run: &mut dyn FnMut() -> Result<()>) -> Result<Vec<f64>> {
     for _ in 0..WARMUP {
-        session.run(entry, inputs)?;
+        run()?;
     }
     let (mut times, begin) = (vec![], Instant::now());
     while begin.elapsed() < length || times.len() < MIN_RUNS {
         let start = Instant::now();
-        session.run(entry, inputs)?;
+        run()?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
     Ok(times)

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use kiln::ShapeOverride;
 use kiln::ir::{GraphId, Module, Op, op::Source};
-use kiln::runtime::Executable;
-use kiln::runtime::program::{Action, Program};
+use kiln::runtime::program::{Action, Port, Program};
+use kiln::runtime::{Executable, Session, SessionOptions};
 
 use super::Usage;
 use crate::args::InspectArgs;
@@ -17,17 +19,7 @@ use crate::table::{Table, bytes};
 /// Describes a model or an artifact.
 pub fn run(args: &InspectArgs) -> Result<()> {
     if kiln::is_artifact(&args.model)? {
-        if args.dot.is_some() || !args.shapes.is_empty() {
-            let place = args.model.display();
-            let what = "this is a compiled artifact; --dot and --shape apply to a model's graph";
-            return Err(Usage(format!("{place}: {what}")).into());
-        }
-        let exe = Executable::open(&args.model)?;
-        out!("{}", describe_program(exe.program(), exe.code().len() as u64))?;
-        if args.text {
-            out!("{}", plan(exe.program()))?;
-        }
-        return Ok(());
+        return run_artifact(args);
     }
     let module = kiln::load(&args.model, &args.shapes)?;
     if args.text {
@@ -40,6 +32,58 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         write(path, &dot(&module))?;
     }
     Ok(())
+}
+
+fn run_artifact(args: &InspectArgs) -> Result<()> {
+    if args.dot.is_some() {
+        let place = args.model.display();
+        let what = "this is a compiled artifact; --dot applies to a model's graph";
+        return Err(Usage(format!("{place}: {what}")).into());
+    }
+    let exe = Executable::open(&args.model)?;
+    out!("{}", describe_program(exe.program(), exe.code().len() as u64))?;
+    let text = args.text.then(|| plan(exe.program()));
+    let session =
+        Session::new(Arc::new(exe), SessionOptions { threads: Some(1), ..SessionOptions::default() });
+    out!("{}", memory(&session, &args.shapes)?)?;
+    text.map_or(Ok(()), |text| Ok(out!("{text}")?))
+}
+
+/// The arena of each entry whose inputs have fixed or given dims, beside the most that is live in it at one step.
+fn memory(session: &Session, shapes: &[ShapeOverride]) -> Result<String> {
+    let mut out = String::new();
+    for entry in session.entries() {
+        let dims: Option<Vec<Vec<usize>>> = entry.inputs.iter().map(|port| dims_of(port, shapes)).collect();
+        let Some(dims) = dims else {
+            let _ = writeln!(
+                out,
+                "arena of `{}`: as the shapes of its inputs need (--shape gives them)",
+                entry.name
+            );
+            continue;
+        };
+        let dims: Vec<&[usize]> = dims.iter().map(Vec::as_slice).collect();
+        let plan = session.memory(&entry.name, &dims)?;
+        let more = if plan.live == 0 { 1.0 } else { plan.arena as f64 / plan.live as f64 };
+        let sizes = [bytes(plan.arena), bytes(plan.live)];
+        let [arena, live] = &sizes;
+        let _ = writeln!(
+            out,
+            "arena of `{}`: {arena}, {more:.3} times its largest live set of {live}",
+            entry.name
+        );
+    }
+    Ok(out)
+}
+
+/// The dims of an input: those that are given for it, else those of its type if they are fixed.
+fn dims_of(port: &Port, shapes: &[ShapeOverride]) -> Option<Vec<usize>> {
+    let given = shapes.iter().find(|shape| shape.input == port.name).map(|shape| shape.dims.as_slice());
+    let dims = match given {
+        Some(dims) => dims,
+        None => port.ty.as_tensor()?.shape.dims()?,
+    };
+    dims.iter().map(|dim| dim.as_known().and_then(|dim| usize::try_from(dim).ok())).collect()
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -168,6 +168,9 @@ impl Trace<'_, '_> {
         extent: &Dim,
         guards: &[InRange],
     ) -> Result<Expr, Refusal> {
+        if extent.as_known() == Some(0) {
+            return Err(Refusal::new("there is nothing at any index of an empty axis"));
+        }
         let raw = self.value(indices, at, guards)?;
         let known = match self.terms.literal(raw) {
             Some(kiln_ir::Scalar::I(i)) => i64::try_from(i).ok(),

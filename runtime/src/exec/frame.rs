@@ -162,9 +162,7 @@ fn layout<'f>(function: &'f Function, sizes: &[Option<u64>]) -> Result<Cow<'f, A
     if let Some(layout) = &function.arena {
         return Ok(Cow::Borrowed(layout));
     }
-    let in_arena = |i: usize| sizes[i].filter(|_| matches!(function.slots[i].storage, Storage::Arena));
-    let arena: Vec<_> = (0..sizes.len()).map(in_arena).collect();
-    plan::layout(function, &arena).map(Cow::Owned).map_err(|_| RunError::Memory {
+    plan::layout(function, sizes).map(Cow::Owned).map_err(|_| RunError::Memory {
         place: format!("function `{}`", function.name),
         source: MemoryError::Refused(u64::MAX),
     })
@@ -175,6 +173,8 @@ fn layout<'f>(function: &'f Function, sizes: &[Option<u64>]) -> Result<Cow<'f, A
 pub struct MemoryPlan {
     /// Bytes of the arena.
     pub arena: u64,
+    /// Bytes of the most that lives in the arena at one step.
+    pub live: u64,
     /// Bytes of outputs, where the runtime allocates them.
     pub outputs: u64,
     /// Bytes of scratch for one thread.
@@ -206,6 +206,7 @@ pub(crate) fn memory_plan(
     let output = |i: usize| sizes[i].filter(|_| matches!(function.slots[i].storage, Storage::Output(_)));
     Ok(MemoryPlan {
         arena: layout(function, &sizes)?.size,
+        live: plan::largest_live(function, &sizes),
         outputs: (0..sizes.len()).filter_map(output).fold(0, u64::saturating_add),
         scratch: exe.scratch_bytes(),
         exact: prepared.items.iter().all(|item| item.kind == ItemKind::Eager),

@@ -33,6 +33,17 @@ pub struct Subject {
     pub expected: Arrays,
 }
 
+impl Subject {
+    /// The shapes of the inputs, each `NAME=DIMS`.
+    pub fn shapes(&self) -> Result<Vec<String>> {
+        match &self.kind {
+            Kind::Once { inputs } => Arrays::read(inputs)?.shapes(),
+            // What `silero` gives: a chunk with its context, the state, the rate.
+            Kind::Voice { .. } => Ok(["input=1,576", "state=2,1,128", "sr="].map(str::to_owned).to_vec()),
+        }
+    }
+}
+
 /// How a model is asked.
 pub enum Kind {
     /// One call.

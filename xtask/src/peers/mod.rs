@@ -2,10 +2,11 @@
 //!
 //! A peer that cannot be set up, or fails on a model, is listed with its reason; ratios are then against the others.
 
-mod figures;
+pub mod bench;
+pub mod figures;
 mod page;
 mod table;
-mod worker;
+pub mod worker;
 
 use std::fs;
 use std::iter;
@@ -16,11 +17,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use serde::Deserialize;
 
 use crate::python::{Purpose, Python};
 use crate::workspace::{self, Profile, Workspace};
 use crate::zoo::{self, ZooModel};
+use bench::Outputs;
 use figures::{Comparison, Entry, Figures, Summary, Turn};
 use worker::{Loaded, Worker};
 
@@ -209,15 +210,6 @@ fn machine() -> String {
     format!("{name}, {cores} cores")
 }
 
-/// The figures of `kiln bench --json` that are compared.
-#[derive(Deserialize)]
-struct KilnTurn {
-    #[serde(flatten)]
-    turn: Turn,
-    load_ms: f64,
-    first_ms: f64,
-}
-
 impl Sitting<'_> {
     /// The artifact of a model.
     fn compile(&self, model: &ZooModel) -> Result<PathBuf, String> {
@@ -275,12 +267,8 @@ impl Sitting<'_> {
         threads: usize,
         figures: &mut Figures,
     ) -> Result<Turn> {
-        let mut command = Command::new(&self.kiln);
-        command.arg("bench").arg(artifact).arg("--json").arg("--inputs").arg(&model.inputs);
-        command.args(["--threads", &threads.to_string(), "--seconds", &self.seconds.to_string()]);
-        let printed = workspace::output(&mut command)?;
-        let bench: KilnTurn = serde_json::from_str(&printed)
-            .with_context(|| format!("not the figures of a bench: {printed}"))?;
+        let bench =
+            bench::kiln_turn(&self.kiln, artifact, &model.inputs, Outputs::Fresh, threads, self.seconds)?;
         figures.starts.push(bench.load_ms + bench.first_ms);
         Ok(bench.turn)
     }

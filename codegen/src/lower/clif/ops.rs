@@ -188,12 +188,12 @@ impl Emitter<'_> {
             (Prim::Ceil, &[x]) => ins.ceil(x),
             (Prim::Round, &[x]) => ins.nearest(x),
             (Prim::Trunc, &[x]) => ins.trunc(x),
-            (Prim::Eq, &[x, y]) => ins.fcmp(FloatCC::Equal, x, y),
-            (Prim::Ne, &[x, y]) => ins.fcmp(FloatCC::NotEqual, x, y),
-            (Prim::Lt, &[x, y]) => ins.fcmp(FloatCC::LessThan, x, y),
-            (Prim::Le, &[x, y]) => ins.fcmp(FloatCC::LessThanOrEqual, x, y),
-            (Prim::Gt, &[x, y]) => ins.fcmp(FloatCC::GreaterThan, x, y),
-            (Prim::Ge, &[x, y]) => ins.fcmp(FloatCC::GreaterThanOrEqual, x, y),
+            (Prim::Eq, &[x, y]) => self.compare(FloatCC::Equal, x, y),
+            (Prim::Ne, &[x, y]) => self.compare(FloatCC::NotEqual, x, y),
+            (Prim::Lt, &[x, y]) => self.compare(FloatCC::LessThan, x, y),
+            (Prim::Le, &[x, y]) => self.compare(FloatCC::LessThanOrEqual, x, y),
+            (Prim::Gt, &[x, y]) => self.compare(FloatCC::GreaterThan, x, y),
+            (Prim::Ge, &[x, y]) => self.compare(FloatCC::GreaterThanOrEqual, x, y),
             (Prim::IsNan, &[x]) => ins.fcmp(FloatCC::Unordered, x, x),
             (Prim::IsInf, &[x]) => {
                 let magnitude = ins.fabs(x);
@@ -213,6 +213,20 @@ impl Emitter<'_> {
                 return self.scalarized(dtype, dtype, args, vector, |s, args| s.helper(&name, args));
             }
         })
+    }
+
+    /// Compares floats. Cranelift 0.135 reads a loaded vector as an operand of `cmpps`, which faults where it is not
+    /// aligned: behind a change of type, nothing is a load.
+    fn compare(&mut self, condition: FloatCC, x: Value, y: Value) -> Value {
+        let [x, y] = [x, y].map(|value| {
+            let ty = self.type_of(value);
+            if !ty.is_vector() {
+                return value;
+            }
+            let bits = self.recast(ty.as_int(), value);
+            self.recast(ty, bits)
+        });
+        self.b.ins().fcmp(condition, x, y)
     }
 
     /// Minimum or maximum that gives NaN if either operand is NaN.
