@@ -24,6 +24,7 @@ mod movement;
 mod ngrams;
 mod object;
 mod order;
+mod pictures;
 mod quant;
 mod random;
 mod reduce;

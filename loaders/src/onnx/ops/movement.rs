@@ -391,19 +391,20 @@ fn dropout(cx: &mut Cx<'_, '_, '_>) -> Outputs {
         let shape = cx.b.shape_of(x)?;
         return Ok(vec![x, cx.b.expand_to(truth, shape)?]);
     }
+    // In double precision, as the reference implementation draws.
     let ratio = match cx.optional(1) {
-        Some(v) => cx.b.cast(v, DType::F32)?,
+        Some(v) => cx.b.cast(v, DType::F64)?,
         None => {
             let ratio = cx.attrs.float_or("ratio", 0.5)?;
-            cx.b.scalar(DType::F32, ratio)?
+            cx.b.scalar(DType::F64, ratio)?
         }
     };
     let seed = cx.attrs.int("seed")?.map(|v| kiln_ir::Float::new(v as f64));
     let (low, high) = (0.0.into(), 1.0.into());
-    let random = Host::RandomUniform { shape: cx.shape(x)?, dtype: DType::F32, low, high, seed };
+    let random = Host::RandomUniform { shape: cx.shape(x)?, dtype: DType::F64, low, high, seed };
     let draw = cx.b.add1(random, &[])?;
     let mut keep = cx.b.ew("ge", &[draw, ratio])?;
-    let unit = cx.b.scalar(DType::F32, 1.0)?;
+    let unit = cx.b.scalar(DType::F64, 1.0)?;
     let rest = cx.b.ew("sub", &[unit, ratio])?;
     let scale = cx.b.ew("div", &[unit, rest])?;
     let dtype = cx.dtype(x)?;
