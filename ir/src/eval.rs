@@ -18,6 +18,7 @@ mod fault;
 mod host;
 mod image;
 mod index;
+mod jpeg;
 mod lanes;
 mod live;
 mod movement;

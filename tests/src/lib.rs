@@ -1,4 +1,5 @@
 //! Golden files, conformance suites and whole-model tests of Kiln
 
 pub mod golden;
+pub mod hostile;
 pub mod random_graph;

@@ -29,7 +29,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         }
         return Ok(());
     }
-    let module = kiln::load(&args.model, &args.shapes)?;
+    let module = kiln::load_within(&args.model, &args.shapes, &args.limits.loading())?;
     if args.text {
         let (text, _) = kiln::ir::text::print_module(&module);
         out!("{text}")?;

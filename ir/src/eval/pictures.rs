@@ -10,6 +10,7 @@ use crate::{Bytes, DType, Tensor};
 
 use super::cx::Cx;
 use super::fault::{Fault, invalid};
+use super::jpeg;
 
 /// Rows of interleaved red, green and blue.
 struct Picture {
@@ -23,6 +24,10 @@ pub(super) fn decode(cx: &mut Cx<'_>, file: &Tensor, pixels: PixelFormat) -> Res
     let data = file.bytes();
     let picture = match data {
         [0, 0, 0, 12, b'j', b'P', ..] | [0xff, 0x4f, 0xff, 0x51, ..] => jpeg2000(cx, data)?,
+        [0xff, 0xd8, ..] => match jpeg::decode(cx, data)? {
+            Some(jpeg::Pixels { width, height, rgb }) => Picture { width, height, rgb },
+            None => common(cx, data)?,
+        },
         _ => common(cx, data)?,
     };
     let Picture { width, height, rgb } = picture;
