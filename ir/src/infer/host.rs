@@ -75,18 +75,17 @@ pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
         Host::Dft { inverse, onesided } => dft(*inverse, *onesided, cx)?,
         Host::Stft { onesided } => stft(*onesided, cx)?,
         Host::MelWeightMatrix { dtype } => mel_weights(*dtype, cx)?,
-        Host::ImageDecode { pixels } => {
-            cx.expect_count(1)?;
-            cx.expect_dtype(0, DType::U8)?;
-            cx.dims_of_rank(0, 1)?;
-            let channels = if *pixels == PixelFormat::Gray { 1 } else { 3 };
-            Inferred::tensor(
-                DType::U8,
-                Shape::new(vec![Dim::unknown(), Dim::unknown(), Dim::known(channels)]),
-            )
-        }
+        Host::ImageDecode { pixels } => picture(*pixels, cx)?,
     };
     Ok(vec![result])
+}
+
+fn picture(pixels: PixelFormat, cx: &InferCx<'_>) -> Result<Inferred, InferError> {
+    cx.expect_count(1)?;
+    cx.expect_dtype(0, DType::U8)?;
+    cx.dims_of_rank(0, 1)?;
+    let channels = if pixels == PixelFormat::Gray { 1 } else { 3 };
+    Ok(Inferred::tensor(DType::U8, Shape::new(vec![Dim::unknown(), Dim::unknown(), Dim::known(channels)])))
 }
 
 /// Operators on text with one result.

@@ -28,11 +28,14 @@ fn model_of(name: &str, node: NodeProto, constants: Vec<TensorProto>) -> Hostile
 
 pub fn files() -> Vec<Hostile> {
     let mut files = vec![];
-    bombs(&mut files);
-    shapes(&mut files);
-    windows(&mut files);
-    others(&mut files);
+    let parts = [bombs, vast_images, shapes, permutations, places, windows, others, sums, layers, models];
+    parts.iter().for_each(|part| part(&mut files));
     files
+}
+
+/// A rank-0 f32 constant.
+fn scalar(name: &str, v: f32) -> TensorProto {
+    reals(name, &[], &[v])
 }
 
 /// Results of terabytes, asked for in a hundred bytes.
@@ -81,13 +84,19 @@ fn bombs(files: &mut Vec<Hostile>) {
         node("Range", &["a", "b", "c"], &["y"], vec![]),
         vec![long("a", i64::MIN), long("b", i64::MAX), long("c", 1)],
     );
-    let scalar = |name: &str, v: f32| reals(name, &[], &[v]);
     push(
         "range-of-tiny-steps",
         node("Range", &["a", "b", "c"], &["y"], vec![]),
         vec![scalar("a", 0.0), scalar("b", 1.0), scalar("c", 1e-38)],
     );
     push("pad", node("Pad", &["x", "p"], &["y"], vec![]), vec![longs("p", &[0, 0, 1 << 40, 1 << 40])]);
+}
+
+/// The same of pictures, random numbers and transforms.
+fn vast_images(files: &mut Vec<Hostile>) {
+    let mut push = |name: &str, node: NodeProto, constants: Vec<TensorProto>| {
+        files.push(model_of(&format!("bomb-{name}"), node, constants));
+    };
     push(
         "resize",
         node("Resize", &["image", "", "s"], &["y"], vec![]),
@@ -222,6 +231,13 @@ fn shapes(files: &mut Vec<Hostile>) {
             push(&format!("{op}-axis-{which}"), node(op, inputs, &["y"], vec![int(attribute, axis)]), vec![]);
         }
     }
+}
+
+/// Orders of axes, and parts of them.
+fn permutations(files: &mut Vec<Hostile>) {
+    let mut push = |name: &str, node: NodeProto, constants: Vec<TensorProto>| {
+        files.push(model_of(name, node, constants))
+    };
     push("transpose-twice-the-same", node("Transpose", &["x"], &["y"], vec![ints("perm", &[0, 0])]), vec![]);
     push("transpose-beyond", node("Transpose", &["x"], &["y"], vec![ints("perm", &[0, 2])]), vec![]);
     push("transpose-negative", node("Transpose", &["x"], &["y"], vec![ints("perm", &[0, i64::MIN])]), vec![]);
@@ -256,6 +272,13 @@ fn shapes(files: &mut Vec<Hostile>) {
         node("Split", &["x", "p"], &["y", "z", "w"], vec![]),
         vec![longs("p", &[1, 1])],
     );
+}
+
+/// Indices and counts.
+fn places(files: &mut Vec<Hostile>) {
+    let mut push = |name: &str, node: NodeProto, constants: Vec<TensorProto>| {
+        files.push(model_of(name, node, constants))
+    };
     push("gather-beyond", node("Gather", &["x", "j"], &["y"], vec![]), vec![longs("j", &[2])]);
     push("gather-of-the-least", node("Gather", &["x", "j"], &["y"], vec![]), vec![longs("j", &[i64::MIN])]);
     push(
@@ -385,6 +408,13 @@ fn others(files: &mut Vec<Hostile>) {
     push("matmul-of-other-sizes", node("MatMul", &["x", "x"], &["y"], vec![]), vec![]);
     push("matmul-of-a-scalar", node("MatMul", &["x", "s"], &["y"], vec![]), vec![reals("s", &[], &[1.0])]);
     push("gemm-of-text", node("Gemm", &["text", "text"], &["y"], vec![]), vec![]);
+}
+
+/// Sums, conversions and normalizations.
+fn sums(files: &mut Vec<Hostile>) {
+    let mut push = |name: &str, node: NodeProto, constants: Vec<TensorProto>| {
+        files.push(model_of(name, node, constants))
+    };
     push("add-of-other-sizes", node("Add", &["x", "v"], &["y"], vec![]), vec![]);
     push("add-of-two-dtypes", node("Add", &["v", "i"], &["y"], vec![]), vec![]);
     push("add-of-text", node("Add", &["text", "text"], &["y"], vec![]), vec![]);
@@ -410,6 +440,13 @@ fn others(files: &mut Vec<Hostile>) {
         vec![reals("s", &[2], &[1.0; 2])],
     );
     push("lrn-of-negative-size", node("LRN", &["image"], &["y"], vec![int("size", -3)]), vec![]);
+}
+
+/// Layers, quantization, text and pictures.
+fn layers(files: &mut Vec<Hostile>) {
+    let mut push = |name: &str, node: NodeProto, constants: Vec<TensorProto>| {
+        files.push(model_of(name, node, constants))
+    };
     push(
         "lstm-of-a-vast-hidden-size",
         node("LSTM", &["x", "w", "w"], &["y"], vec![int("hidden_size", 1 << 40)]),
@@ -453,6 +490,13 @@ fn others(files: &mut Vec<Hostile>) {
         node("OneHot", &["i", "d", "o"], &["y"], vec![]),
         vec![long("d", -4), reals("o", &[2], &[0.0, 1.0])],
     );
+}
+
+/// Patterns, trees and heads.
+fn models(files: &mut Vec<Hostile>) {
+    let mut push = |name: &str, node: NodeProto, constants: Vec<TensorProto>| {
+        files.push(model_of(name, node, constants))
+    };
     push(
         "regex-of-a-vast-program",
         node("RegexFullMatch", &["text"], &["y"], vec![string("pattern", "((a{900}){900}){900}")]),
