@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kiln::ShapeOverride;
+use kiln::loaders::Limits;
+use kiln::passes::FoldBudget;
 
 /// Compiles neural networks ahead of serving and runs them.
 ///
@@ -55,6 +57,53 @@ pub struct ModelArgs {
     /// Compute every convolution as sums over taps: 3x3 ones take longer and round differently.
     #[arg(long)]
     pub no_winograd: bool,
+    /// Bounds of loading and compiling.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// Bounds on what a model file may ask for.
+#[derive(Debug, Clone, Args, PartialEq, Eq)]
+#[command(next_help_heading = "Limits on model files")]
+pub struct LimitArgs {
+    /// Most nodes, those of called functions counted at every call.
+    #[arg(long, default_value_t = Limits::default().nodes, value_name = "N")]
+    pub max_nodes: usize,
+    /// Deepest nesting of graphs and functions.
+    #[arg(long, default_value_t = Limits::default().depth, value_name = "N")]
+    pub max_depth: usize,
+    /// Most memory, in MiB, of the decoded graph without its weights; small files get less.
+    #[arg(long, default_value_t = Limits::default().structure >> 20, value_name = "MIB")]
+    pub max_structure: usize,
+    /// Most memory, in MiB, of sparse weights in dense form.
+    #[arg(long, default_value_t = Limits::default().sparse >> 20, value_name = "MIB")]
+    pub max_sparse: usize,
+    /// Largest result, in MiB, that is computed while compiling (constant folding).
+    #[arg(long, default_value_t = FoldBudget::default().bytes >> 20, value_name = "MIB")]
+    pub max_fold: u64,
+    /// Most multiply-adds, in millions, of one node that is computed while compiling.
+    #[arg(long, default_value_t = FoldBudget::default().work >> 20, value_name = "N")]
+    pub max_fold_work: u64,
+}
+
+impl LimitArgs {
+    /// The loader's limits.
+    pub fn loading(&self) -> Limits {
+        let bytes = |mebibytes: usize| mebibytes.saturating_mul(1 << 20);
+        Limits {
+            nodes: self.max_nodes,
+            depth: self.max_depth,
+            structure: bytes(self.max_structure),
+            sparse: bytes(self.max_sparse),
+            ..Limits::default()
+        }
+    }
+
+    /// The limits of constant folding.
+    pub fn folding(&self) -> FoldBudget {
+        let scaled = |count: u64| count.saturating_mul(1 << 20);
+        FoldBudget { bytes: scaled(self.max_fold), work: scaled(self.max_fold_work) }
+    }
 }
 
 /// Instruction sets.
@@ -133,6 +182,9 @@ pub struct RunArgs {
     /// Entry point; the first by default.
     #[arg(long, value_name = "NAME")]
     pub entry: Option<String>,
+    /// Most memory, in MiB, that the run may hold beside weights, inputs and outputs.
+    #[arg(long, value_name = "MIB")]
+    pub max_memory: Option<u64>,
     /// How to read and compile a model.
     #[command(flatten)]
     pub options: ModelArgs,
@@ -208,6 +260,9 @@ pub struct InspectArgs {
     /// Write the graph in Graphviz form.
     #[arg(long, value_name = "FILE")]
     pub dot: Option<PathBuf>,
+    /// Bounds of loading.
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// Fix an input's shape: NAME=1,3,224,224. May be repeated. Of an artifact, to see the memory that it takes.
     #[arg(long = "shape", value_name = "NAME=DIMS")]
     pub shapes: Vec<ShapeOverride>,

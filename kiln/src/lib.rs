@@ -36,6 +36,8 @@ use kiln_runtime::{Executable, Image, Session, SessionOptions};
 pub struct Options {
     /// Shapes in place of declared ones.
     pub shapes: Vec<ShapeOverride>,
+    /// Bounds on what a model file may ask for while it is loaded; [`Options::passes`] has those of constant folding.
+    pub limits: kiln_loaders::Limits,
     /// Instruction set to compile for; this machine's if not given.
     pub tier: Option<Tier>,
     /// Whether convolutions may be computed with fewer multiplications ([`kiln_codegen::build::Options::winograd`]).
@@ -51,7 +53,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let passes = kiln_passes::Options::default();
-        Options { shapes: vec![], tier: None, winograd: true, passes, threads: None, listings: false }
+        let limits = kiln_loaders::Limits::default();
+        Options { shapes: vec![], limits, tier: None, winograd: true, passes, threads: None, listings: false }
     }
 }
 
@@ -94,13 +97,23 @@ pub fn is_artifact(path: &Path) -> Result<bool, Error> {
     Ok(head == artifact::MAGIC)
 }
 
-/// Loads a model file into graph IR.
+/// Loads a model file into graph IR, within the default limits.
 pub fn load(path: &Path, shapes: &[ShapeOverride]) -> Result<Module, Error> {
+    load_within(path, shapes, &kiln_loaders::Limits::default())
+}
+
+/// Loads a model file into graph IR.
+pub fn load_within(
+    path: &Path,
+    shapes: &[ShapeOverride],
+    limits: &kiln_loaders::Limits,
+) -> Result<Module, Error> {
     if is_artifact(path)? {
         return Err(Error::NeedsModel { path: path.to_owned(), what: "loading" });
     }
     let shapes = shapes.iter().map(|s| (s.input.clone(), s.dims.clone())).collect();
-    let options = kiln_loaders::LoadOptions { shapes, ..Default::default() };
+    let limits = limits.clone();
+    let options = kiln_loaders::LoadOptions { shapes, limits, ..Default::default() };
     Ok(kiln_loaders::load(path, &options)?)
 }
 
@@ -158,7 +171,7 @@ pub fn kernel_uses(program: &Program) -> Vec<KernelUse<'_>> {
 
 /// Loads and compiles a model file.
 pub fn compile_file(path: &Path, options: &Options) -> Result<Compiled, Error> {
-    compile(load(path, &options.shapes)?, options)
+    compile(load_within(path, &options.shapes, &options.limits)?, options)
 }
 
 /// A session on a model (compiled now) or an artifact (compiled before; `options` is not used then).

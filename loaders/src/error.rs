@@ -58,12 +58,14 @@ pub enum LoadError {
         reason: String,
     },
     /// Parts of the graph cannot be imported; all of them are listed.
-    #[error("{}", ListIssues { path, issues })]
+    #[error("{}", ListIssues { path, issues, unlisted: *unlisted })]
     Graph {
         /// File.
         path: String,
         /// Every problem, in the file's order.
         issues: Vec<Issue>,
+        /// How many more there are, beyond [`crate::Limits::problems`].
+        unlisted: usize,
     },
 }
 
@@ -107,6 +109,7 @@ impl fmt::Display for Issue {
 struct ListIssues<'a> {
     path: &'a str,
     issues: &'a [Issue],
+    unlisted: usize,
 }
 
 impl fmt::Display for ListIssues<'_> {
@@ -114,8 +117,13 @@ impl fmt::Display for ListIssues<'_> {
         match self.issues {
             [one] => write!(f, "{}: node {one}", self.path),
             many => {
-                write!(f, "{}: {} nodes cannot be loaded:", self.path, many.len())?;
-                many.iter().try_for_each(|issue| write!(f, "\n  node {issue}"))
+                let count = many.len() + self.unlisted;
+                write!(f, "{}: {count} nodes cannot be loaded:", self.path)?;
+                many.iter().try_for_each(|issue| write!(f, "\n  node {issue}"))?;
+                match self.unlisted {
+                    0 => Ok(()),
+                    more => write!(f, "\n  and {more} more"),
+                }
             }
         }
     }

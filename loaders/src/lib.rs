@@ -22,20 +22,37 @@ pub use error::{Issue, IssueKind, LoadError};
 /// Bounds on what a file may ask for.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Nodes of all graphs together, functions inlined.
+    /// Nodes of all graphs together, functions inlined. Small files get less, see [`Limits::nodes_of`].
     pub nodes: usize,
     /// Nesting of graphs and functions.
     pub depth: usize,
     /// Bytes that the decoded form of a file's messages takes in memory: nodes, names, types, but not the data of
     /// tensors and lists of numbers, which cannot be much larger than in the file. Counted before anything is decoded.
+    /// Small files get less, see [`Limits::structure_of`].
     pub structure: usize,
     /// Bytes that the dense forms of all sparse tensors take together.
     pub sparse: usize,
+    /// Problems that an error lists; more are counted.
+    pub problems: usize,
+}
+
+impl Limits {
+    /// What the messages of a file of so many bytes may take: the limit, or if that is less, 16 MiB and 24 times the
+    /// file. Graphs of real models take up to about 15 times their part of the file; empty messages a hundred times.
+    pub fn structure_of(&self, file: usize) -> usize {
+        self.structure.min(file.saturating_mul(24).saturating_add(16 << 20))
+    }
+
+    /// How many nodes a file of so many bytes may have: the limit, or if that is less, 65536 or one in eight bytes. A node
+    /// takes more than eight bytes; a function that is called often is written once.
+    pub fn nodes_of(&self, file: usize) -> usize {
+        self.nodes.min((file / 8).max(1 << 16))
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { nodes: 1 << 20, depth: 64, structure: 512 << 20, sparse: 64 << 20 }
+        Limits { nodes: 1 << 20, depth: 64, structure: 512 << 20, sparse: 32 << 20, problems: 10_000 }
     }
 }
 

@@ -26,7 +26,8 @@ use crate::{LoadError, LoadOptions};
 /// Loads an ONNX model from bytes; external data is looked up beside `path`, which also names the model in messages.
 pub fn load(path: &Path, bytes: bytes::Bytes, options: &LoadOptions) -> Result<Module, LoadError> {
     let name = path.display().to_string();
-    let limit = options.limits.structure;
+    let size = bytes.len();
+    let limit = options.limits.structure_of(size);
     wire::check(&bytes, Kind::Model, limit).map_err(|e| match e {
         WireError::Malformed { .. } => LoadError::Malformed { path: name.clone(), reason: e.to_string() },
         WireError::TooLarge(limit) => {
@@ -36,5 +37,5 @@ pub fn load(path: &Path, bytes: bytes::Bytes, options: &LoadOptions) -> Result<M
     let model = proto::ModelProto::decode(bytes)
         .map_err(|e| LoadError::Malformed { path: name.clone(), reason: e.to_string() })?;
     let folder = external::Folder::of(path);
-    import::import(&name, &model, &folder, options)
+    import::import(&name, size, &model, &folder, options)
 }

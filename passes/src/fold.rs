@@ -17,6 +17,9 @@ pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -
 /// Results of at most this many bytes may be larger than what they are computed from.
 const SMALL: u64 = 4096;
 
+/// The same where only the evaluation shows the size.
+const UNSEEN: u64 = 1 << 20;
+
 fn fold(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let node = cx.node(id);
     matches(may_fold(&node.op))?;
@@ -91,7 +94,9 @@ fn evaluated(cx: &Cx<'_>, node: &Node, constants: &[&Tensor]) -> Result<Vec<Tens
     )?;
     let grows = total > SMALL && total > from.saturating_mul(2);
     require(!grows, format!("the result takes {total} bytes, its operands {from}"))?;
-    let limits = Limits { max_bytes: budget.bytes, max_work: budget.work, ..Limits::default() };
+    // A size that only the evaluation shows cannot be weighed before.
+    let max_bytes = budget.bytes.min(UNSEEN.max(from.saturating_mul(2)));
+    let limits = Limits { max_bytes, max_work: budget.work, ..Limits::default() };
     let mut evaluator = Evaluator::with_limits(cx.module, limits);
     let operands: Vec<Datum> = constants.iter().map(|&t| Datum::Tensor(t.clone())).collect();
     let results = evaluator.eval_op(&node.op, &operands, &[]);

@@ -27,6 +27,13 @@ pub struct FoldBudget {
     pub work: u64,
 }
 
+impl Default for FoldBudget {
+    /// 64 MiB a result, 2^28 multiply-adds.
+    fn default() -> Self {
+        FoldBudget { bytes: 64 << 20, work: 1 << 28 }
+    }
+}
+
 /// Options of [`crate::optimize`].
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -51,7 +58,7 @@ impl Default for Options {
             dump_after: vec![],
             layout: ConvLayout::ChannelsLast,
             fuse: FuseLimits { buffers: 16, nodes: 64 },
-            fold: FoldBudget { bytes: 64 << 20, work: 1 << 28 },
+            fold: FoldBudget::default(),
             verify: cfg!(debug_assertions),
         }
     }

@@ -3,5 +3,6 @@
 pub mod agreement;
 pub mod choices;
 pub mod golden;
+pub mod hostile;
 pub mod random_graph;
 pub mod random_kernel;

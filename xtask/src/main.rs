@@ -4,6 +4,7 @@
 
 mod accuracy;
 mod check;
+mod hostile;
 mod kernels;
 mod models;
 mod nodes;
@@ -37,6 +38,8 @@ enum Task {
     Test(check::Options),
     /// Runs the ONNX backend suite through the compiled path and says why each case that fails does so.
     OnnxSuite(suite::Options),
+    /// Hostile files: each must end in a typed error, in bounded time and memory.
+    Hostile(hostile::Options),
     /// Writes the benchmark models: real architectures, random weights, fixed seed.
     Zoo(zoo::Options),
     /// Whole-model bars: accuracy, artifact against JIT, one thread against two, arena against what is live.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
     let result = Workspace::find().and_then(|workspace| match &arguments.task {
         Task::Test(options) => check::run(&workspace, options),
         Task::OnnxSuite(options) => suite::run(&workspace, options),
+        Task::Hostile(options) => hostile::run(&workspace, options),
         Task::Zoo(options) => zoo::run(&workspace, options),
         Task::Models(options) => models::run(&workspace, options),
         Task::Accuracy(options) => accuracy::run(&workspace, options),

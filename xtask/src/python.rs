@@ -13,6 +13,8 @@ use crate::workspace::{self, Workspace};
 pub enum Purpose {
     /// pip alone, to fetch wheels.
     Fetch,
+    /// onnx of the newest release, which writes its node cases.
+    Cases,
     /// onnxruntime: reference answers and a peer.
     Ort,
     /// OpenVINO: a peer.
@@ -25,6 +27,7 @@ impl Purpose {
     fn name(self) -> &'static str {
         match self {
             Self::Fetch => "fetch",
+            Self::Cases => "cases",
             Self::Ort => "ort",
             Self::OpenVino => "openvino",
             Self::Zoo => "zoo",
@@ -34,6 +37,7 @@ impl Purpose {
     fn requirements(self) -> &'static str {
         match self {
             Self::Fetch => "",
+            Self::Cases => include_str!("../py/requirements-cases.txt"),
             Self::Ort => include_str!("../py/requirements-ort.txt"),
             Self::OpenVino => include_str!("../py/requirements-openvino.txt"),
             Self::Zoo => include_str!("../py/requirements-zoo.txt"),

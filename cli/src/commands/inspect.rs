@@ -21,7 +21,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     if kiln::is_artifact(&args.model)? {
         return run_artifact(args);
     }
-    let module = kiln::load(&args.model, &args.shapes)?;
+    let module = kiln::load_within(&args.model, &args.shapes, &args.limits.loading())?;
     if args.text {
         let (text, _) = kiln::ir::text::print_module(&module);
         out!("{text}")?;

@@ -56,9 +56,14 @@ pub fn options(args: &ModelArgs) -> Result<Options> {
         TargetArg::Aarch64 => Some(Tier::Aarch64),
     };
     known_passes(&args.disable_pass)?;
-    let passes = kiln::passes::Options { disabled: args.disable_pass.clone(), ..Default::default() };
+    let passes = kiln::passes::Options {
+        disabled: args.disable_pass.clone(),
+        fold: args.limits.folding(),
+        ..Default::default()
+    };
     Ok(Options {
         shapes: args.shapes.clone(),
+        limits: args.limits.loading(),
         tier,
         winograd: !args.no_winograd,
         passes,
@@ -92,6 +97,11 @@ pub fn is_usage(error: &anyhow::Error) -> bool {
 
 /// A session on a model or artifact, with a spinner while a model compiles.
 pub fn open(path: &Path, args: &ModelArgs, threads: u32) -> Result<Session> {
+    open_within(path, args, threads, None)
+}
+
+/// As [`open`]; a run may hold at most `max_memory` bytes.
+pub fn open_within(path: &Path, args: &ModelArgs, threads: u32, max_memory: Option<u64>) -> Result<Session> {
     let is_artifact = kiln::is_artifact(path)?;
     let compiled_already = !args.shapes.is_empty() || !args.disable_pass.is_empty() || args.no_winograd;
     if is_artifact && (compiled_already || args.target != TargetArg::Native) {
@@ -103,7 +113,7 @@ pub fn open(path: &Path, args: &ModelArgs, threads: u32) -> Result<Session> {
     }
     let options = options(args)?;
     let bar = if is_artifact { None } else { Some(spinner(&format!("compiling {}", path.display()))) };
-    let session = SessionOptions { threads: usize::try_from(threads).ok(), ..Default::default() };
+    let session = SessionOptions { threads: usize::try_from(threads).ok(), max_memory, ..Default::default() };
     let opened = kiln::open_session(path, &options, session);
     if let Some(bar) = bar {
         bar.finish_and_clear();

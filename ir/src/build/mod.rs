@@ -92,7 +92,8 @@ pub trait Build {
 
     /// Transpose; nothing if `perm` is the identity.
     fn transpose(&mut self, v: Value, perm: &[usize]) -> Result<Value, InferError> {
-        if perm.iter().enumerate().all(|(i, &p)| i == p) {
+        let of_another_rank = self.rank(v).is_ok_and(|rank| rank != perm.len());
+        if !of_another_rank && perm.iter().enumerate().all(|(i, &p)| i == p) {
             return Ok(v);
         }
         first(self.add(Movement::Transpose { perm: perm.to_vec() }.into(), &[v])?)

@@ -9,7 +9,7 @@ use super::lanes::{Lanes, floats, ints, single};
 use super::ngrams::Ngrams;
 use super::order::Keys;
 use super::walk::pick;
-use super::{image, random, signal, text, trees};
+use super::{image, pictures, random, signal, text, trees};
 
 /// An operator without a kernel.
 pub(super) fn host(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<Vec<Tensor>, Fault> {
@@ -49,6 +49,7 @@ pub(super) fn host(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<V
         Host::Dft { inverse, onesided } => signal::dft(cx, operands, *inverse, *onesided),
         Host::Stft { onesided } => signal::stft(cx, operands, *onesided),
         Host::MelWeightMatrix { dtype } => signal::mel_weight_matrix(cx, operands, *dtype),
+        Host::ImageDecode { pixels } => pictures::decode(cx, at(0)?, *pixels),
     };
     result.map(|t| vec![t])
 }

@@ -1,5 +1,9 @@
-//! Random numbers: SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014), and the
-//! operators that draw from it. Results depend on the seed and the order of execution alone.
+//! Random numbers and the operators that draw them. Results depend on the seed and the order of execution alone.
+//!
+//! Operators without a seed draw from SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators",
+//! 2014); those with a seed of their own from the generator that ONNX's reference implementation uses, so that they give
+//! the numbers that are known for that seed: MT19937 (Matsumoto, Nishimura: "Mersenne Twister", 1998) with the
+//! distributions of NumPy's `RandomState`.
 
 use crate::op::Host;
 use crate::{DType, Dim, Float, Tensor};
@@ -7,6 +11,14 @@ use crate::{DType, Dim, Float, Tensor};
 use super::cx::Cx;
 use super::fault::{Fault, invalid};
 use super::lanes::{Lanes, floats};
+
+/// A source of random numbers.
+trait Draw {
+    /// Uniform in `[0, 1)`.
+    fn uniform(&mut self) -> f64;
+    /// Standard normal.
+    fn normal(&mut self) -> f64;
+}
 
 /// A SplitMix64 generator.
 #[derive(Clone, Debug)]
@@ -27,16 +39,91 @@ impl Rng {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
+}
 
-    /// Uniform in `[0, 1)`.
-    pub(super) fn uniform(&mut self) -> f64 {
+impl Draw for Rng {
+    fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Standard normal (Box and Muller's transform).
-    pub(super) fn normal(&mut self) -> f64 {
+    /// Box and Muller's transform.
+    fn normal(&mut self) -> f64 {
         let radius = (-2.0 * libm::log(1.0 - self.uniform())).sqrt();
         radius * libm::cos(std::f64::consts::TAU * self.uniform())
+    }
+}
+
+/// An MT19937 generator.
+struct Twister {
+    words: [u32; Self::SIZE],
+    at: usize,
+    /// The second of two normal numbers that are computed at once.
+    kept: Option<f64>,
+}
+
+impl Twister {
+    const SIZE: usize = 624;
+
+    fn new(seed: u32) -> Self {
+        let mut words = [seed; Self::SIZE];
+        for i in 1..Self::SIZE {
+            let before = words[i - 1];
+            words[i] = 1_812_433_253u32.wrapping_mul(before ^ (before >> 30)).wrapping_add(i as u32);
+        }
+        Twister { words, at: Self::SIZE, kept: None }
+    }
+
+    /// The generator of an operator's seed. NumPy takes integers below 2^32; the bits of others are folded.
+    fn of(seed: Float) -> Self {
+        let value = seed.get();
+        let whole = value.trunc();
+        let folded = value.to_bits() ^ (value.to_bits() >> 32);
+        Self::new(if (0.0..4_294_967_296.0).contains(&whole) { whole as u32 } else { folded as u32 })
+    }
+
+    fn twist(&mut self) {
+        for i in 0..Self::SIZE {
+            let next = self.words[(i + 1) % Self::SIZE];
+            let mixed = (self.words[i] & 0x8000_0000) | (next & 0x7fff_ffff);
+            let odd = if mixed & 1 == 1 { 0x9908_b0df } else { 0 };
+            self.words[i] = self.words[(i + 397) % Self::SIZE] ^ (mixed >> 1) ^ odd;
+        }
+        self.at = 0;
+    }
+
+    fn next(&mut self) -> u32 {
+        if self.at == Self::SIZE {
+            self.twist();
+        }
+        let mut y = self.words[self.at];
+        self.at += 1;
+        y ^= y >> 11;
+        y ^= (y << 7) & 0x9d2c_5680;
+        y ^= (y << 15) & 0xefc6_0000;
+        y ^ (y >> 18)
+    }
+}
+
+impl Draw for Twister {
+    fn uniform(&mut self) -> f64 {
+        let (high, low) = (self.next() >> 5, self.next() >> 6);
+        (f64::from(high) * 67_108_864.0 + f64::from(low)) / 9_007_199_254_740_992.0
+    }
+
+    /// Marsaglia's polar method, the second number first, as NumPy has it.
+    fn normal(&mut self) -> f64 {
+        if let Some(kept) = self.kept.take() {
+            return kept;
+        }
+        loop {
+            let (a, b) = (2.0 * self.uniform() - 1.0, 2.0 * self.uniform() - 1.0);
+            let square = a * a + b * b;
+            if square < 1.0 && square != 0.0 {
+                let factor = (-2.0 * libm::log(square) / square).sqrt();
+                self.kept = Some(factor * a);
+                return factor * b;
+            }
+        }
     }
 }
 
@@ -57,9 +144,9 @@ pub(super) fn random(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result
 }
 
 /// Draws with the operator's own seed, or from the evaluator's generator.
-fn draw(cx: &mut Cx<'_>, seed: Option<Float>, body: impl FnOnce(&mut Rng) -> Vec<f64>) -> Vec<f64> {
+fn draw(cx: &mut Cx<'_>, seed: Option<Float>, body: impl FnOnce(&mut dyn Draw) -> Vec<f64>) -> Vec<f64> {
     match seed {
-        Some(seed) => body(&mut Rng::new(seed.get().to_bits())),
+        Some(seed) => body(&mut Twister::of(seed)),
         None => body(&mut cx.random),
     }
 }
@@ -69,7 +156,7 @@ fn fill(
     shape: &[Dim],
     dtype: DType,
     seed: Option<Float>,
-    each: impl Fn(&mut Rng) -> f64,
+    each: impl Fn(&mut dyn Draw) -> f64,
 ) -> Result<Tensor, Fault> {
     let dims = cx.sizes(shape)?;
     let count = cx.admit(dtype, &dims)?;
@@ -106,6 +193,18 @@ mod tests {
             [r.next(), r.next(), r.next()],
             [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
         );
+    }
+
+    #[test]
+    fn seeds_give_the_numbers_of_numpy() {
+        // numpy.random.RandomState(0).rand(3), .randn(3)
+        let mut r = Twister::of(Float::new(0.0));
+        let uniform: Vec<f64> = (0..3).map(|_| r.uniform()).collect();
+        assert_eq!(uniform, [0.548_813_503_927_324_8, 0.715_189_366_372_419_4, 0.602_763_376_071_643_9]);
+        let mut r = Twister::of(Float::new(0.0));
+        let normal: Vec<f64> = (0..3).map(|_| r.normal()).collect();
+        let expected = [1.764_052_345_967_664, 0.400_157_208_367_223_3, 0.978_737_984_105_739_2];
+        assert!(normal.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-14), "{normal:?}");
     }
 
     #[test]

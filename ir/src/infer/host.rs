@@ -3,7 +3,7 @@
 use super::elementwise::broadcast_shapes;
 use super::windows::pooled_size;
 use super::{InferCx, InferError, Inferred, Results, check_sizes, ensure, size, unify, unknown_dims};
-use crate::op::Host;
+use crate::op::{Host, PixelFormat};
 use crate::{DClass, DType, Dim, Shape};
 
 pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
@@ -75,8 +75,17 @@ pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
         Host::Dft { inverse, onesided } => dft(*inverse, *onesided, cx)?,
         Host::Stft { onesided } => stft(*onesided, cx)?,
         Host::MelWeightMatrix { dtype } => mel_weights(*dtype, cx)?,
+        Host::ImageDecode { pixels } => picture(*pixels, cx)?,
     };
     Ok(vec![result])
+}
+
+fn picture(pixels: PixelFormat, cx: &InferCx<'_>) -> Result<Inferred, InferError> {
+    cx.expect_count(1)?;
+    cx.expect_dtype(0, DType::U8)?;
+    cx.dims_of_rank(0, 1)?;
+    let channels = if pixels == PixelFormat::Gray { 1 } else { 3 };
+    Ok(Inferred::tensor(DType::U8, Shape::new(vec![Dim::unknown(), Dim::unknown(), Dim::known(channels)])))
 }
 
 /// Operators on text with one result.

@@ -2,7 +2,10 @@
 
 use super::{InferCx, InferError, Inferred, Results, check_axis, ensure, unify};
 use crate::op::{Index, ScatterMode};
-use crate::{DClass, DType, Dim, Shape};
+use crate::{DClass, DType, Dim, Known, Shape, Tensor};
+
+/// Most constant indices that are looked at, each time that the node is built.
+const MAX_CHECKED: usize = 4096;
 
 pub(super) fn infer(op: &Index, cx: &InferCx<'_>) -> Results {
     cx.expect_indices(1)?;
@@ -15,6 +18,8 @@ pub(super) fn infer(op: &Index, cx: &InferCx<'_>) -> Results {
         Index::GatherElements { axis } => {
             cx.expect_count(2)?;
             same_rank(*axis, 1, cx)?;
+            let x = cx.dims(0)?;
+            check_indices(cx, |_| x.and_then(|x| x.get(*axis)))?;
             cx.tensor(1)?.shape.clone()
         }
         Index::GatherNd { batch } => {
@@ -44,9 +49,23 @@ pub(super) fn infer(op: &Index, cx: &InferCx<'_>) -> Results {
 fn gather(axis: usize, cx: &InferCx<'_>) -> Result<Shape, InferError> {
     let Some(x) = cx.dims(0)? else { return Ok(Shape::unranked()) };
     check_axis(axis, x.len())?;
+    check_indices(cx, |_| x.get(axis))?;
     let Some(indices) = cx.dims(1)? else { return Ok(Shape::unranked()) };
     let (before, after) = (x.iter().take(axis), x.iter().skip(axis + 1));
     Ok(Shape::new(before.chain(indices).chain(after).cloned().collect::<Vec<_>>()))
+}
+
+/// Fails where a constant index lies outside of the axis that it counts on, which `axis` finds from its position.
+fn check_indices<'d>(cx: &InferCx<'_>, axis: impl Fn(usize) -> Option<&'d Dim>) -> Result<(), InferError> {
+    let tensor = cx.known.get(1).copied().flatten().and_then(Known::tensor);
+    let listed = tensor.filter(|t| t.numel() <= MAX_CHECKED).and_then(Tensor::to_ints);
+    let indices = listed.or_else(|| cx.known_ints(1)).unwrap_or_default();
+    for (at, index) in indices.into_iter().enumerate() {
+        if let Some(size) = axis(at).and_then(Dim::as_known) {
+            ensure!((-size..size).contains(&index), "index {index} is out of range for {size} elements");
+        }
+    }
+    Ok(())
 }
 
 fn same_rank(axis: usize, other: usize, cx: &InferCx<'_>) -> Result<(), InferError> {
@@ -74,6 +93,7 @@ fn gather_nd(batch: usize, cx: &InferCx<'_>) -> Result<Shape, InferError> {
         "coordinates of {depth} axes after {batch} batch axes, rank {}",
         x.len()
     );
+    check_indices(cx, |at| x.get(batch + at % depth.max(1)))?;
     let mut dims = vec![];
     for (i, d) in indices.iter().take(indices.len() - 1).enumerate() {
         dims.push(match x.get(i).filter(|_| i < batch) {

@@ -47,6 +47,11 @@ fn check_attrs(strides: &[i64], dilations: &[i64], pads: &[(Dim, Dim)]) -> Resul
     Ok(spatial)
 }
 
+fn check_taps(kernel: &[Dim]) -> Result<(), InferError> {
+    ensure!(kernel.iter().all(|k| k.as_known() != Some(0)), "a kernel needs taps on every axis");
+    Ok(())
+}
+
 /// Elements that a dilated kernel of `kernel` taps spans.
 fn extent(kernel: &Dim, dilation: i64) -> Dim {
     Dim::known(dilation) * (kernel - Dim::known(1)) + Dim::known(1)
@@ -67,6 +72,7 @@ pub(super) fn infer_conv(c: &Conv, cx: &InferCx<'_>) -> Results {
             let (x, w) = (image(xd, *layout)?, image(wd, Layout::ChannelsFirst)?);
             unify(x.channels, &(w.channels * Dim::known(*groups)), "channels of operand and weight")?;
             check_groups(w.batch, *groups)?;
+            check_taps(w.spatial)?;
             let sizes = x.spatial.iter().zip(w.spatial).zip(strides).zip(dilations).zip(pads).map(
                 |((((d, k), &s), &dilation), (before, after))| {
                     let room = d + before + after - extent(k, dilation);
@@ -89,6 +95,7 @@ pub(super) fn infer_conv(c: &Conv, cx: &InferCx<'_>) -> Results {
             let (x, w) = (image(xd, *layout)?, image(wd, Layout::ChannelsFirst)?);
             unify(x.channels, w.batch, "channels of operand and weight")?;
             check_groups(x.channels, *groups)?;
+            check_taps(w.spatial)?;
             let mut sizes = vec![];
             for (i, (d, k)) in x.spatial.iter().zip(w.spatial).enumerate() {
                 let (Some(&s), Some(&dilation), Some((before, after)), Some(extra)) =

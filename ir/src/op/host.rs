@@ -91,6 +91,18 @@ attr_enum! {
     }
 }
 
+attr_enum! {
+    /// Channels of a decoded image.
+    PixelFormat {
+        /// Red, green, blue.
+        Rgb = "rgb",
+        /// Blue, green, red.
+        Bgr = "bgr",
+        /// Luma.
+        Gray = "gray",
+    }
+}
+
 family! {
     /// Rare operators. They have no kernels: the reference evaluator runs them.
     Host {
@@ -156,6 +168,8 @@ family! {
         /// ONNX MelWeightMatrix: integer operands bins, DFT length, sample rate, then float lower and upper edge in Hertz,
         /// one element each.
         MelWeightMatrix = "mel_weight_matrix" { dtype: DType, }
+        /// ONNX ImageDecoder: the u8 bytes of a BMP, JPEG, JPEG 2000, PNG, PNM, TIFF or WebP file to u8 `[H, W, C]`.
+        ImageDecode = "image_decode" { pixels: PixelFormat, }
         /// Decision trees. Operands: `x` `[N, F]`; i64 `roots` `[T]`, a node each; i64 `nodes` `[M, 7]` with the columns
         /// comparison (0 to 6: `<=`, `<`, `>=`, `>`, `==`, `!=`, member; 7: leaf), feature, node where it holds (of a
         /// leaf: its first weight), node where it fails (of a leaf: end of its weights), whether it holds for NaN, first

@@ -94,6 +94,15 @@ impl<'p> Cx<'_, '_, 'p> {
         (0..self.inputs.len()).map(|i| self.input(i)).collect()
     }
 
+    /// The value that a name has in this graph.
+    pub(crate) fn named(&self, name: &str) -> Result<Value, OpError> {
+        match self.frame.names.get(name) {
+            Some(Slot::Value(v)) => Ok(*v),
+            Some(Slot::Poisoned) => Err(OpError::Recorded),
+            Some(Slot::Absent) | None => Err(OpError::invalid(format!("nothing defines `{name}`"))),
+        }
+    }
+
     /// Number of operand positions.
     pub(crate) fn input_count(&self) -> usize {
         self.inputs.len()

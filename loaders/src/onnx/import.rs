@@ -52,7 +52,10 @@ pub(crate) struct Session<'p> {
     pub(super) external: &'p dyn ExternalData,
     pub(super) options: &'p LoadOptions,
     pub(super) issues: Vec<Issue>,
+    /// Problems beyond those that are listed.
+    unlisted: usize,
     pub(super) nodes: usize,
+    max_nodes: usize,
     /// Bytes that dense forms of sparse tensors may still take.
     pub(super) sparse_left: usize,
     limit: Option<LoadError>,
@@ -75,9 +78,10 @@ pub(crate) fn display_name(node: &NodeProto) -> &str {
     node.output.iter().find(|o| !o.is_empty()).map_or(node.op_type.as_str(), String::as_str)
 }
 
-/// Imports a model. Fails with every problem of the graph at once.
+/// Imports the model of a file of `size` bytes. Fails with every problem of the graph at once.
 pub(crate) fn import(
     file: &str,
+    size: usize,
     model: &ModelProto,
     external: &dyn ExternalData,
     options: &LoadOptions,
@@ -92,7 +96,9 @@ pub(crate) fn import(
         external,
         options,
         issues: vec![],
+        unlisted: 0,
         nodes: 0,
+        max_nodes: options.limits.nodes_of(size),
         sparse_left: options.limits.sparse,
         limit: None,
     };
@@ -114,7 +120,7 @@ pub(crate) fn import(
     }
     let outputs = outputs.ok().and_then(|list| list.into_iter().collect::<Option<Vec<_>>>());
     let (Some(outputs), true) = (outputs, session.issues.is_empty()) else {
-        return Err(LoadError::Graph { path: path(), issues: session.issues });
+        return Err(LoadError::Graph { path: path(), issues: session.issues, unlisted: session.unlisted });
     };
     for (info, v) in graph.output.iter().zip(outputs) {
         builder.output(&info.name, v);
@@ -438,7 +444,7 @@ fn import_node<'p>(
     node: &'p NodeProto,
 ) -> Result<(), OpError> {
     session.nodes += 1;
-    let limit = session.options.limits.nodes;
+    let limit = session.max_nodes;
     if session.nodes > limit {
         let what = "the number of nodes, functions inlined,".to_owned();
         session.limit.get_or_insert(LoadError::Limit { path: session.file.clone(), what, limit });
@@ -569,7 +575,7 @@ fn inline<'p>(
         let slot = inputs.get(i).copied().flatten().map_or(Slot::Absent, Slot::Value);
         body.names.insert(name, slot);
     }
-    let problems = session.issues.len();
+    let problems = session.issues.len() + session.unlisted;
     import_nodes(session, &mut body, b, &function.node)?;
     let mut results = vec![];
     for name in &function.output {
@@ -581,7 +587,7 @@ fn inline<'p>(
             }
         }
     }
-    if session.issues.len() > problems { Err(OpError::Recorded) } else { Ok(results) }
+    if session.issues.len() + session.unlisted > problems { Err(OpError::Recorded) } else { Ok(results) }
 }
 
 impl<'p> Session<'p> {
@@ -598,7 +604,15 @@ impl<'p> Session<'p> {
             op,
         };
         let domain = if node.domain.is_empty() { "ai.onnx".to_owned() } else { node.domain.clone() };
-        self.issues.push(Issue { kind, origin, domain, opset, reason });
+        self.list(Issue { kind, origin, domain, opset, reason });
+    }
+
+    fn list(&mut self, issue: Issue) {
+        if self.issues.len() < self.options.limits.problems.max(1) {
+            self.issues.push(issue);
+        } else {
+            self.unlisted += 1;
+        }
     }
 
     fn report_value(&mut self, frame: &Frame<'p>, what: &str, name: &str, reason: String) {
@@ -610,6 +624,6 @@ impl<'p> Session<'p> {
         };
         let opset = frame.scope.opsets.get("").copied().unwrap_or(0);
         let kind = IssueKind::Invalid;
-        self.issues.push(Issue { kind, origin, domain: "ai.onnx".to_owned(), opset, reason });
+        self.list(Issue { kind, origin, domain: "ai.onnx".to_owned(), opset, reason });
     }
 }

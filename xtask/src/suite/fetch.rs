@@ -1,4 +1,5 @@
-//! Brings the suite's data here: the release's wheel, by pip, checked against its pinned hash, and unpacked.
+//! Brings a release's data here: a wheel, by pip, checked against its pinned hash, and unpacked; or what the release's
+//! Python package writes.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,37 +8,56 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use zip::ZipArchive;
 
-use super::RELEASE;
+use super::Release;
 use crate::python::{Purpose, Python};
 use crate::workspace::{self, Workspace};
 
 /// The part of the wheel that the suite is.
 const INSIDE: &str = "onnx/backend/test/data";
 
-/// The folder of the unpacked data, below `target/onnx-suite`, fetched unless an earlier run has done so.
-pub fn data(workspace: &Workspace) -> Result<PathBuf> {
-    let folder = workspace.target.join("onnx-suite").join(RELEASE);
+/// The release of the wheel.
+const WHEEL: &str = "1.22.0";
+
+/// The folder of a release's data, below `target/onnx-suite`, fetched unless an earlier run has done so.
+pub fn data(workspace: &Workspace, release: Release) -> Result<PathBuf> {
+    let folder = workspace.target.join("onnx-suite").join(release.name());
     let data = folder.join(INSIDE);
     if data.is_dir() {
         return Ok(data);
     }
+    // Made beside its place and then moved there, so that a folder in its place is a whole one.
+    let partial = folder.with_extension("partial");
+    if partial.exists() {
+        fs::remove_dir_all(&partial).with_context(|| partial.display().to_string())?;
+    }
+    match release {
+        Release::V1_22_0 => unpacked(workspace, &partial)?,
+        Release::V1_23_2 => written(workspace, &partial)?,
+    }
+    fs::rename(&partial, &folder).with_context(|| folder.display().to_string())?;
+    Ok(data)
+}
+
+fn written(workspace: &Workspace, folder: &Path) -> Result<()> {
+    println!("writing the cases of onnx {}", Release::V1_23_2.name());
+    let python = Python::of(workspace, Purpose::Cases, None)?;
+    // What the package's own arithmetic warns of is meant.
+    let mut command = python.command(["-W", "ignore"]);
+    command.arg(workspace.root.join("xtask/py/onnx_cases.py")).arg(folder.join(INSIDE).join("node"));
+    workspace::run(&mut command)
+}
+
+fn unpacked(workspace: &Workspace, folder: &Path) -> Result<()> {
     let wheels = workspace.target.join("onnx-suite/wheels");
     let wheel = match find_wheel(&wheels) {
         Some(wheel) => wheel,
         None => download(workspace, &wheels)?,
     };
-    // Unpacked beside its place and then moved there, so that a folder in its place is a whole one.
-    let partial = folder.with_extension("partial");
-    if partial.exists() {
-        fs::remove_dir_all(&partial).with_context(|| partial.display().to_string())?;
-    }
-    unpack(&wheel, &partial).with_context(|| format!("unpacking {}", wheel.display()))?;
-    fs::rename(&partial, &folder).with_context(|| folder.display().to_string())?;
-    Ok(data)
+    unpack(&wheel, folder).with_context(|| format!("unpacking {}", wheel.display()))
 }
 
 fn download(workspace: &Workspace, wheels: &Path) -> Result<PathBuf> {
-    println!("fetching the wheel of onnx {RELEASE}");
+    println!("fetching the wheel of onnx {WHEEL}");
     let python = Python::of(workspace, Purpose::Fetch, None)?;
     // One named platform's wheel on every machine: the data inside are the same, and one hash serves all.
     let mut command = python.command(["-m", "pip", "download", "--quiet", "--disable-pip-version-check"]);
@@ -48,7 +68,7 @@ fn download(workspace: &Workspace, wheels: &Path) -> Result<PathBuf> {
     workspace::run(&mut command)?;
     match find_wheel(wheels) {
         Some(wheel) => Ok(wheel),
-        None => bail!("pip downloaded no wheel of onnx {RELEASE} to {}", wheels.display()),
+        None => bail!("pip downloaded no wheel of onnx {WHEEL} to {}", wheels.display()),
     }
 }
 
@@ -61,7 +81,7 @@ fn find_wheel(folder: &Path) -> Option<PathBuf> {
 }
 
 fn is_wheel(name: &str) -> bool {
-    name.starts_with(&format!("onnx-{RELEASE}-")) && name.ends_with(".whl")
+    name.starts_with(&format!("onnx-{WHEEL}-")) && name.ends_with(".whl")
 }
 
 fn unpack(wheel: &Path, folder: &Path) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The ONNX backend suite of one pinned release, run through the compiled path.
+//! The ONNX backend suite of one release, run through the compiled path.
 //!
 //! A case that panics, hangs or kills its process is a failure of that case: cases run in worker processes
 //! (`onnx_cases` of the tests crate), which are replaced when they are lost. Such a case also fails the task, whatever
@@ -9,27 +9,67 @@ mod fetch;
 mod pool;
 mod report;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::workspace::{Profile, Workspace};
+use cases::Case;
+use pool::{Status, Verdict, Worker};
 
-/// The release of the suite.
-const RELEASE: &str = "1.22.0";
+/// A release of the suite.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Release {
+    /// The last whose wheel carries the node cases.
+    #[value(name = "1.22.0")]
+    V1_22_0,
+    /// Opsets up to 28; its node cases are written by its Python package, other cases are those of 1.22.0.
+    #[value(name = "1.23.2")]
+    V1_23_2,
+}
 
-/// The cases of that release; fewer found means that the data are not all there.
-const CASES: usize = 1_914;
+impl Release {
+    fn name(self) -> &'static str {
+        match self {
+            Self::V1_22_0 => "1.22.0",
+            Self::V1_23_2 => "1.23.2",
+        }
+    }
+
+    /// The number of its cases; fewer found means that the data are not all there.
+    fn cases(self) -> usize {
+        match self {
+            Self::V1_22_0 => 1_914,
+            Self::V1_23_2 => 1_884,
+        }
+    }
+}
 
 #[derive(clap::Args)]
 pub struct Options {
+    /// The release whose cases run.
+    #[arg(long, value_enum, default_value_t = Release::V1_22_0)]
+    onnx: Release,
+    /// The instruction set to compile for: x86-64-v2, x86-64-v3, x86-64-v4 or aarch64 [default: this machine's].
+    #[arg(long)]
+    tier: Option<String>,
+    /// Saves each program and runs it in another process, which has only the artifact.
+    #[arg(long)]
+    reload: bool,
+    /// Compiles with all passes off.
+    #[arg(long)]
+    no_passes: bool,
+    /// Threads that each case runs on. Above one, the outputs must also be those of one thread, bit by bit.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
     /// Runs only the cases whose name contains this text.
     #[arg(long)]
     filter: Option<String>,
     /// Worker processes [default: one a core].
     #[arg(long)]
-    threads: Option<usize>,
+    workers: Option<usize>,
     /// The number of passing cases below which the task fails.
     #[arg(long, default_value_t = 1_000)]
     floor: usize,
@@ -42,7 +82,7 @@ pub struct Options {
     /// Builds the worker optimized.
     #[arg(long)]
     release: bool,
-    /// The suite's unpacked `onnx/backend/test/data`, instead of the pinned wheel's.
+    /// The suite's unpacked `onnx/backend/test/data`, instead of the release's own.
     #[arg(long)]
     data: Option<PathBuf>,
 }
@@ -51,19 +91,42 @@ impl Options {
     /// The options that `cargo xtask test` runs the suite with. The worker is not optimized there, and a busy machine may
     /// be many times slower than an idle one: only what takes minutes counts as hung.
     pub fn floor(floor: usize) -> Self {
-        Self { filter: None, threads: None, floor, timeout: 120, verbose: false, release: false, data: None }
+        Self {
+            onnx: Release::V1_22_0,
+            tier: None,
+            reload: false,
+            no_passes: false,
+            threads: 1,
+            filter: None,
+            workers: None,
+            floor,
+            timeout: 120,
+            verbose: false,
+            release: false,
+            data: None,
+        }
+    }
+
+    fn worker(&self, program: PathBuf) -> Worker {
+        let mut arguments = vec![format!("--threads={}", self.threads)];
+        arguments.extend(self.tier.iter().map(|tier| format!("--tier={tier}")));
+        arguments.extend(self.reload.then(|| "--reload".to_owned()));
+        arguments.extend(self.no_passes.then(|| "--no-passes".to_owned()));
+        Worker { program, arguments }
     }
 }
 
-/// Runs the suite and prints its report, whose last line is `onnx 1.22.0: N of 1914 passed`.
+/// Runs the suite and prints its report, whose last line is `onnx VERSION: N of M passed, K without evaluator steps`.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let release = options.onnx;
     let data = match &options.data {
         Some(folder) => folder.clone(),
-        None => fetch::data(workspace)?,
+        None => fetch::data(workspace, release)?,
     };
     let found = cases::discover(&data)?;
-    if found.len() < CASES {
-        bail!("{} holds {} cases; release {RELEASE} has {CASES}", data.display(), found.len());
+    if found.len() < release.cases() {
+        let name = release.name();
+        bail!("{} holds {} cases; release {name} has {}", data.display(), found.len(), release.cases());
     }
     let chosen: Vec<_> = match &options.filter {
         Some(text) => found.into_iter().filter(|case| case.name.contains(text.as_str())).collect(),
@@ -73,18 +136,35 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         bail!("no case's name contains `{}`", options.filter.as_deref().unwrap_or_default());
     }
     let profile = if options.release { Profile::Release } else { Profile::Dev };
-    let worker =
+    let program =
         workspace.build("kiln-tests", "onnx_cases", profile).context("building the suite's worker")?;
-    let threads = options.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
-    let verdicts = pool::run(&worker, &chosen, threads.unwrap_or(1), Duration::from_secs(options.timeout))?;
+    let workers = options.workers.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
+    let timeout = Duration::from_secs(options.timeout);
+    let verdicts = pool::run(&options.worker(program), &chosen, workers.unwrap_or(1), timeout)?;
     let outcome = report::print(&chosen, &verdicts, options.verbose);
-    let total = if options.filter.is_some() { chosen.len() } else { CASES };
-    println!("onnx {RELEASE}: {} of {total} passed", outcome.passed);
+    let draws = chosen.iter().filter(|case| case.draws.is_some()).count();
+    println!("{draws} cases are random by definition: shape, range and frequencies are checked, not values");
+    if release == Release::V1_23_2 {
+        print_new(workspace, &chosen, &verdicts)?;
+    }
+    let total = chosen.len();
+    let (name, passed, compiled) = (release.name(), outcome.passed, outcome.compiled);
+    println!("onnx {name}: {passed} of {total} passed, {compiled} without evaluator steps");
     if outcome.broken > 0 {
         bail!("{} cases panicked, hung or ended their process", outcome.broken);
     }
     if options.filter.is_none() && outcome.passed < options.floor {
         bail!("{} cases passed, fewer than the floor of {}", outcome.passed, options.floor);
     }
+    Ok(())
+}
+
+/// Of the cases that release 1.22.0 lacks, how many pass.
+fn print_new(workspace: &Workspace, cases: &[Case], verdicts: &[Verdict]) -> Result<()> {
+    let old = cases::discover(&fetch::data(workspace, Release::V1_22_0)?)?;
+    let old: BTreeSet<&str> = old.iter().map(|case| case.name.as_str()).collect();
+    let new = || cases.iter().zip(verdicts).filter(|(case, _)| !old.contains(case.name.as_str()));
+    let passed = new().filter(|(_, verdict)| verdict.status == Status::Passed).count();
+    println!("cases that 1.22.0 lacks: {passed} of {} passed", new().count());
     Ok(())
 }

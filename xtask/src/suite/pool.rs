@@ -4,7 +4,7 @@
 //! verdict, and the rest of the run does not notice.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -71,13 +71,29 @@ pub struct Verdict {
     /// What is particular to this case: the place and the values, or the message in full.
     #[serde(default)]
     pub detail: String,
+    /// Steps of the compiled program that the reference evaluator runs.
+    #[serde(default)]
+    pub evaluator_steps: usize,
     /// Seconds from question to answer.
     #[serde(skip)]
     pub seconds: f64,
 }
 
-/// Asks `threads` processes of the program `worker` about all `cases`; the verdicts come in the cases' order.
-pub fn run(worker: &Path, cases: &[Case], threads: usize, timeout: Duration) -> Result<Vec<Verdict>> {
+impl Verdict {
+    /// The verdict on a case whose worker gave none.
+    fn lost(status: Status, reason: String, detail: String) -> Self {
+        Self { status, reason, detail, evaluator_steps: 0, seconds: 0.0 }
+    }
+}
+
+/// The program of the workers and its arguments.
+pub struct Worker {
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
+}
+
+/// Asks `count` processes of `worker` about all `cases`; the verdicts come in the cases' order.
+pub fn run(worker: &Worker, cases: &[Case], count: usize, timeout: Duration) -> Result<Vec<Verdict>> {
     let next = AtomicUsize::new(0);
     let verdicts: Mutex<Vec<Option<Verdict>>> = Mutex::new(vec![None; cases.len()]);
     let style =
@@ -95,7 +111,7 @@ pub fn run(worker: &Path, cases: &[Case], threads: usize, timeout: Duration) -> 
         }
     };
     thread::scope(|scope| -> Result<()> {
-        let servers: Vec<_> = (0..threads.clamp(1, 64)).map(|_| scope.spawn(serve)).collect();
+        let servers: Vec<_> = (0..count.clamp(1, 64)).map(|_| scope.spawn(serve)).collect();
         servers
             .into_iter()
             .try_for_each(|server| server.join().map_err(|_| anyhow!("a server thread panicked"))?)
@@ -105,7 +121,7 @@ pub fn run(worker: &Path, cases: &[Case], threads: usize, timeout: Duration) -> 
     verdicts.into_iter().map(|verdict| verdict.context("a case was not asked")).collect()
 }
 
-fn ask(process: &mut Option<Process>, worker: &Path, case: &Case, timeout: Duration) -> Result<Verdict> {
+fn ask(process: &mut Option<Process>, worker: &Worker, case: &Case, timeout: Duration) -> Result<Verdict> {
     let start = Instant::now();
     let mut live = match process.take() {
         Some(live) => live,
@@ -124,7 +140,7 @@ fn ask(process: &mut Option<Process>, worker: &Path, case: &Case, timeout: Durat
         Err(RecvTimeoutError::Timeout) => {
             live.kill();
             let reason = format!("no answer within {} s", timeout.as_secs());
-            Verdict { status: Status::Hung, reason, detail: String::new(), seconds: 0.0 }
+            Verdict::lost(Status::Hung, reason, String::new())
         }
         Err(RecvTimeoutError::Disconnected) => live.last_words(),
     };
@@ -140,13 +156,13 @@ struct Process {
 }
 
 impl Process {
-    fn start(worker: &Path) -> Result<Self> {
+    fn start(worker: &Worker) -> Result<Self> {
         let mut child = limited(worker)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("starting {}", worker.display()))?;
+            .with_context(|| format!("starting {}", worker.program.display()))?;
         let stdin = child.stdin.take().context("the worker has no stdin")?;
         let stdout = child.stdout.take().context("the worker has no stdout")?;
         let stderr = child.stderr.take().context("the worker has no stderr")?;
@@ -174,18 +190,21 @@ impl Process {
         };
         let said = self.said.join().unwrap_or_default();
         let detail = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned();
-        Verdict { status: Status::Crashed, reason, detail, seconds: 0.0 }
+        Verdict::lost(Status::Crashed, reason, detail)
     }
 }
 
 /// The worker under a limit of memory, where the platform's shell can set one, so that a case that asks for all of the
 /// machine's memory fails alone.
-fn limited(worker: &Path) -> Command {
-    if !cfg!(unix) {
-        return Command::new(worker);
-    }
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -v 12582912; exec \"$0\""]).arg(worker);
+fn limited(worker: &Worker) -> Command {
+    let mut command = if cfg!(unix) {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -v 12582912; exec \"$0\" \"$@\""]).arg(&worker.program);
+        shell
+    } else {
+        Command::new(&worker.program)
+    };
+    command.args(&worker.arguments);
     command
 }
 
@@ -226,7 +245,8 @@ done
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         let names = ["one", "hangs", "two", "ends", "three", "panics", "four"];
         let cases: Vec<Case> = names.iter().map(|name| Case::named(name)).collect();
-        let verdicts = run(&path, &cases, 2, Duration::from_secs(2));
+        let worker = Worker { program: path.clone(), arguments: Vec::new() };
+        let verdicts = run(&worker, &cases, 2, Duration::from_secs(2));
         fs::remove_file(&path)?;
         let verdicts = verdicts?;
         let statuses: Vec<Status> = verdicts.iter().map(|verdict| verdict.status).collect();

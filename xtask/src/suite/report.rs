@@ -8,25 +8,30 @@ use super::pool::{Status, Verdict};
 /// The figures that the task decides on.
 pub struct Outcome {
     pub passed: usize,
+    /// Cases that passed without a step of the reference evaluator.
+    pub compiled: usize,
     /// Cases that panicked, hung or ended their process.
     pub broken: usize,
 }
 
-/// Prints the report; with `verbose` a line for every case before it.
+/// Prints the report; with `verbose` a line for every case before it: verdict, time, steps of the
+/// evaluator, name, reason.
 pub fn print(cases: &[Case], verdicts: &[Verdict], verbose: bool) -> Outcome {
     if verbose {
         for (case, verdict) in cases.iter().zip(verdicts) {
-            let Verdict { status, reason, detail, seconds } = verdict;
+            let Verdict { status, reason, detail, evaluator_steps, seconds } = verdict;
             let why = [reason.as_str(), detail.as_str()].into_iter().filter(|text| !text.is_empty());
             let why = why.collect::<Vec<_>>().join("; ");
-            println!("{:11} {:6.3} s  {}  {why}", status.word(), seconds, case.name);
+            println!("{:11} {seconds:6.3} s {evaluator_steps:3}  {}  {why}", status.word(), case.name);
         }
         println!();
     }
     print_reasons(cases, verdicts);
     print_table(cases, verdicts);
+    let passed = || verdicts.iter().filter(|verdict| verdict.status == Status::Passed);
     Outcome {
-        passed: verdicts.iter().filter(|verdict| verdict.status == Status::Passed).count(),
+        passed: passed().count(),
+        compiled: passed().filter(|verdict| verdict.evaluator_steps == 0).count(),
         broken: verdicts.iter().filter(|verdict| verdict.status.is_broken()).count(),
     }
 }

@@ -10,7 +10,7 @@ use crate::onnx::cx::{Cx, OpError, Outputs, one};
 use How::Fn;
 
 pub(super) const ROWS: &[Row] = &[
-    row("Attention", &[23, 24], Fn(attention)),
+    row("Attention", &[23, 24, 25], Fn(attention)),
     row("RotaryEmbedding", &[23], Fn(rotary)),
     row_of(MICROSOFT, "RotaryEmbedding", contrib_rotary),
 ];
@@ -46,6 +46,11 @@ struct Parts {
     v: Value,
     /// Length of the keys that came before.
     past: Dim,
+    /// How many keys each sample has, i64 `[B, 1, 1, 1]`, where the cache is kept outside: its last query then stands at
+    /// the last of them.
+    lengths: Option<Value>,
+    /// Most keys to the left and to the right of a query that it sees.
+    window: [Option<i64>; 2],
     bias: Option<Value>,
     scale: f64,
     softcap: f64,
@@ -78,9 +83,20 @@ fn attention(cx: &mut Cx<'_, '_, '_>) -> Outputs {
         }
     };
     let softcap = cx.attrs.float_or("softcap", 0.0)?;
-    let bias = explicit_bias(cx, q, k)?;
+    let lengths = key_lengths(cx)?;
+    let bias = explicit_bias(cx, q, k, lengths)?;
     let causal = cx.attrs.flag("is_causal", false)?;
-    let parts = Parts { q, k, v, past, bias, scale, softcap };
+    let lengths = lengths.filter(|_| cx.optional(4).is_none());
+    let side = |cx: &Cx<'_, '_, '_>, name| match cx.attrs.int_or(name, -1)? {
+        -1 => Ok(None),
+        size if size >= 0 => Ok(Some(size)),
+        size => Err(OpError::invalid(format!("{name} {size}"))),
+    };
+    let window = [side(cx, "left_window_size")?, side(cx, "right_window_size")?];
+    let mut parts = Parts { q, k, v, past, lengths, window, bias, scale, softcap };
+    if let Some(hidden) = window_bias(cx, &parts)? {
+        parts.bias = Some(sum(cx, parts.bias, hidden)?);
+    }
     let (mut y, scores) = if cx.wants(3) {
         let (y, scores) = composed(cx, &parts, causal)?;
         (y, Some(scores))
@@ -93,8 +109,29 @@ fn attention(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     Ok([Some(y), Some(k), Some(v), scores].into_iter().flatten().collect())
 }
 
+/// The sum of two additive masks.
+fn sum(cx: &mut Cx<'_, '_, '_>, bias: Option<Value>, more: Value) -> Result<Value, OpError> {
+    Ok(match bias {
+        Some(bias) => cx.b.ew("add", &[bias, more])?,
+        None => more,
+    })
+}
+
+/// The operand `nonpad_kv_seqlen` as i64 `[B, 1, 1, 1]`.
+fn key_lengths(cx: &mut Cx<'_, '_, '_>) -> Result<Option<Value>, OpError> {
+    let Some(lengths) = cx.optional(6) else { return Ok(None) };
+    let batch = at(&cx.shape(lengths)?, 0);
+    let lengths = cx.b.cast(lengths, DType::I64)?;
+    Ok(Some(cx.b.reshape(lengths, &[batch, Dim::known(1), Dim::known(1), Dim::known(1)])?))
+}
+
 /// The additive mask that the operands `attn_mask` and `nonpad_kv_seqlen` give.
-fn explicit_bias(cx: &mut Cx<'_, '_, '_>, q: Value, k: Value) -> Result<Option<Value>, OpError> {
+fn explicit_bias(
+    cx: &mut Cx<'_, '_, '_>,
+    q: Value,
+    k: Value,
+    lengths: Option<Value>,
+) -> Result<Option<Value>, OpError> {
     let dtype = cx.dtype(q)?;
     let keys = at(&cx.shape(k)?, 2);
     let mut bias = None;
@@ -103,17 +140,11 @@ fn explicit_bias(cx: &mut Cx<'_, '_, '_>, q: Value, k: Value) -> Result<Option<V
         mask = as_long_as(cx, mask, &keys)?;
         bias = Some(if is_bool { hide_unless(cx, mask, dtype)? } else { cx.b.cast(mask, dtype)? });
     }
-    if let Some(lengths) = cx.optional(6) {
+    if let Some(lengths) = lengths {
         let position = coordinate(cx, &keys, 3, 4)?;
-        let batch = at(&cx.shape(lengths)?, 0);
-        let lengths = cx.b.cast(lengths, DType::I64)?;
-        let lengths = cx.b.reshape(lengths, &[batch, Dim::known(1), Dim::known(1), Dim::known(1)])?;
         let inside = cx.b.ew("lt", &[position, lengths])?;
         let padding = hide_unless(cx, inside, dtype)?;
-        bias = Some(match bias {
-            Some(bias) => cx.b.ew("add", &[bias, padding])?,
-            None => padding,
-        });
+        bias = Some(sum(cx, bias, padding)?);
     }
     Ok(bias)
 }
@@ -151,29 +182,55 @@ fn hide_unless(cx: &mut Cx<'_, '_, '_>, keep: Value, dtype: DType) -> Result<Val
     Ok(cx.b.ew("where", &[keep, zero, hidden])?)
 }
 
-/// The additive mask that hides key `j` from query `i` where `j > i + past`.
-fn causal_bias(cx: &mut Cx<'_, '_, '_>, parts: &Parts) -> Result<Value, OpError> {
+/// Positions of the queries among the keys, `[L, 1]` or, by sample, `[B, 1, L, 1]`, and of the keys.
+fn positions(cx: &mut Cx<'_, '_, '_>, parts: &Parts) -> Result<(Value, Value), OpError> {
     let (queries, keys) = (at(&cx.shape(parts.q)?, 2), at(&cx.shape(parts.k)?, 2));
     let (row, column) = (coordinate(cx, &queries, 0, 2)?, coordinate(cx, &keys, 1, 2)?);
-    let offset = cx.b.dims(std::slice::from_ref(&parts.past))?;
-    let limit = cx.b.ew("add", &[row, offset])?;
+    let offset = match parts.lengths {
+        Some(lengths) => {
+            let queries = cx.b.dims(std::slice::from_ref(&queries))?;
+            cx.b.ew("sub", &[lengths, queries])?
+        }
+        None => cx.b.dims(std::slice::from_ref(&parts.past))?,
+    };
+    Ok((cx.b.ew("add", &[row, offset])?, column))
+}
+
+/// The additive mask that hides later keys.
+fn causal_bias(cx: &mut Cx<'_, '_, '_>, parts: &Parts) -> Result<Value, OpError> {
+    let (limit, column) = positions(cx, parts)?;
     let keep = cx.b.ew("le", &[column, limit])?;
     let dtype = cx.dtype(parts.q)?;
     hide_unless(cx, keep, dtype)
+}
+
+/// The additive mask that hides keys outside of a query's window.
+fn window_bias(cx: &mut Cx<'_, '_, '_>, parts: &Parts) -> Result<Option<Value>, OpError> {
+    let mut keep = None;
+    for (size, flip) in parts.window.into_iter().zip([false, true]) {
+        let Some(size) = size else { continue };
+        let (query, key) = positions(cx, parts)?;
+        let distance = cx.b.ew("sub", &if flip { [key, query] } else { [query, key] })?;
+        let size = cx.b.constant(Tensor::scalar(size))?;
+        let near = cx.b.ew("le", &[distance, size])?;
+        keep = Some(match keep {
+            Some(keep) => cx.b.ew("and", &[keep, near])?,
+            None => near,
+        });
+    }
+    let dtype = cx.dtype(parts.q)?;
+    keep.map(|keep| hide_unless(cx, keep, dtype)).transpose()
 }
 
 /// Attention by the composite operator.
 fn composite(cx: &mut Cx<'_, '_, '_>, parts: &Parts, causal: bool) -> Result<Value, OpError> {
     let (queries, keys) = (at(&cx.shape(parts.q)?, 2), at(&cx.shape(parts.k)?, 2));
     let from_end = &keys - &queries == parts.past;
-    let by_flag = causal && (from_end || parts.past.as_known() == Some(0));
+    let by_flag = causal && parts.lengths.is_none() && (from_end || parts.past.as_known() == Some(0));
     let mut bias = parts.bias;
     if causal && !by_flag {
         let hidden = causal_bias(cx, parts)?;
-        bias = Some(match bias {
-            Some(bias) => cx.b.ew("add", &[bias, hidden])?,
-            None => hidden,
-        });
+        bias = Some(sum(cx, bias, hidden)?);
     }
     let op = Composite::Attention {
         scale: Float::new(parts.scale),

@@ -72,6 +72,7 @@ pub(super) const ROWS: &[Row] = &[
     row("Sub", &[1, 6, 7, 13, 14], Ew("sub")),
     row("Sum", &[1, 6, 8, 13], Fn(sum)),
     row("Swish", &[24], EwAttrs("silu", &[("alpha", 1.0)])),
+    row("SwiGLU", &[28], Fn(swiglu)),
     row("Tan", &[7, 22], Ew("tan")),
     row("Tanh", &[1, 6, 13], Ew("tanh")),
     row("ThresholdedRelu", &[10, 22], EwAttrs("thresholded_relu", &[("alpha", 1.0)])),
@@ -135,6 +136,13 @@ fn equal(cx: &mut Cx<'_, '_, '_>) -> Outputs {
 fn where_(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let operands = cx.all_inputs()?;
     one(cx.b.ew("where", &operands)?)
+}
+
+fn swiglu(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+    let (gate, x) = (cx.input(0)?, cx.input(1)?);
+    let alpha = cx.attrs.float_or("alpha", 1.0)?;
+    let gate = cx.b.ew_with("silu", &[alpha], &[gate])?;
+    one(cx.b.ew("mul", &[gate, x])?)
 }
 
 fn bit_shift(cx: &mut Cx<'_, '_, '_>) -> Outputs {

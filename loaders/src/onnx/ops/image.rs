@@ -1,6 +1,6 @@
 //! Sampling of images and volumes.
 
-use kiln_ir::op::{GridPadding, Host, Interpolation, RegionPool};
+use kiln_ir::op::{GridPadding, Host, Interpolation, PixelFormat, RegionPool};
 use kiln_ir::{Build, DType, Dim, Float, Value};
 
 use super::conv::{explicit_pads, per_axis, per_channel};
@@ -21,8 +21,15 @@ pub(super) const ROWS: &[Row] = &[
     row("RoiAlign", &[10, 16, 22], Fn(roi_align)),
 ];
 
-fn image_decoder(_: &mut Cx<'_, '_, '_>) -> Outputs {
-    Err(OpError::unsupported("decoding of image files"))
+fn image_decoder(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+    let pixels = match cx.attrs.string_or("pixel_format", "RGB")?.as_str() {
+        "RGB" => PixelFormat::Rgb,
+        "BGR" => PixelFormat::Bgr,
+        "Grayscale" => PixelFormat::Gray,
+        other => return Err(OpError::invalid(format!("pixel_format `{other}`"))),
+    };
+    let file = cx.input(0)?;
+    one(cx.b.add1(Host::ImageDecode { pixels }, &[file])?)
 }
 
 fn grid_sample(cx: &mut Cx<'_, '_, '_>) -> Outputs {

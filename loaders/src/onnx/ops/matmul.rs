@@ -1,9 +1,10 @@
 //! Products of matrices and general contractions.
 
-use kiln_ir::op::{Composite, Contract, ContractSpec, ReduceKind};
+use kiln_ir::op::{Composite, Contract, ContractSpec, Dynamic, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Value};
 
 use super::conv::{centred, requantize};
+use super::movement::dynamic;
 use super::{How, MICROSOFT, Row, row, row_of};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
@@ -40,6 +41,9 @@ fn product(
     swaps: Swaps,
     out: DType,
 ) -> Result<Value, OpError> {
+    if cx.rank(a).is_err() && cx.rank(b).is_ok_and(|rank| rank == 2) && !swaps.a {
+        return product_of_rows(cx, a, b, swaps, out);
+    }
     let (rank_a, rank_b) = (cx.rank(a)?, cx.rank(b)?);
     if rank_a == 0 || rank_b == 0 {
         return Err(OpError::invalid("a scalar is no matrix"));
@@ -73,6 +77,27 @@ fn product(
     }
     let spec = ContractSpec { lhs, rhs, out: result };
     Ok(cx.b.add1(Contract::Einsum { spec, out }, &[a, b])?)
+}
+
+/// The product of an operand of unknown rank with a matrix: of all its rows at once, then with its leading axes again.
+fn product_of_rows(
+    cx: &mut Cx<'_, '_, '_>,
+    a: Value,
+    b: Value,
+    swaps: Swaps,
+    out: DType,
+) -> Result<Value, OpError> {
+    let dims = cx.shape(b)?;
+    let [k, n] =
+        if swaps.b { [1, 0] } else { [0, 1] }.map(|i| dims.get(i).cloned().unwrap_or(Dim::unknown()));
+    let (all, k, n) = (cx.ints(&[-1])?, cx.b.dims(&[k])?, cx.b.dims(&[n])?);
+    let shape = cx.b.concat(&[all, k], 0)?;
+    let rows = dynamic(cx, Dynamic::Reshape { allow_zero: false }, &[a, shape])?;
+    cx.b.assume_rank(rows, 2)?;
+    let y = product(cx, rows, b, swaps, out)?;
+    let leading = dynamic(cx, Dynamic::Shape { start: 0, end: Some(-1) }, &[a])?;
+    let shape = cx.b.concat(&[leading, n], 0)?;
+    dynamic(cx, Dynamic::Reshape { allow_zero: true }, &[y, shape])
 }
 
 /// Takes axes of size 1 off `v` whose label the other operand has with another size, or with size 1, too.

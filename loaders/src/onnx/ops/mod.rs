@@ -6,6 +6,7 @@ mod control;
 mod conv;
 mod elementwise;
 mod generate;
+mod gradient;
 mod image;
 mod index;
 mod linear;
@@ -77,6 +78,7 @@ static FAMILIES: &[&[Row]] = &[
     conv::ROWS,
     elementwise::ROWS,
     generate::ROWS,
+    gradient::ROWS,
     image::ROWS,
     index::ROWS,
     linear::ROWS,

@@ -29,7 +29,7 @@ pub(super) const ROWS: &[Row] = &[
     row("Shape", &[1, 13, 15, 19, 21, 23, 24, 25], Fn(shape)),
     row("Size", &[1, 13, 19, 21, 23, 24, 25], Fn(size)),
     row("Slice", &[1, 10, 11, 13], Fn(slice)),
-    row("SpaceToDepth", &[1, 13], Fn(space_to_depth)),
+    row("SpaceToDepth", &[1, 13, 28], Fn(space_to_depth)),
     row("Split", &[1, 2, 11, 13, 18], Fn(split)),
     row("Squeeze", &[1, 11, 13, 21, 23, 24, 25], Fn(squeeze)),
     row("Tile", &[1, 6, 13], Fn(tile)),
@@ -391,19 +391,20 @@ fn dropout(cx: &mut Cx<'_, '_, '_>) -> Outputs {
         let shape = cx.b.shape_of(x)?;
         return Ok(vec![x, cx.b.expand_to(truth, shape)?]);
     }
+    // In double precision, as the reference implementation draws.
     let ratio = match cx.optional(1) {
-        Some(v) => cx.b.cast(v, DType::F32)?,
+        Some(v) => cx.b.cast(v, DType::F64)?,
         None => {
             let ratio = cx.attrs.float_or("ratio", 0.5)?;
-            cx.b.scalar(DType::F32, ratio)?
+            cx.b.scalar(DType::F64, ratio)?
         }
     };
     let seed = cx.attrs.int("seed")?.map(|v| kiln_ir::Float::new(v as f64));
     let (low, high) = (0.0.into(), 1.0.into());
-    let random = Host::RandomUniform { shape: cx.shape(x)?, dtype: DType::F32, low, high, seed };
+    let random = Host::RandomUniform { shape: cx.shape(x)?, dtype: DType::F64, low, high, seed };
     let draw = cx.b.add1(random, &[])?;
     let mut keep = cx.b.ew("ge", &[draw, ratio])?;
-    let unit = cx.b.scalar(DType::F32, 1.0)?;
+    let unit = cx.b.scalar(DType::F64, 1.0)?;
     let rest = cx.b.ew("sub", &[unit, ratio])?;
     let scale = cx.b.ew("div", &[unit, rest])?;
     let dtype = cx.dtype(x)?;
@@ -458,7 +459,12 @@ fn space_to_depth(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let (hb, wb) = (h.floor_div(&b), w.floor_div(&b));
     let split = [n.clone(), c.clone(), hb.clone(), b.clone(), wb.clone(), b.clone()];
     let v = cx.b.reshape(x, &split)?;
-    let v = cx.b.transpose(v, &[0, 3, 5, 1, 2, 4])?;
+    let perm = match cx.attrs.string_or("mode", "DCR")?.as_str() {
+        "DCR" => [0, 3, 5, 1, 2, 4],
+        "CRD" => [0, 1, 3, 5, 2, 4],
+        other => return Err(OpError::invalid(format!("mode `{other}`"))),
+    };
+    let v = cx.b.transpose(v, &perm)?;
     one(cx.b.reshape(v, &[n, c * &b * &b, hb, wb])?)
 }
 

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use kiln::ir::{DType, Tensor, Type};
 use kiln::loaders::LoadError;
 use kiln::loaders::onnx::read_value_pb;
-use kiln::runtime::program::{Entry, Port};
+use kiln::runtime::program::{Action, Entry, Port};
 use kiln::runtime::{Datum, Session, SessionOptions};
 use kiln::{Error, Options};
 
-use crate::value::Value;
+use crate::value::{Mismatch, Value};
 
-/// Why a case has no outputs.
+/// Why a case has no outputs, or others than expected.
 pub struct Failure {
-    /// `unsupported` or `error`; `mismatch` is the comparison's.
+    /// `unsupported`, `error` or `mismatch`.
     pub status: &'static str,
     /// Words that cases with the same cause share.
     pub reason: String,
@@ -22,26 +22,64 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn error(stage: &str, error: impl std::fmt::Display) -> Self {
+    pub fn error(stage: &str, error: impl std::fmt::Display) -> Self {
         Failure { status: "error", reason: stage.to_owned(), detail: error.to_string() }
+    }
+
+    pub fn mismatch(mismatch: Mismatch) -> Self {
+        Failure { status: "mismatch", reason: mismatch.what.to_owned(), detail: mismatch.place }
+    }
+
+    /// Groups failures by what is missing: each unsupported operator once.
+    pub fn of(error: Error) -> Self {
+        let detail = error.to_string();
+        let (status, reason) = match &error {
+            Error::Load(LoadError::Graph { issues, .. }) => {
+                let mut ops: Vec<String> =
+                    issues.iter().map(|i| format!("{} {}", i.domain, i.origin.op)).collect();
+                ops.sort();
+                ops.dedup();
+                ("unsupported", format!("load: {}", ops.join(", ")))
+            }
+            Error::Load(_) => ("error", "load".to_owned()),
+            Error::Pass(_) => ("error", "passes".to_owned()),
+            Error::Compile(_) => ("error", "code generation".to_owned()),
+            Error::Artifact(_) => ("error", "program".to_owned()),
+            Error::Run(_) | Error::Io { .. } | Error::NeedsModel { .. } | Error::Threads(_) => {
+                ("error", "other".to_owned())
+            }
+        };
+        Failure { status, reason, detail }
     }
 }
 
 /// A compiled model.
 pub struct Program {
     session: Session,
+    /// A session on one thread, where the other has several.
+    single: Option<Session>,
     entry: Entry,
 }
 
 impl Program {
-    /// Loads and compiles the file `model`.
-    pub fn compile(model: &Path) -> Result<Self, Failure> {
-        let compiled = kiln::compile_file(model, &Options::default()).map_err(failure)?;
-        let options = SessionOptions { threads: Some(1), ..Default::default() };
-        let session = compiled.into_session(options).map_err(failure)?;
+    /// Compiles the model, or reads the artifact, in `file`.
+    pub fn open(file: &Path, options: &Options, threads: usize) -> Result<Self, Failure> {
+        let open = |threads: usize| {
+            let session = SessionOptions { threads: Some(threads), ..Default::default() };
+            kiln::open_session(file, options, session).map_err(Failure::of)
+        };
+        let session = open(threads)?;
+        let single = if threads > 1 { Some(open(1)?) } else { None };
         let entry = session.entries().first().cloned();
-        let entry = entry.ok_or_else(|| Failure::error("no entry point", model.display()))?;
-        Ok(Program { session, entry })
+        let entry = entry.ok_or_else(|| Failure::error("no entry point", file.display()))?;
+        Ok(Program { session, single, entry })
+    }
+
+    /// Steps that the reference evaluator runs.
+    pub fn evaluator_steps(&self) -> usize {
+        let functions = &self.session.executable().program().functions;
+        let steps = functions.iter().flat_map(|f| &f.steps);
+        steps.filter(|step| matches!(step.action, Action::Host { .. })).count()
     }
 
     /// The expected outputs in `files`, in the order of the graph's outputs.
@@ -50,44 +88,49 @@ impl Program {
         Ok(values.iter().map(value).collect())
     }
 
-    /// Runs on the inputs in `files`, in the order of the graph's inputs.
-    pub fn run_on(&self, files: &[PathBuf]) -> Result<Vec<Value>, Failure> {
-        let inputs = read(files, &self.entry.inputs)?;
-        self.run(inputs)
+    /// The inputs in `files`, in the order of the graph's inputs.
+    pub fn read_inputs(&self, files: &[PathBuf]) -> Result<Vec<Datum>, Failure> {
+        read(files, &self.entry.inputs)
     }
 
-    /// Runs with each input of `n` elements `0/n, 1/n, ...`.
-    pub fn run_on_ramps(&self) -> Result<Vec<Value>, Failure> {
-        let inputs: Result<Vec<Datum>, Failure> = self.entry.inputs.iter().map(ramp).collect();
-        self.run(inputs?)
+    /// Each input of `n` elements as `0/n, 1/n, ...`.
+    pub fn ramps(&self) -> Result<Vec<Datum>, Failure> {
+        self.entry.inputs.iter().map(ramp).collect()
     }
 
-    fn run(&self, inputs: Vec<Datum>) -> Result<Vec<Value>, Failure> {
-        let outputs = self.session.run(&self.entry.name, &inputs).map_err(|e| Failure::error("run", e))?;
+    /// The outputs. Those of several threads must be the bits of one.
+    pub fn run(&self, inputs: &[Datum]) -> Result<Vec<Value>, Failure> {
+        let run =
+            |session: &Session| session.run(&self.entry.name, inputs).map_err(|e| Failure::error("run", e));
+        let outputs = run(&self.session)?;
+        if let Some(single) = &self.single {
+            let one = run(single)?;
+            if one.len() != outputs.len() || !one.iter().zip(&outputs).all(|(a, b)| same_bits(a, b)) {
+                let place = String::new();
+                return Err(Failure::mismatch(Mismatch { what: "threads change the result", place }));
+            }
+        }
         Ok(outputs.iter().map(value).collect())
     }
 }
 
-/// Groups failures by what is missing: each unsupported operator once.
-fn failure(error: Error) -> Failure {
-    let detail = error.to_string();
-    let (status, reason) = match &error {
-        Error::Load(LoadError::Graph { issues, .. }) => {
-            let mut ops: Vec<String> =
-                issues.iter().map(|i| format!("{} {}", i.domain, i.origin.op)).collect();
-            ops.sort();
-            ops.dedup();
-            ("unsupported", format!("load: {}", ops.join(", ")))
+/// Whether two values are the same bit by bit.
+fn same_bits(a: &Datum, b: &Datum) -> bool {
+    match (a, b) {
+        (Datum::Tensor(a), Datum::Tensor(b)) => {
+            let same = a.ty() == b.ty() && a.as_strings() == b.as_strings();
+            same && (a.dtype() == DType::String || a.bytes() == b.bytes())
         }
-        Error::Load(_) => ("error", "load".to_owned()),
-        Error::Pass(_) => ("error", "passes".to_owned()),
-        Error::Compile(_) => ("error", "code generation".to_owned()),
-        Error::Artifact(_) => ("error", "program".to_owned()),
-        Error::Run(_) | Error::Io { .. } | Error::NeedsModel { .. } | Error::Threads(_) => {
-            ("error", "other".to_owned())
+        (Datum::Sequence { items: a, .. }, Datum::Sequence { items: b, .. }) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_bits(a, b))
         }
-    };
-    Failure { status, reason, detail }
+        (Datum::Optional { value: a, .. }, Datum::Optional { value: b, .. }) => match (a, b) {
+            (Some(a), Some(b)) => same_bits(a, b),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        },
+        (Datum::Tensor(_) | Datum::Sequence { .. } | Datum::Optional { .. }, _) => false,
+    }
 }
 
 fn read(files: &[PathBuf], ports: &[Port]) -> Result<Vec<Datum>, Failure> {
