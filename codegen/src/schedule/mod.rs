@@ -72,10 +72,22 @@ pub fn contract_blocks([m, n]: [Option<i64>; 2], depth: i64, width: i64, line: i
     let rows = (work / depth / columns).max(goal).max(1);
     let rows = (rows + row_step - 1) / row_step * row_step;
     let rows = m.map_or(rows, |m| if m <= rows { m.max(1) } else { even(m, rows, row_step) });
+    let cached = n.is_some_and(|n| n.saturating_mul(depth) <= CACHED_COLUMNS);
+    // Few points, an odd number of them: halves share them evenly.
+    let count = n.map_or(0, |n| (n + columns - 1) / columns);
+    let odd = line == 1 && count % 2 == 1 && (3..=MOST_ODD).contains(&count);
+    if let Some(m) = m.filter(|m| rows == *m && *m >= LEAST_HALVED && odd) {
+        return Blocks { rows: (m + 1) / 2, columns, by_rows: cached && m > ROW_GOAL };
+    }
     // Neighbours of images that take rows apart do so too; then a thread reads what it wrote.
-    let by_rows = m.zip(n).is_some_and(|(m, n)| m > WHOLE_ROWS && n.saturating_mul(depth) <= CACHED_COLUMNS);
-    Blocks { rows, columns, by_rows }
+    Blocks { rows, columns, by_rows: cached && m.is_some_and(|m| m > WHOLE_ROWS) }
 }
+
+/// Most points of which one more or less matters.
+const MOST_ODD: i64 = 9;
+
+/// Fewest rows that are halved.
+const LEAST_HALVED: i64 = 32;
 
 /// Blocks of channels are a multiple of this, a vector of the widest tier.
 const CHANNEL_STEP: i64 = 16;
@@ -165,6 +177,18 @@ mod tests {
         assert!((6..=2 * POINTS).contains(&points(196, 112, 480)), "{}", points(196, 112, 480));
         assert!((6..=2 * POINTS).contains(&points(1, 1000, 1280)), "{}", points(1, 1000, 1280));
         assert_eq!(points(8, 32, 32), 1);
+    }
+
+    #[test]
+    fn an_odd_number_of_points_is_doubled() {
+        assert_eq!(
+            contract_blocks([Some(196), Some(112)], 672, 16, 1),
+            Blocks { rows: 98, columns: 16, by_rows: true }
+        );
+        assert_eq!(
+            contract_blocks([Some(49), Some(160)], 960, 32, 1),
+            Blocks { rows: 25, columns: 32, by_rows: false }
+        );
     }
 
     #[test]
