@@ -332,8 +332,14 @@ impl<'a, 'g> Builder<'a, 'g> {
         let width = packed.as_ref().map_or(1, |p| i64::from(p.width));
         let sums = depth.as_known().unwrap_or(UNKNOWN_DEPTH);
         let blocks = contract_blocks([m.extent.as_known(), n.extent.as_known()], sums, width, line);
-        let n_range = blocked(&mut e, &mut b, &n.extent, blocks.columns, &mut points);
-        let m_range = blocked(&mut e, &mut b, &m.extent, blocks.rows, &mut points);
+        let mut range = |extent, block| blocked(&mut e, &mut b, extent, block, &mut points);
+        let (m_range, n_range) = if blocks.by_rows {
+            let rows = range(&m.extent, blocks.rows);
+            (rows, range(&n.extent, blocks.columns))
+        } else {
+            let columns = range(&n.extent, blocks.columns);
+            (range(&m.extent, blocks.rows), columns)
+        };
         let acc_term = terms.find_accumulator();
         bind_all(&mut e, &mut b, &grid, &vars, &mut |e, b| {
             e.hoist(b, &tops);

@@ -10,6 +10,7 @@ use super::expr::{Atom, Axes, AxisId, Expr, flatten};
 use super::term::{Term, TermId, Terms};
 use super::trace::{Fit, Refusal, Region, SourceTensor, Trace};
 use crate::kir::{BufferId, Ix, Kernel, KernelBuilder, LoopKind};
+use crate::schedule::{WHOLE_ROWS, channel_block};
 
 /// A kernel with what a call of it needs.
 #[derive(Clone, Debug)]
@@ -254,6 +255,8 @@ struct Levels {
     /// The last group runs along rows with reductions: so many rows (of the group before it, if there is one) are a
     /// grid point.
     rows: Option<i64>,
+    /// Whether grid points are blocks of channels of an image.
+    image: bool,
 }
 
 /// Elements of the rows that a grid point does.
@@ -282,7 +285,7 @@ fn schedule(
     let mut exprs = all_exprs(&terms, &tops);
     exprs.extend(roots.iter().map(|r| r.offset.clone()));
     let groups = collapse(&order, &axes, &exprs);
-    let levels = levels(&terms, &axes, &tops, groups)?;
+    let levels = levels(&terms, &axes, &sources, &tops, groups)?;
     let reduces = reduce_groups(&terms, &axes, &tops);
     let mut b = KernelBuilder::new(name);
     let mut emitter = Emitter::new(&terms, &axes, &sources, &reduces);
@@ -295,7 +298,8 @@ fn schedule(
     let (kernel, params, dims) = emitter.finish(b)?;
     let points = order.iter().fold(Dim::known(1), |n, a| n * axes.extent(*a));
     let flops = points + terms.operations(&tops, &axes);
-    let grain = grain(&grid, &flops, CHUNK_WORK);
+    let chunk = if levels.image { CHUNK_WORK / 4 } else { CHUNK_WORK };
+    let grain = grain(&grid, &flops, chunk);
     Ok(Lowered { kernel, params, sources, outputs: region.outputs.clone(), dims, grid, grain, flops, fits })
 }
 
@@ -307,7 +311,13 @@ pub fn grain(grid: &Dim, flops: &Dim, chunk: i64) -> Dim {
     Dim::known(chunk).floor_div(&each).greater(&one)
 }
 
-fn levels(terms: &Terms, axes: &Axes, tops: &[TermId], groups: Vec<Group>) -> Result<Levels, Refusal> {
+fn levels(
+    terms: &Terms,
+    axes: &Axes,
+    sources: &[SourceTensor],
+    tops: &[TermId],
+    groups: Vec<Group>,
+) -> Result<Levels, Refusal> {
     let count = groups.len();
     let level_of = |axis: &AxisId| groups.iter().position(|g| g.members.contains(axis));
     let mut hoisted = count;
@@ -343,10 +353,13 @@ fn levels(terms: &Terms, axes: &Axes, tops: &[TermId], groups: Vec<Group>) -> Re
             let extent = |at: Option<usize>| at.map_or(Some(1), |i| groups[i].extent(axes).as_known());
             row_block(extent(hoisted.checked_sub(1)), extent(Some(hoisted)))
         });
-        return Ok(Levels { groups, grid: hoisted, vector: true, block: None, rows });
+        return Ok(Levels { groups, grid: hoisted, vector: true, block: None, rows, image: false });
     }
     if rows || count == 0 {
-        return Ok(Levels { groups, grid: count, vector: false, block: None, rows: None });
+        return Ok(Levels { groups, grid: count, vector: false, block: None, rows: None, image: false });
+    }
+    if let Some(block) = image_block(terms, axes, sources, tops, &groups) {
+        return Ok(Levels { groups, grid: 0, vector: true, block: Some(block), rows: None, image: true });
     }
     let inner = groups[count - 1].extent(axes).as_known();
     let mut block = inner.is_none_or(|n| n > 2 * BLOCK).then_some(BLOCK);
@@ -366,7 +379,7 @@ fn levels(terms: &Terms, axes: &Axes, tops: &[TermId], groups: Vec<Group>) -> Re
     if let (0, None, Some(length)) = (grid, block, inner) {
         block = column_block(length, terms.operations(tops, axes).as_known());
     }
-    Ok(Levels { groups, grid, vector: true, block, rows: None })
+    Ok(Levels { groups, grid, vector: true, block, rows: None, image: false })
 }
 
 /// Columns of a block where a loop of `length` columns, with `work` operations in all, would be a single grid point:
@@ -378,6 +391,35 @@ fn column_block(length: i64, work: Option<i64>) -> Option<i64> {
     }
     let block = crate::schedule::even(length, (length + blocks - 1) / blocks, COLUMN_STEP);
     (block < length).then_some(block)
+}
+
+/// The size of blocks of channels where the kernel reduces each channel of a small image by itself: windows, means.
+fn image_block(
+    terms: &Terms,
+    axes: &Axes,
+    sources: &[SourceTensor],
+    tops: &[TermId],
+    groups: &[Group],
+) -> Option<i64> {
+    let group = groups.last()?;
+    let channel = *group.members.last()?;
+    let channels = group.extent(axes).as_known().filter(|n| *n > 0)?;
+    let (mut image, mut reduces) = (false, false);
+    for t in terms.reachable(tops) {
+        reduces |= matches!(terms.get(t).term, Term::Reduce { .. });
+        let Term::Load { source, offset, .. } = &terms.get(t).term else { continue };
+        let source = &sources[*source];
+        if source.constant.is_some() {
+            continue;
+        }
+        let elements = source.dims.iter().try_fold(1i64, |n, d| n.checked_mul(d.as_known()?))?;
+        let contiguous = group.members.len() == 1 && offset.coefficient(channel).as_known() == Some(1);
+        if !contiguous || elements > channels * WHOLE_ROWS {
+            return None;
+        }
+        image |= elements > channels;
+    }
+    channel_block(channels).filter(|_| image && reduces)
 }
 
 /// Whether a reduction reads elements that move with its own axes and with a group of axes outside of it: windows.

@@ -22,7 +22,10 @@ const ROW_STEP: i64 = 48;
 const ROW_GOAL: i64 = 96;
 
 /// Most rows that a point has whatever its work: the right operand then comes from memory once.
-const WHOLE_ROWS: i64 = 256;
+pub const WHOLE_ROWS: i64 = 256;
+
+/// Elements of a right operand that stays in the second-level cache: 512 KiB of f32.
+const CACHED_COLUMNS: i64 = 1 << 17;
 
 /// Most columns of a point.
 const MAX_COLUMNS: i64 = 512;
@@ -41,6 +44,8 @@ pub struct Blocks {
     pub rows: i64,
     /// Columns of a grid point, a multiple of the panel width.
     pub columns: i64,
+    /// Whether points with the same rows follow each other, so that a thread has whole rows.
+    pub by_rows: bool,
 }
 
 /// Blocks for rows and columns (`None`: known at run time only) with sums of `depth` products and panels of `width`
@@ -66,7 +71,44 @@ pub fn contract_blocks([m, n]: [Option<i64>; 2], depth: i64, width: i64, line: i
     let row_step = if line > 1 { line } else { ROW_STEP };
     let rows = (work / depth / columns).max(goal).max(1);
     let rows = (rows + row_step - 1) / row_step * row_step;
-    Blocks { rows: m.map_or(rows, |m| if m <= rows { m.max(1) } else { even(m, rows, row_step) }), columns }
+    let rows = m.map_or(rows, |m| if m <= rows { m.max(1) } else { even(m, rows, row_step) });
+    let cached = n.is_some_and(|n| n.saturating_mul(depth) <= CACHED_COLUMNS);
+    // Few points, an odd number of them: halves share them evenly.
+    let count = n.map_or(0, |n| (n + columns - 1) / columns);
+    let odd = line == 1 && count % 2 == 1 && (3..=MOST_ODD).contains(&count);
+    if let Some(m) = m.filter(|m| rows == *m && *m >= LEAST_HALVED && odd) {
+        return Blocks { rows: (m + 1) / 2, columns, by_rows: cached && m > ROW_GOAL };
+    }
+    // Neighbours of images that take rows apart do so too; then a thread reads what it wrote.
+    Blocks { rows, columns, by_rows: cached && m.is_some_and(|m| m > WHOLE_ROWS) }
+}
+
+/// Most points of which one more or less matters.
+const MOST_ODD: i64 = 9;
+
+/// Fewest rows that are halved.
+const LEAST_HALVED: i64 = 32;
+
+/// Blocks of channels are a multiple of this, a vector of the widest tier.
+const CHANNEL_STEP: i64 = 16;
+
+/// Fewest channels of a block: fewer are not worth the calls for every line.
+const LEAST_CHANNELS: i64 = 64;
+
+/// Fewest and most blocks of channels.
+const CHANNEL_BLOCKS: [i64; 2] = [4, 8];
+
+/// The size of blocks of channels of an image of at most [`WHOLE_ROWS`] positions, of which contractions make and take
+/// all positions: a thread then reads what it wrote. `None` for few channels, and where halves would be uneven.
+pub fn channel_block(channels: i64) -> Option<i64> {
+    let [least, most] = CHANNEL_BLOCKS;
+    let uneven = |block: i64| {
+        let count = (channels + block - 1) / block;
+        (2 * (count / 2) * block - channels).abs()
+    };
+    let first = (channels / most).max(LEAST_CHANNELS) / CHANNEL_STEP;
+    let blocks = (first..=channels / least / CHANNEL_STEP + 1).rev().map(|steps| steps * CHANNEL_STEP);
+    blocks.min_by_key(|&block| uneven(block)).filter(|&block| uneven(block) * 8 <= channels)
 }
 
 /// Parts of nearly equal size of `total`, multiples of `step` and at most about `most`.
@@ -118,11 +160,11 @@ mod tests {
     #[test]
     fn deep_sums_take_fewer_columns_and_all_rows() {
         let blocks = |m, n, depth| contract_blocks([Some(m), Some(n)], depth, 16, 1);
-        assert_eq!(blocks(49, 512, 4608), Blocks { rows: 49, columns: 32 });
-        assert_eq!(blocks(128, 768, 3072), Blocks { rows: 128, columns: 192 });
-        assert_eq!(blocks(197, 768, 768), Blocks { rows: 197, columns: 48 });
-        assert_eq!(blocks(3136, 64, 576), Blocks { rows: 240, columns: 64 });
-        assert_eq!(blocks(256, 768, 768), Blocks { rows: 256, columns: 48 });
+        assert_eq!(blocks(49, 512, 4608), Blocks { rows: 49, columns: 32, by_rows: false });
+        assert_eq!(blocks(128, 768, 3072), Blocks { rows: 128, columns: 192, by_rows: false });
+        assert_eq!(blocks(197, 768, 768), Blocks { rows: 197, columns: 48, by_rows: false });
+        assert_eq!(blocks(3136, 64, 576), Blocks { rows: 240, columns: 64, by_rows: true });
+        assert_eq!(blocks(256, 768, 768), Blocks { rows: 256, columns: 48, by_rows: false });
         assert_eq!(blocks(257, 768, 768).columns, 128);
     }
 
@@ -138,8 +180,29 @@ mod tests {
     }
 
     #[test]
+    fn an_odd_number_of_points_is_doubled() {
+        assert_eq!(
+            contract_blocks([Some(196), Some(112)], 672, 16, 1),
+            Blocks { rows: 98, columns: 16, by_rows: true }
+        );
+        assert_eq!(
+            contract_blocks([Some(49), Some(160)], 960, 32, 1),
+            Blocks { rows: 25, columns: 32, by_rows: false }
+        );
+    }
+
+    #[test]
+    fn channels_are_halved_evenly() {
+        assert_eq!(channel_block(480), Some(80));
+        assert_eq!(channel_block(672), Some(112));
+        assert_eq!(channel_block(240), Some(64));
+        assert_eq!(channel_block(200), None);
+        assert_eq!(channel_block(40), None);
+    }
+
+    #[test]
     fn points_are_whole_lines() {
         let blocks = contract_blocks([Some(112 * 112), Some(64)], 147, 64, 112);
-        assert_eq!(blocks, Blocks { rows: 7 * 112, columns: 64 });
+        assert_eq!(blocks, Blocks { rows: 7 * 112, columns: 64, by_rows: true });
     }
 }

@@ -265,6 +265,7 @@ fn tile_shape(kernel: &Kernel, c: &Contract, vectors: Width, width: i64) -> Opti
         most_rows: MOST_ROWS,
         accumulate: false,
         part: None,
+        result: None,
     };
     tile.is_supported().then_some(tile)
 }

@@ -54,7 +54,8 @@ fn name(feature: CpuidFeature) -> Option<&'static str> {
         CpuidFeature::SSSE3 => "ssse3",
         CpuidFeature::SSE4_1 => "sse4.1",
         CpuidFeature::SSE4_2 => "sse4.2",
-        CpuidFeature::PREFETCHW => return None,
+        // Processors that do not know this hint ignore it.
+        CpuidFeature::PREFETCHW => "",
         CpuidFeature::AVX => "avx",
         CpuidFeature::AVX2 => "avx2",
         CpuidFeature::FMA => "fma",

@@ -92,7 +92,11 @@ fn tiles_keep_to_their_registers_and_features() {
                             prefetch: 2 * i64::from(accumulate),
                             accumulate,
                             part,
+                            result: None,
                         };
+                        let result = tile.result_lines(640, 16);
+                        assert_eq!(result.is_some(), accumulate && vectors == Width::W512);
+                        let tile = Tile { result, ..tile };
                         check(&tile.emit().unwrap(), allowed(vectors));
                     }
                 }

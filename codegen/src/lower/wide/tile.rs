@@ -60,6 +60,20 @@ pub struct Tile {
     /// Steps of the reduction after which sums are added to those in memory, a multiple of [`UNROLL`]; `None` where all
     /// steps of a call are one part.
     pub part: Option<i64>,
+    /// Lines of the result to ask for in advance.
+    pub result: Option<ResultLines>,
+}
+
+/// Cache lines that are written when a tile is done: a function asks for those of a tile while it computes it, since
+/// they are often another core's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ResultLines {
+    /// Bytes between rows.
+    pub stride: i64,
+    /// Lines of a row.
+    pub lines: i64,
+    /// Rows to ask for every [`UNROLL`] steps of the reduction.
+    pub rows: i64,
 }
 
 /// A part of the reduction in the code of a tile.
@@ -97,6 +111,15 @@ const TAP: Register = Register::R13;
 const TAPS_LEFT: [Register; 2] = [Register::R14, Register::RBP];
 /// Steps of the part that are left.
 const PART_LEFT: Register = Register::R15D;
+/// Next row of the result to ask for, and how often that is left to do: what taps need else.
+const RESULT: Register = TAP;
+const RESULT_LEFT: Register = Register::R14D;
+
+/// What a function keeps for its caller. The last place is no register's but the mark's: see `sums_to_memory`.
+const SAVED: [Register; 7] = [B_AT, A_AT, TAP, TAPS_LEFT[0], TAPS_LEFT[1], Register::R15, Register::RAX];
+
+/// The argument on the stack: the first row of the result, later that of the tile.
+const RESULT_PLACE: i64 = 8 * (SAVED.len() as i64 + 1);
 
 impl Tile {
     /// Whether there is a function of this shape.
@@ -114,6 +137,17 @@ impl Tile {
         // F16C is no part of every machine that has AVX2.
         let half = self.vectors == Width::W256 && self.storage == DType::F16;
         sums && storage && !half && self.width % lanes == 0 && (1..=4).contains(&(self.width / lanes))
+    }
+
+    /// Lines of a result with rows `stride` bytes apart to ask for in sums of `depth` products; `None` where that is too
+    /// little to do meanwhile.
+    pub fn result_lines(&self, stride: i64, depth: i64) -> Option<ResultLines> {
+        let [(outer, _), (inner, _)] = self.taps;
+        let height = self.height() as i64;
+        let times = depth / UNROLL;
+        let possible = self.vectors == Width::W512 && outer * inner == 1 && self.short.is_none() && times > 0;
+        let lines = self.width * self.acc_bytes() / LINE;
+        possible.then(|| ResultLines { stride, lines, rows: (height + times - 1) / times })
     }
 
     fn lanes(&self) -> i64 {
@@ -221,7 +255,8 @@ impl Tile {
         self.register(row * self.count() + column)
     }
 
-    /// The function `(rows, panel, sums, what comes next, depth of a tap, number of rows)`:
+    /// The function `(rows, panel, sums, what comes next, depth of a tap, number of rows)`, and where it asks for lines of
+    /// the result the address of that as well:
     /// `sums[row][column] (+)= sum over depth of a[row][k] * b[k][column]`, all columns of the panel.
     pub fn emit(&self) -> Result<WideFunction, WideError> {
         if !self.is_supported() {
@@ -229,9 +264,6 @@ impl Tile {
         }
         let mut asm = Assembler::default();
         let height = self.height();
-        // The last place is no register's but the mark's: see `sums_to_memory`.
-        const SAVED: [Register; 7] =
-            [B_AT, A_AT, TAP, TAPS_LEFT[0], TAPS_LEFT[1], Register::R15, Register::RAX];
         for register in SAVED {
             asm.op1(Code::Push_r64, register);
         }
@@ -288,6 +320,13 @@ impl Tile {
     /// One tile; moves the pointers to rows and sums on.
     fn rows(&self, asm: &mut Assembler, height: usize) {
         let codes = self.codes();
+        if let Some(result) = self.result {
+            asm.op2(Code::Mov_r64_rm64, RESULT, at(Register::RSP, RESULT_PLACE));
+            let times = (height as i64 + result.rows - 1) / result.rows;
+            asm.op2(Code::Mov_r32_imm32, RESULT_LEFT, times as i32);
+            let tile = (height as i64 * result.stride) as i32;
+            asm.op2(Code::Add_rm64_imm32, at(Register::RSP, RESULT_PLACE), tile);
+        }
         self.clear(asm, &codes, height);
         let part = self.part.map(|steps| Part { steps, full: asm.label(), resume: asm.label() });
         if let Some(part) = &part {
@@ -456,6 +495,18 @@ impl Tile {
                 asm.op1(Code::Prefetcht1_m8, at(NEXT, line * LINE));
             }
             asm.op2(Code::Add_rm64_imm32, NEXT, (self.prefetch * LINE) as i32);
+        }
+        if count == UNROLL
+            && let Some(result) = self.result
+        {
+            let enough = asm.label();
+            asm.op1(Code::Dec_rm32, RESULT_LEFT);
+            asm.jump(Code::Js_rel32_64, enough);
+            for (row, line) in (0..result.rows).flat_map(|r| (0..result.lines).map(move |l| (r, l))) {
+                asm.op1(Code::Prefetchw_m8, at(RESULT, row * result.stride + line * LINE));
+            }
+            asm.op2(Code::Add_rm64_imm32, RESULT, (result.rows * result.stride) as i32);
+            asm.bind(enough);
         }
         asm.op2(Code::Add_rm64_imm32, A_AT, (count * self.acc_bytes()) as i32);
         asm.op2(Code::Add_rm64_imm32, B_AT, (count * self.width * storage_bytes) as i32);

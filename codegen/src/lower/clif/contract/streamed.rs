@@ -63,6 +63,8 @@ pub(super) struct Streamed {
     sums: BufferId,
     /// Where sums go by themselves: nothing but their store is left to do.
     stored: Option<Stored>,
+    /// Where the epilogue stores, if tile functions ask for its lines.
+    result: Option<Stored>,
     copy: Option<BufferId>,
     /// First row of the chunk, number of its rows.
     chunk_first: Var,
@@ -120,6 +122,10 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         tile.short = known.filter(|run| (1..=MOST_SHORT).contains(run));
     }
     tile.part = tile.part_of(depth);
+    let simple = whole && total_taps(&rows) == 1;
+    let result = stored.clone().or_else(|| last_store(kernel, c)).filter(|_| simple);
+    tile.result = result.as_ref().and_then(|r| tile.result_lines(r.stride * bytes, depth));
+    let result = result.filter(|_| tile.result.is_some());
     tile.prefetch = tile.prefetch_for(block_rows);
     let symbolic = c.m.extent.as_const().is_none() && most.is_none() && rows.split.is_none();
     let paced = |(most, rows): (i64, i64)| (most, Tile { prefetch: tile.prefetch_for(rows), ..tile });
@@ -153,6 +159,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         sums,
         copy,
         stored,
+        result,
         chunk_first: var(),
         chunk_rows: var(),
         origin: [var(), var()],
@@ -185,10 +192,22 @@ fn stored(kernel: &Kernel, c: &Contract, rows: &Rows, width: i64) -> Option<Stor
     if !plain || operand || rows.split.is_some() || !rows::is_multiple(&c.n.extent, width) {
         return None;
     }
+    in_rows(c, *buffer, index)
+}
+
+/// Where the epilogue stores last.
+fn last_store(kernel: &Kernel, c: &Contract) -> Option<Stored> {
+    let Some(Stmt::Store { buffer, index, .. }) = c.epilogue.last() else { return None };
+    let same = kernel.buffers[buffer.index()].dtype == c.acc_dtype;
+    in_rows(c, *buffer, index).filter(|_| same)
+}
+
+/// An index that is linear in rows and contiguous in columns.
+fn in_rows(c: &Contract, buffer: BufferId, index: &Ix) -> Option<Stored> {
     let columns = index.linear(c.n.var, &|_| true)?;
     let stride = columns.rest.linear(c.m.var, &|_| true)?.coefficient.as_const()?;
     let fits = columns.coefficient == Ix::Const(1) && (0..=MOST_STRIDE).contains(&stride);
-    fits.then(|| Stored { buffer: *buffer, index: index.clone(), stride })
+    fits.then(|| Stored { buffer, index: index.clone(), stride })
 }
 
 /// Taps that a tile function runs through by itself; `None` for too many axes.
@@ -420,12 +439,12 @@ impl Emitter<'_> {
         let position = self.b.ins().iadd(position, chunk.inner[0]);
         let first = self.b.ins().iadd(block.first, position);
         let base = self.bases[plan.sums.index()];
-        let (sums, origin) = if let Some(Stored { buffer, index, .. }) = &plan.stored {
-            let begin = self.ix(&c.n.begin)?;
-            self.vars[c.m.var.index()] = Some(first);
-            self.vars[c.n.var.index()] = Some(self.b.ins().iadd(begin, chunk.column));
-            let at = self.ix(index)?;
-            (self.address(*buffer, at, bytes), [first, chunk.column])
+        let result = match plan.stored.as_ref().or(plan.result.as_ref()) {
+            Some(stored) => Some(self.stored_at(c, stored, [first, chunk.column])?),
+            None => None,
+        };
+        let (sums, origin) = if let (Some(_), Some(result)) = (&plan.stored, result) {
+            (result, [first, chunk.column])
         } else if part.whole {
             (base, [first, chunk.column])
         } else {
@@ -445,7 +464,11 @@ impl Emitter<'_> {
             let rows = s.row_address(plan, block, [outer, chunk.inner[0]], bytes)?;
             let skip = s.scaled(o, line * tile.sum_stride);
             let sums = s.b.ins().iadd(sums, skip);
-            s.tiles(plan, panels, part, [rows, chunk.panel, sums, next, chunk.inner[1]])?;
+            let result = result.map(|at| {
+                let skip = s.scaled(o, line * plan.tile.result.map_or(0, |r| r.stride));
+                s.b.ins().iadd(at, skip)
+            });
+            s.tiles(plan, panels, part, [rows, chunk.panel, sums, next, chunk.inner[1]], result)?;
             Ok(vec![])
         })?;
         if plan.stored.is_some() {
@@ -472,6 +495,15 @@ impl Emitter<'_> {
         let last_run = self.b.ins().icmp(IntCC::Equal, run_end, run);
         let last = self.b.ins().band(last_tap, last_run);
         self.branch(last, |s| s.chunk_epilogue(c, plan), |_| Ok(()))
+    }
+
+    /// Address of the element in a row and column.
+    fn stored_at(&mut self, c: &Contract, stored: &Stored, [row, column]: [Value; 2]) -> Result<Value> {
+        let begin = self.ix(&c.n.begin)?;
+        self.vars[c.m.var.index()] = Some(row);
+        self.vars[c.n.var.index()] = Some(self.b.ins().iadd(begin, column));
+        let at = self.ix(&stored.index)?;
+        Ok(self.address(stored.buffer, at, (c.acc_dtype.bits() / 8) as i64))
     }
 
     /// Address of the first element of a row of the block.
@@ -512,6 +544,7 @@ impl Emitter<'_> {
         panels: &Panels,
         part: &Part,
         [rows, panel, sums, next, count]: [Value; 5],
+        result: Option<Value>,
     ) -> Result<()> {
         let bytes = (plan.tile.acc.bits() / 8) as i64;
         let storage_bytes = (panels.storage.bits() / 8) as i64;
@@ -526,7 +559,8 @@ impl Emitter<'_> {
         let taps = total_taps(&plan.rows);
         let [(outer, _), (inner, _)] = plan.tile.taps;
         if taps == outer * inner && part.whole {
-            let args = [rows, panel, sums, next, part.run[1], count];
+            let mut args = vec![rows, panel, sums, next, part.run[1], count];
+            args.extend(result.filter(|_| plan.tile.result.is_some()));
             return self.paced(plan, &plan.few, &args);
         }
         let zero = self.i64(0);
@@ -558,8 +592,8 @@ impl Emitter<'_> {
         })
     }
 
-    /// Calls the tile function for the number of rows, the last argument.
-    fn paced(&mut self, plan: &Streamed, few: &[(i64, Tile)], args: &[Value; 6]) -> Result<()> {
+    /// Calls the tile function for the number of rows, the sixth argument.
+    fn paced(&mut self, plan: &Streamed, few: &[(i64, Tile)], args: &[Value]) -> Result<()> {
         let Some(((most, tile), rest)) = few.split_first() else {
             self.call(Callee::Tile(plan.tile), args);
             return Ok(());
