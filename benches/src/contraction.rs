@@ -51,9 +51,15 @@ impl Epilogue {
 
 /// The grid over blocks of columns and of rows, as ranges of a contraction.
 fn ranges(b: &mut KernelBuilder, [m, n]: [i64; 2], depth: i64, width: i64, line: i64) -> [(Ix, Ix); 2] {
-    let Blocks { rows, columns } = contract_blocks([Some(m), Some(n)], depth, width, line);
-    let column = b.grid((n + columns - 1) / columns) * columns;
-    let row = b.grid((m + rows - 1) / rows) * rows;
+    let Blocks { rows, columns, by_rows } = contract_blocks([Some(m), Some(n)], depth, width, line);
+    let mut blocks = |total: i64, block: i64| b.grid((total + block - 1) / block) * block;
+    let (row, column) = if by_rows {
+        let row = blocks(m, rows);
+        (row, blocks(n, columns))
+    } else {
+        let column = blocks(n, columns);
+        (blocks(m, rows), column)
+    };
     let left = |total: i64, begin: &Ix, most: i64| (Ix::Const(total) - begin.clone()).min(most);
     [(row.clone(), left(m, &row, rows)), (column.clone(), left(n, &column, columns))]
 }

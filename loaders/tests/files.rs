@@ -386,7 +386,7 @@ fn sparse_tensors_take_their_encoded_size() {
     }
     // The bound is on all of them together.
     let values = Tensor::from_slice(&[1], &[7i8]).unwrap();
-    let mut m = sparse(DType::I8, &[40 << 20], &values, &[5]);
+    let mut m = sparse(DType::I8, &[20 << 20], &values, &[5]);
     import(&m).unwrap();
     let g = m.graph.as_mut().unwrap();
     let mut second = g.sparse_initializer[0].clone();

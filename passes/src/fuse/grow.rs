@@ -124,7 +124,7 @@ impl Grow<'_, '_> {
         };
         let whole = |v: Value| web.dims(v) == web.dims(x);
         let gated = (whole(*a) && scale(*b)) || (whole(*b) && scale(*a));
-        let elements: Option<i64> = web.dims(x).iter().map(Dim::as_known).product();
+        let elements = web.dims(x).iter().try_fold(1i64, |n, d| n.checked_mul(d.as_known()?));
         let large = elements.is_some_and(|n| n >= LARGE);
         let pointwise = web.dims(w).get(2..).is_some_and(|taps| taps.iter().all(one));
         (product && gated && large && pointwise && web.uses.only_user(x) == Some(web.ids[at]))

@@ -45,7 +45,7 @@ fn has_kernels(graph: &Graph, v: Value) -> bool {
 fn is_tiny(graph: &Graph, v: Value) -> bool {
     let Some(t) = graph.ty(v).as_tensor() else { return false };
     let Some(dims) = t.shape.dims() else { return false };
-    let count: Option<i64> = dims.iter().map(Dim::as_known).product();
+    let count = dims.iter().try_fold(1i64, |n, d| n.checked_mul(d.as_known()?));
     !t.dtype.is_float() && dims.len() <= 1 && count.is_some_and(|n| n <= TINY)
 }
 

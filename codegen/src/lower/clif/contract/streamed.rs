@@ -93,8 +93,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     let units = most.map(|m| (m + line - 1) / line);
     if let Place::Copy(_) = rows.place {
         // Which taps join depends on the copy's layout.
-        let block = copy_block(&rows, units);
-        rows.lay_out(block);
+        rows.lay_out(copy_block(&rows, units));
     }
     let part = parts(&rows, width, most);
     rows.pack(part[1], bytes);
@@ -122,10 +121,8 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         tile.short = known.filter(|run| (1..=MOST_SHORT).contains(run));
     }
     tile.part = tile.part_of(depth);
-    let simple = whole && total_taps(&rows) == 1;
-    let result = stored.clone().or_else(|| last_store(kernel, c)).filter(|_| simple);
+    let result = stored.clone().or_else(|| last_store(kernel, c)).filter(|_| whole && total_taps(&rows) == 1);
     tile.result = result.as_ref().and_then(|r| tile.result_lines(r.stride * bytes, depth));
-    let result = result.filter(|_| tile.result.is_some());
     tile.prefetch = tile.prefetch_for(block_rows);
     let symbolic = c.m.extent.as_const().is_none() && most.is_none() && rows.split.is_none();
     let paced = |(most, rows): (i64, i64)| (most, Tile { prefetch: tile.prefetch_for(rows), ..tile });
@@ -159,7 +156,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         sums,
         copy,
         stored,
-        result,
+        result: result.filter(|_| tile.result.is_some()),
         chunk_first: var(),
         chunk_rows: var(),
         origin: [var(), var()],
