@@ -107,18 +107,8 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     let single = whole && total_taps(&rows) == tile.taps[0].0 * tile.taps[1].0;
     tile.part = tile.part_of(depth);
     let names = Names::new(kernel);
-    let source = match &rows.place {
-        Place::Buffer(buffer, _) => Some(*buffer),
-        Place::Copy(_) | Place::Packed => None,
-    };
-    let finished = is_finished(kernel, c, &tile, names, source);
-    let chunk = match rows.split {
-        Some(line) if finished => [block, line],
-        Some(line) if line <= CHUNK_ROWS => [(CHUNK_ROWS / line).min(block), line],
-        Some(line) => [1, even(line, CHUNK_ROWS)],
-        None if finished => [1, block],
-        None => [1, even(block, CHUNK_ROWS)],
-    };
+    let finished = is_finished(kernel, c, &tile, names, rows.buffer());
+    let chunk = chunk(&rows, block, finished);
     // Panels are read once for every line.
     let lines = if rows.split.is_some() { block } else { 1 };
     tile.prefetch = tile.prefetch_for(lines * tile.tiles(if lines > 1 { line } else { block_rows }));
@@ -163,6 +153,17 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         counts: [var(), var()],
         rows,
     })
+}
+
+/// Outer and inner rows of a chunk in blocks of `block`.
+fn chunk(rows: &Rows, block: i64, finished: bool) -> [i64; 2] {
+    match rows.split {
+        Some(line) if finished => [block, line],
+        Some(line) if line <= CHUNK_ROWS => [(CHUNK_ROWS / line).min(block), line],
+        Some(line) => [1, even(line, CHUNK_ROWS)],
+        None if finished => [1, block],
+        None => [1, even(block, CHUNK_ROWS)],
+    }
 }
 
 /// Taps that a tile function runs through by itself; `None` for too many axes.
