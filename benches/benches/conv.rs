@@ -42,7 +42,8 @@ fn main() -> Result<()> {
     let Some(machine) = Machine::from_environment() else { return Ok(()) };
     let mut cases = vec![];
     for &(side, channels, size, stride) in SHAPES {
-        let width = i64::from(panel_width(channels[1], machine.lanes()));
+        let depth = size * size * channels[0];
+        let width = i64::from(panel_width(channels[1], machine.lanes(), depth));
         cases.push((conv([side, side], channels, size, stride, width)?, vec![]));
     }
     bench(machine, "conv", cases)?;

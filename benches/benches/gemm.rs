@@ -25,7 +25,7 @@ fn main() -> Result<()> {
     let Some(machine) = Machine::from_environment() else { return Ok(()) };
     let mut cases = vec![];
     for shape in SHAPES {
-        let width = i64::from(panel_width(shape[1], machine.lanes()));
+        let width = i64::from(panel_width(shape[1], machine.lanes(), shape[2]));
         let case = gemm(shape, Epilogue::Relu, width)?;
         let peers = if is_wanted(&case.name) { peers(shape)? } else { vec![] };
         cases.push((case, peers));

@@ -488,3 +488,53 @@ fn long_sums_are_taken_in_parts() {
     // Several chunks of rows and panels.
     tenths([70, 32], &[16], 256, true, 16);
 }
+
+/// An epilogue that reads a bias for each column, a scale for each row and a summand for each element, chooses by the sign,
+/// and stores twice: tile functions do it on sums in registers. Some columns exist only as padding of the last panel.
+fn residual([m, n, k]: [i64; 3], width: i64, dynamic: bool) {
+    let f = DType::F32;
+    let mut b = KernelBuilder::new("residual");
+    let (x, w, out) = (b.input(f), b.weights(f), b.output(f));
+    let (bias, scale, rest, half) = (b.weights(f), b.input(f), b.input(f), b.output(DType::F16));
+    let rows = if dynamic { b.dim() } else { Ix::Const(m) };
+    let zero = Ix::Const(0);
+    let shape = ContractShape {
+        m: (zero.clone(), rows),
+        n: (zero.clone(), n.into()),
+        taps: vec![],
+        k: (zero, k.into()),
+        acc_dtype: f,
+    };
+    b.contract(
+        shape,
+        |b, m, _, kk| b.load(x, m.clone() * k + kk),
+        RhsBuilder::Packed { buffer: w, base: 0.into(), width: width as u32 },
+        |b, m, column, sum| {
+            let at = m.clone() * n + column;
+            let (each, more, row) =
+                (b.load(bias, column.clone()), b.load(rest, at.clone()), b.load(scale, m.clone()));
+            let v = b.mul_add(sum, row, more);
+            let v = b.apply(Prim::Add, &[v, each]);
+            let (none, slope) = (b.literal(f, 0.0), b.literal(f, 0.25));
+            let (negative, small) = (b.apply(Prim::Lt, &[v, none]), b.apply(Prim::Mul, &[v, slope]));
+            let v = b.apply(Prim::Select, &[negative, small, v]);
+            b.store(out, at.clone(), v);
+            b.store(half, at, v);
+        },
+    );
+    let kernel = b.finish().unwrap();
+    let padded = (n + width - 1) / width * width;
+    let mut buffers = vec![data(f, m * k, 1), data(f, padded * k, 2), data(f, m * n, 3), data(f, n, 4)];
+    buffers.extend([data(f, m, 5), data(f, m * n, 6), data(DType::F16, m * n, 7)]);
+    check(&kernel, &buffers, &if dynamic { vec![m] } else { vec![] }, SUMS);
+}
+
+#[test]
+fn epilogues_on_sums_in_registers() {
+    for (m, n, k) in [(1, 32, 5), (15, 41, 24), (40, 96, 300), (29, 70, 800), (130, 23, 3000), (7, 128, 3000)]
+    {
+        for width in [16, 32, 48, 64] {
+            residual([m, n, k], width, width == 32);
+        }
+    }
+}

@@ -34,8 +34,14 @@ const MAX_COLUMNS: i64 = 512;
 /// point.
 const LEAST_COLUMNS: i64 = 192;
 
+/// Columns that a point should have whose rows are lines: what they read is copied with its padding for every point.
+const LINE_COLUMNS: i64 = 128;
+
 /// Elements of rows that stay in the second-level cache: 1 MiB of f32.
 const CACHED_ROWS: i64 = 1 << 18;
+
+/// Products of sums that take less time than what is written.
+const SHORT_SUM: i64 = 48;
 
 /// Block sizes of a contraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +70,11 @@ pub fn contract_blocks([m, n]: [Option<i64>; 2], depth: i64, width: i64, line: i
         Some(m) if m <= whole => m.max(1),
         _ => ROW_GOAL,
     };
-    let least = if goal.saturating_mul(depth) > CACHED_ROWS { LEAST_COLUMNS } else { 1 };
+    let least = match line {
+        _ if goal.saturating_mul(depth) > CACHED_ROWS => LEAST_COLUMNS,
+        1 => 1,
+        _ => LINE_COLUMNS,
+    };
     let most = (work / depth / goal.max(MEMORY_ROWS)).max(least) / step * step;
     let most = most.clamp(step, MAX_COLUMNS.max(step) / step * step);
     let columns = n.map_or(most, |n| even(n, most, step));
@@ -118,11 +128,13 @@ pub fn even(total: i64, most: i64, step: i64) -> i64 {
     ((total + count - 1) / count + step - 1) / step * step
 }
 
-/// The panel width for `n` columns: the fewest padded columns among the multiples of a vector that kernels like, the
-/// first of them on ties.
-pub fn panel_width(n: i64, lanes: u32) -> u32 {
+/// The panel width for `n` columns and sums of `depth` products: the fewest padded columns among the multiples of a
+/// vector that kernels like, the first of them on ties. Few vectors leave registers for tall tiles, which need less of the
+/// panel a multiplication; many vectors write long lines, which counts where sums are short.
+pub fn panel_width(n: i64, lanes: u32, depth: i64) -> u32 {
+    let order = if depth < SHORT_SUM { [3, 4, 2, 1] } else { [3, 2, 4, 1] };
     let mut best = (i64::MAX, lanes);
-    for vectors in [3, 4, 2, 1] {
+    for vectors in order {
         let width = lanes * vectors;
         let w = i64::from(width);
         let padded = (n + w - 1) / w * w;
@@ -204,5 +216,11 @@ mod tests {
     fn points_are_whole_lines() {
         let blocks = contract_blocks([Some(112 * 112), Some(64)], 147, 64, 112);
         assert_eq!(blocks, Blocks { rows: 7 * 112, columns: 64, by_rows: true });
+    }
+
+    #[test]
+    fn panels_have_few_padded_columns() {
+        assert_eq!([768, 64, 48, 40, 16, 1000].map(|n| panel_width(n, 16, 512)), [48, 32, 48, 48, 16, 48]);
+        assert_eq!([768, 64, 48, 40, 16, 1000].map(|n| panel_width(n, 16, 16)), [48, 64, 48, 48, 16, 48]);
     }
 }

@@ -15,6 +15,7 @@
 //!
 //! With wide vectors and rows of known length, [`streamed`] takes another order.
 
+mod finished;
 mod panels;
 mod rows;
 mod streamed;
@@ -274,8 +275,9 @@ fn tile_shape(kernel: &Kernel, c: &Contract, vectors: Width, width: i64) -> Opti
 fn strided_width(c: &Contract, vectors: Option<Width>) -> i64 {
     let Some(vectors) = vectors else { return STRIDED_WIDTH };
     let lanes = vectors.bytes() * 8 / c.acc_dtype.bits() as i64;
+    let depth = c.taps.iter().fold(c.k.extent.clone(), |d, t| d * t.extent.clone()).constant_bound();
     match c.n.extent.constant_bound() {
-        Some(n) => i64::from(panel_width(n, lanes as u32)),
+        Some(n) => i64::from(panel_width(n, lanes as u32, depth.unwrap_or(BLOCK))),
         None => 3 * lanes,
     }
 }
@@ -551,7 +553,7 @@ impl Emitter<'_> {
     fn tile_function(&self, c: &Contract, plan: &ContractPlan) -> Option<Tile> {
         let shape = tile_shape(&self.kernel, c, self.width?, plan.width)?;
         let bytes = (c.acc_dtype.bits() / 8) as i64;
-        let prefetch = shape.prefetch_for(plan.tile);
+        let prefetch = shape.prefetch_for(shape.tiles(plan.tile));
         Some(Tile {
             row_stride: plan.row_stride * bytes,
             sum_stride: plan.columns * bytes,

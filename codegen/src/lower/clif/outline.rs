@@ -249,7 +249,7 @@ impl Emitter<'_> {
     }
 
     /// Evaluates what the program asks for.
-    fn store_words(&mut self, selection: &Selection, frame: Value) -> Result<()> {
+    pub fn store_words(&mut self, selection: &Selection, frame: Value) -> Result<()> {
         let own = self.kernel.vals.len();
         self.kernel.vals.extend(&selection.dtypes);
         self.vals.resize(own + selection.dtypes.len(), None);

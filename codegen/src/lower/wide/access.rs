@@ -52,8 +52,9 @@ impl Emission<'_> {
                 self.asm.op2(Code::Add_r64_rm64, SCRATCH[0], SCRATCH[1]);
             }
         }
-        let first = self.group as i64 * lanes;
-        let offset = i64::from(access.offset);
+        let first = (self.group % self.groups_a_row) as i64 * lanes;
+        let row = (self.group / self.groups_a_row) as i64;
+        let offset = i64::from(access.offset) + row * self.row_step(access.pointer);
         Ok(match access.step {
             Step::Contiguous => indexed(base, INDEX, size as u32, offset + first * size),
             Step::Same => at(base, offset),

@@ -54,7 +54,11 @@ pub(super) struct Emission<'p> {
     pub guard: Option<Param>,
     /// Position of the instruction that is emitted.
     pub position: usize,
+    /// The pointers that are in registers, and these registers.
     pointers: Vec<Param>,
+    pub places: [Register; 4],
+    /// Groups of lanes of one row; those that follow are of the next row.
+    pub groups_a_row: usize,
     /// Stack slots of vectors, and of loop counters behind them.
     slots: u32,
     needed_slots: u32,
@@ -84,7 +88,7 @@ pub(super) fn emit(
 }
 
 impl<'p> Emission<'p> {
-    fn new(program: &'p LoopProgram, phase: &'p Phase, width: Width, slots: u32) -> Emission<'p> {
+    pub fn new(program: &'p LoopProgram, phase: &'p Phase, width: Width, slots: u32) -> Emission<'p> {
         let mut pointers: Vec<Param> = vec![];
         for inst in program.phases.iter().flat_map(|p| &p.body) {
             if let Inst::Load { at, .. } | Inst::Store { at, .. } = inst
@@ -108,6 +112,8 @@ impl<'p> Emission<'p> {
             guard: None,
             position: 0,
             pointers,
+            places: POINTERS,
+            groups_a_row: usize::MAX,
             slots,
             needed_slots: 0,
             labels: vec![],
@@ -130,12 +136,23 @@ impl<'p> Emission<'p> {
     /// The register of a pointer, loaded where it is not at hand.
     pub fn pointer(&mut self, param: Param) -> Register {
         match self.pointers.iter().position(|p| *p == param) {
-            Some(i) => POINTERS[i],
+            Some(i) => self.places[i],
             None => {
                 self.asm.op2(Code::Mov_r64_rm64, SCRATCH[0], Self::word(param));
                 SCRATCH[0]
             }
         }
+    }
+
+    pub fn load_pointers(&mut self) {
+        for (param, register) in self.pointers.iter().zip(self.places) {
+            self.asm.op2(Code::Mov_r64_rm64, register, Self::word(*param));
+        }
+    }
+
+    /// Bytes from a row's element to that of the next.
+    pub fn row_step(&self, pointer: Param) -> i64 {
+        self.program.row_steps.iter().find(|(param, _)| *param == pointer).map_or(0, |(_, step)| *step)
     }
 
     fn accumulator(&self, group: usize, number: usize) -> Register {
@@ -162,9 +179,7 @@ impl<'p> Emission<'p> {
         if stack > 0 {
             self.asm.op2(Code::Sub_rm64_imm32, Register::RSP, stack);
         }
-        for (i, param) in self.pointers.clone().into_iter().enumerate() {
-            self.asm.op2(Code::Mov_r64_rm64, POINTERS[i], Self::word(param));
-        }
+        self.load_pointers();
         let row = self.asm.here();
         for phase in &self.program.phases {
             self.phase = phase;
@@ -183,7 +198,7 @@ impl<'p> Emission<'p> {
                 i32::try_from(step).map_err(|_| WideError::Unsupported("rows far apart".to_owned()))?;
             let register = self.pointers.iter().position(|p| *p == param);
             if let Some(i) = register {
-                self.asm.op2(Code::Add_rm64_imm32, POINTERS[i], step);
+                self.asm.op2(Code::Add_rm64_imm32, self.places[i], step);
             }
             if register.is_none() || self.is_read_inside(param) {
                 self.asm.op2(Code::Add_rm64_imm32, Self::word(param), step);

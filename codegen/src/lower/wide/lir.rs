@@ -450,7 +450,12 @@ impl Inst {
     /// The instruction on registers that follow its own after `offset`.
     #[must_use]
     pub fn moved(&self, offset: u32) -> Inst {
-        let reg = |r: Reg| Reg(r.0 + offset);
+        self.renamed(&|r| Reg(r.0 + offset))
+    }
+
+    /// The instruction on other registers.
+    #[must_use]
+    pub fn renamed(&self, reg: &dyn Fn(Reg) -> Reg) -> Inst {
         let src = |s: Src| match s {
             Src::Reg(r) => Src::Reg(reg(r)),
             Src::Bits(_) | Src::Param(_) => s,

@@ -12,6 +12,7 @@ mod asm;
 mod codes;
 mod emit;
 mod features;
+mod finish;
 mod inst;
 mod lir;
 mod math;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use kiln_runtime::cpu::Tier;
 
 pub use features::{FeatureError, features};
+pub(super) use finish::{Finish, select_finish};
 pub(super) use lir::{COUNT, ROWS, TotalForm};
 pub(super) use phases::{lanes_of_row, select_rows};
 pub(super) use select::{Rows, Selection, Word, select};

@@ -165,7 +165,8 @@ impl Registers {
         self.own(value, at);
     }
 
-    fn own(&mut self, value: Reg, at: u8) {
+    /// Says where a value is that was there before.
+    pub fn own(&mut self, value: Reg, at: u8) {
         self.holders[at as usize] = Holder::Value(value);
         self.places[value.0 as usize] = Some(at);
     }

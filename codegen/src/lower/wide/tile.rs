@@ -15,6 +15,8 @@ use iced_x86::{Code, MemoryOperand, Register};
 use kiln_ir::DType;
 
 use super::asm::{Assembler, Label, at, vector};
+use super::finish::{Finish, Sums};
+use super::lir::ROWS;
 use super::{WideError, WideFunction, Width};
 use crate::kir::PART;
 use crate::schedule::even;
@@ -79,6 +81,8 @@ pub struct ResultLines {
 /// A part of the reduction in the code of a tile.
 struct Part {
     steps: i64,
+    /// Whether there are sums in memory.
+    mark: MemoryOperand,
     /// Where its sums are added to memory.
     full: Label,
     /// Where the next one begins.
@@ -109,16 +113,18 @@ const B_AT: Register = Register::RBX;
 const COUNT: Register = Register::RAX;
 const TAP: Register = Register::R13;
 const TAPS_LEFT: [Register; 2] = [Register::R14, Register::RBP];
+/// The words of an epilogue, until sums take the register.
+const FRAME: Register = Register::RDX;
 /// Steps of the part that are left.
 const PART_LEFT: Register = Register::R15D;
 /// Next row of the result to ask for, and how often that is left to do: what taps need else.
 const RESULT: Register = TAP;
 const RESULT_LEFT: Register = Register::R14D;
 
-/// What a function keeps for its caller. The last place is no register's but the mark's: see `sums_to_memory`.
+/// What a function keeps for its caller. The last place is no register's but the mark's: see [`Part`].
 const SAVED: [Register; 7] = [B_AT, A_AT, TAP, TAPS_LEFT[0], TAPS_LEFT[1], Register::R15, Register::RAX];
 
-/// The argument on the stack: the first row of the result, later that of the tile.
+/// The argument on the stack, above what is saved: the first row of the result, later that of the tile.
 const RESULT_PLACE: i64 = 8 * (SAVED.len() as i64 + 1);
 
 impl Tile {
@@ -162,12 +168,16 @@ impl Tile {
         (self.width / self.lanes()) as usize
     }
 
-    /// Lines to ask for so that another panel has come when `rows` rows are done.
-    pub fn prefetch_for(&self, rows: i64) -> i64 {
+    /// Lines to ask for so that another panel has come when so many tiles are done.
+    pub fn prefetch_for(&self, tiles: i64) -> i64 {
         let lines = UNROLL * self.width * (self.storage.bits() / 8) as i64 / LINE;
+        (lines + tiles.max(1) - 1) / tiles.max(1)
+    }
+
+    /// Tiles of a call for so many rows.
+    pub fn tiles(&self, rows: i64) -> i64 {
         let height = self.height() as i64;
-        let tiles = ((rows + height - 1) / height).max(1);
-        (lines + tiles - 1) / tiles
+        (rows + height - 1) / height
     }
 
     /// The length of parts for `depth` steps in a call: of nearly equal length. Integers are exact in any order.
@@ -259,13 +269,39 @@ impl Tile {
     /// the result the address of that as well:
     /// `sums[row][column] (+)= sum over depth of a[row][k] * b[k][column]`, all columns of the panel.
     pub fn emit(&self) -> Result<WideFunction, WideError> {
+        self.function(None).map(|(function, _)| function)
+    }
+
+    /// The same with an epilogue on the sums, which go nowhere else: the third argument is the address of the epilogue's
+    /// words. Where sums have several parts, one tile's are in memory meanwhile; where they are added to those in memory,
+    /// these stay as they are.
+    pub fn finished(&self, finish: &Finish) -> Result<WideFunction, WideError> {
+        let mut slots = 0;
+        // How many slots the stack needs is known when all is emitted.
+        for _ in 0..2 {
+            let (function, needed) = self.function(Some((finish, slots)))?;
+            if needed <= slots {
+                return Ok(WideFunction { stack: slots * self.vectors.bytes() as u32, ..function });
+            }
+            slots = needed;
+        }
+        Err(WideError::Unsupported("epilogues whose need of stack changes".to_owned()))
+    }
+
+    fn function(&self, finish: Option<(&Finish, u32)>) -> Result<(WideFunction, u32), WideError> {
         if !self.is_supported() {
             return Err(WideError::Unsupported(format!("tiles like {self:?}")));
         }
+        let mut needed = 0;
         let mut asm = Assembler::default();
         let height = self.height();
         for register in SAVED {
             asm.op1(Code::Push_r64, register);
+        }
+        if let Some((finish, _)) = finish {
+            asm.op1(Code::Push_r64, FRAME);
+            finish.prepare(&mut asm, FRAME, self.count());
+            asm.op2(Code::Mov_r64_rm64, FRAME, at(FRAME, 8 * i64::from(ROWS.0)));
         }
         let end = asm.label();
         asm.op2(Code::Test_rm64_r64, Register::R9, Register::R9);
@@ -288,18 +324,21 @@ impl Tile {
         asm.jump(Code::Jmp_rel32_64, end);
         for &(h, label) in tiles.iter().rev() {
             asm.bind(label);
-            self.rows(&mut asm, h);
+            needed = needed.max(self.rows(&mut asm, h, finish)?);
             asm.op1(Code::Dec_rm32, Register::R11D);
             asm.jump(Code::Jne_rel32_64, next);
             asm.jump(Code::Jmp_rel32_64, end);
         }
         asm.bind(end);
         asm.op0(Code::VEX_Vzeroupper);
+        if finish.is_some() {
+            asm.op1(Code::Pop_r64, FRAME);
+        }
         for register in SAVED.into_iter().rev() {
             asm.op1(Code::Pop_r64, register);
         }
         asm.op0(Code::Retnq);
-        asm.finish()
+        Ok((asm.finish()?, needed))
     }
 
     /// `count = ceil(rows / height)` tiles of `rows / count` rows, `rows % count` of them one row taller.
@@ -317,26 +356,44 @@ impl Tile {
         debug_assert!(ROWS_LEFT == Register::R11 && HEIGHT == Register::R9 && TALLER == Register::RDX);
     }
 
-    /// One tile; moves the pointers to rows and sums on.
-    fn rows(&self, asm: &mut Assembler, height: usize) {
+    /// One tile; moves the pointers to rows and sums on. Gives the stack slots that the epilogue needs.
+    fn rows(
+        &self,
+        asm: &mut Assembler,
+        height: usize,
+        finish: Option<(&Finish, u32)>,
+    ) -> Result<u32, WideError> {
         let codes = self.codes();
+        // The address of an epilogue's words is below.
+        let below = if finish.is_some() { 8 } else { 0 };
+        let mark = at(Register::RSP, below);
         if let Some(result) = self.result {
-            asm.op2(Code::Mov_r64_rm64, RESULT, at(Register::RSP, RESULT_PLACE));
+            let place = at(Register::RSP, below + RESULT_PLACE);
+            asm.op2(Code::Mov_r64_rm64, RESULT, place);
             let times = (height as i64 + result.rows - 1) / result.rows;
             asm.op2(Code::Mov_r32_imm32, RESULT_LEFT, times as i32);
-            let tile = (height as i64 * result.stride) as i32;
-            asm.op2(Code::Add_rm64_imm32, at(Register::RSP, RESULT_PLACE), tile);
+            asm.op2(Code::Add_rm64_imm32, place, (height as i64 * result.stride) as i32);
         }
         self.clear(asm, &codes, height);
-        let part = self.part.map(|steps| Part { steps, full: asm.label(), resume: asm.label() });
+        let part = self.part.map(|steps| Part { steps, mark, full: asm.label(), resume: asm.label() });
         if let Some(part) = &part {
             asm.op2(Code::Mov_r32_imm32, PART_LEFT, part.steps as i32);
-            asm.op2(Code::Mov_rm64_imm32, at(Register::RSP, 0), 0);
+            asm.op2(Code::Mov_rm64_imm32, part.mark, 0);
         }
         self.reduction(asm, &codes, height, part.as_ref());
-        self.sums_to_memory(asm, &codes, height, part.as_ref());
-        asm.op2(Code::Add_rm64_imm32, SUMS, (height as i64 * self.sum_stride) as i32);
+        let mut needed = 0;
+        if let Some((finish, slots)) = finish {
+            self.sums_to_finish(asm, &codes, height, part.as_ref());
+            let sums = Sums { height, vectors: self.count() };
+            needed = finish.emit(asm, self.vectors, &sums, slots)?;
+        } else {
+            self.sums_to_memory(asm, &codes, height, part.as_ref());
+        }
+        if finish.is_none() || self.accumulate {
+            asm.op2(Code::Add_rm64_imm32, SUMS, (height as i64 * self.sum_stride) as i32);
+        }
         asm.op2(Code::Add_rm64_imm32, A, (height as i64 * self.row_stride) as i32);
+        Ok(needed)
     }
 
     fn clear(&self, asm: &mut Assembler, codes: &Codes, height: usize) {
@@ -346,39 +403,66 @@ impl Tile {
         }
     }
 
-    /// Where the registers are added to memory at the end, and in between where sums have several parts: the steps that
-    /// are left of a part are negative in between. The mark in the frame says whether there are sums in memory.
+    /// The registers to memory at the end of the reduction, and in between where sums have several parts: the steps that
+    /// are left of a part are negative in between.
     fn sums_to_memory(&self, asm: &mut Assembler, codes: &Codes, height: usize, part: Option<&Part>) {
-        let (add, stored) = (asm.label(), asm.label());
+        let Some(part) = part else {
+            return match self.accumulate {
+                true => self.add_sums(asm, codes, height),
+                false => self.each_sum(height, |place, sum| asm.op2(codes.store, place, sum)),
+            };
+        };
+        asm.op2(Code::Xor_r32_rm32, PART_LEFT, PART_LEFT);
+        asm.bind(part.full);
+        self.part_to_memory(asm, codes, height, part);
+        let done = asm.label();
+        asm.op2(Code::Test_rm32_r32, PART_LEFT, PART_LEFT);
+        asm.jump(Code::Jns_rel32_64, done);
+        self.next_part(asm, codes, height, part);
+        asm.bind(done);
+    }
+
+    /// Adds what is in memory to the registers at the end of the reduction; the registers of other parts to memory.
+    fn sums_to_finish(&self, asm: &mut Assembler, codes: &Codes, height: usize, part: Option<&Part>) {
+        let (end, complete) = (asm.label(), asm.label());
         if let Some(part) = part {
-            asm.op2(Code::Xor_r32_rm32, PART_LEFT, PART_LEFT);
+            asm.jump(Code::Jmp_rel32_64, end);
             asm.bind(part.full);
+            self.part_to_memory(asm, codes, height, part);
+            self.next_part(asm, codes, height, part);
+            asm.bind(end);
             if !self.accumulate {
-                asm.op2(Code::Cmp_rm64_imm8, at(Register::RSP, 0), 0);
-                asm.jump(Code::Jne_rel32_64, add);
+                asm.op2(Code::Cmp_rm64_imm8, part.mark, 0);
+                asm.jump(Code::Je_rel32_64, complete);
             }
         }
-        if !self.accumulate {
-            self.each_sum(height, |place, sum| asm.op2(codes.store, place, sum));
+        if self.accumulate || part.is_some() {
+            self.each_sum(height, |place, sum| asm.op3(codes.add, sum, sum, place));
         }
-        if let Some(part) = part {
-            if !self.accumulate {
-                asm.op2(Code::Mov_rm64_imm32, at(Register::RSP, 0), 1);
-                asm.jump(Code::Jmp_rel32_64, stored);
-            }
-            asm.bind(add);
-            self.add_sums(asm, codes, height);
-            asm.bind(stored);
-            let done = asm.label();
-            asm.op2(Code::Test_rm32_r32, PART_LEFT, PART_LEFT);
-            asm.jump(Code::Jns_rel32_64, done);
-            self.clear(asm, codes, height);
-            asm.op2(Code::Mov_r32_imm32, PART_LEFT, (part.steps - self.step()) as i32);
-            asm.jump(Code::Jmp_rel32_64, part.resume);
-            asm.bind(done);
-        } else if self.accumulate {
-            self.add_sums(asm, codes, height);
+        asm.bind(complete);
+    }
+
+    /// The sums of a part to memory, or to those that are there: the mark in the frame says whether there are some.
+    fn part_to_memory(&self, asm: &mut Assembler, codes: &Codes, height: usize, part: &Part) {
+        if self.accumulate {
+            return self.add_sums(asm, codes, height);
         }
+        let (add, stored) = (asm.label(), asm.label());
+        asm.op2(Code::Cmp_rm64_imm8, part.mark, 0);
+        asm.jump(Code::Jne_rel32_64, add);
+        self.each_sum(height, |place, sum| asm.op2(codes.store, place, sum));
+        asm.op2(Code::Mov_rm64_imm32, part.mark, 1);
+        asm.jump(Code::Jmp_rel32_64, stored);
+        asm.bind(add);
+        self.add_sums(asm, codes, height);
+        asm.bind(stored);
+    }
+
+    /// Begins another part at zero.
+    fn next_part(&self, asm: &mut Assembler, codes: &Codes, height: usize, part: &Part) {
+        self.clear(asm, codes, height);
+        asm.op2(Code::Mov_r32_imm32, PART_LEFT, (part.steps - self.step()) as i32);
+        asm.jump(Code::Jmp_rel32_64, part.resume);
     }
 
     fn add_sums(&self, asm: &mut Assembler, codes: &Codes, height: usize) {

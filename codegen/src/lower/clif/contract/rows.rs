@@ -355,6 +355,14 @@ fn position(spans: &[Span], b: &Affine) -> Option<(Option<usize>, i64)> {
 }
 
 impl Rows {
+    /// The buffer that rows are read from in place.
+    pub fn buffer(&self) -> Option<BufferId> {
+        match &self.place {
+            Place::Buffer(buffer, _) => Some(*buffer),
+            Place::Copy(_) | Place::Packed => None,
+        }
+    }
+
     /// Sets the distance of packed rows of `depth` elements: an odd number of cache lines keeps them in different sets.
     pub fn pack(&mut self, depth: i64, element_bytes: i64) {
         if matches!(self.place, Place::Packed) {

@@ -16,10 +16,10 @@ use cranelift_codegen::ir::{InstBuilder, Value};
 use kiln_ir::DType;
 
 use super::Panels;
+use super::finished::{Names, is_finished};
 use super::rows::{self, Level, Patch, Place, Rows, rows};
 use crate::kir::{
-    Access, Axis, Bound, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Rhs, Stmt, Val,
-    Var,
+    Access, Axis, Bound, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Stmt, Val, Var,
 };
 use crate::lower::clif::emit::{Callee, Emitter, Result};
 use crate::lower::wide::tile::{LINE, MOST_ROWS, MOST_SHORT, Tile, UNROLL};
@@ -34,7 +34,7 @@ const PLACE_ELEMENTS: i64 = 3 << 16;
 /// Elements of a panel's part for one block of the reduction: 320 KiB of f32.
 const PART_ELEMENTS: i64 = 5 << 14;
 
-/// Most elements between rows of sums that go to their place: displacements have 32 bits.
+/// Most elements between rows of a result: displacements have 32 bits.
 const MOST_STRIDE: i64 = 1 << 22;
 
 /// Rows that a block should have: panels come from memory once for so many.
@@ -61,19 +61,17 @@ pub(super) struct Streamed {
     /// Outer taps, and elements of a tap's run, in one block of the reduction.
     part: [i64; 2],
     sums: BufferId,
-    /// Where sums go by themselves: nothing but their store is left to do.
-    stored: Option<Stored>,
+    /// Whether the tile functions end with the epilogue; otherwise it is a loop over sums.
+    finished: bool,
+    /// Whether a call does all of the reduction; the sums of one tile at a time are in memory if it is finished, too.
+    single: bool,
     /// Where the epilogue stores, if tile functions ask for its lines.
     result: Option<Stored>,
     copy: Option<BufferId>,
-    /// First row of the chunk, number of its rows.
-    chunk_first: Var,
-    chunk_rows: Var,
+    /// The chunk.
+    pub(super) names: Names,
     /// Row and column of the first sum.
     origin: [Var; 2],
-    /// First column of the panel and number of its columns.
-    column: Var,
-    used: Var,
     /// First element of the run that is packed and number of elements.
     k0: Var,
     kn: Var,
@@ -98,20 +96,14 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     let part = parts(&rows, width, most);
     rows.pack(part[1], bytes);
     let block = block(&rows, units, part);
-    let chunk = match rows.split {
-        Some(line) if line <= CHUNK_ROWS => [(CHUNK_ROWS / line).min(block), line],
-        Some(line) => [1, even(line, CHUNK_ROWS)],
-        None => [1, even(block, CHUNK_ROWS)],
-    };
     let whole = total_taps(&rows) <= part[0] && rows.run <= part[1];
     if rows.length.is_some() && !whole {
         return None;
     }
     let block_rows = block * line;
     let sum_columns = if whole { width } else { columns };
-    let stored = stored(kernel, c, &rows, width).filter(|_| whole);
     tile.row_stride = rows.inner_stride * bytes;
-    tile.sum_stride = stored.as_ref().map_or(sum_columns, |s| s.stride) * bytes;
+    tile.sum_stride = sum_columns * bytes;
     tile.most_rows = rows::most_rows(tile.row_stride).min(MOST_ROWS as i64) as usize;
     let mut depth = part[1];
     if whole && let Some(taps) = inner_taps(&rows.taps, bytes) {
@@ -120,22 +112,29 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         let known = Some(rows.run).filter(|_| rows.length.is_none());
         tile.short = known.filter(|run| (1..=MOST_SHORT).contains(run));
     }
+    let single = whole && total_taps(&rows) == tile.taps[0].0 * tile.taps[1].0;
     tile.part = tile.part_of(depth);
-    let result = stored.clone().or_else(|| last_store(kernel, c)).filter(|_| whole && total_taps(&rows) == 1);
+    let result = last_store(kernel, c).filter(|_| whole && total_taps(&rows) == 1);
     tile.result = result.as_ref().and_then(|r| tile.result_lines(r.stride * bytes, depth));
-    tile.prefetch = tile.prefetch_for(block_rows);
+    let names = Names::new(kernel);
+    let finished = is_finished(kernel, c, &tile, names, rows.buffer());
+    let chunk = chunk(&rows, block, finished);
+    // Panels are read once for every line.
+    let lines = if rows.split.is_some() { block } else { 1 };
+    tile.prefetch = tile.prefetch_for(lines * tile.tiles(if lines > 1 { line } else { block_rows }));
     let symbolic = c.m.extent.as_const().is_none() && most.is_none() && rows.split.is_none();
-    let paced = |(most, rows): (i64, i64)| (most, Tile { prefetch: tile.prefetch_for(rows), ..tile });
+    let paced =
+        |(most, rows): (i64, i64)| (most, Tile { prefetch: tile.prefetch_for(tile.tiles(rows)), ..tile });
     let few = PACES.into_iter().filter(|_| symbolic).map(paced).collect();
     let mut scratch = |len: i64| {
         kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
         BufferId(kernel.buffers.len() as u32 - 1)
     };
     let copy = (!matches!(rows.place, Place::Buffer(..))).then(|| scratch(rows.copy_len(block)));
-    let kept = match stored {
-        Some(_) => 0,
-        None if whole => chunk[0] * chunk[1],
-        None => block_rows,
+    let kept = match whole {
+        true if finished && single => tile.height() as i64,
+        true => chunk[0] * chunk[1],
+        false => block_rows,
     };
     let sums = scratch(sum_columns * kept);
     let widened = (c.acc_dtype == DType::I32).then(|| {
@@ -155,13 +154,11 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         part,
         sums,
         copy,
-        stored,
+        finished,
+        single,
         result: result.filter(|_| tile.result.is_some()),
-        chunk_first: var(),
-        chunk_rows: var(),
+        names,
         origin: [var(), var()],
-        column: var(),
-        used: var(),
         k0: var(),
         kn: var(),
         counts: [var(), var()],
@@ -169,7 +166,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     })
 }
 
-/// Where the sums of whole panels go.
+/// Elements in rows of the result.
 #[derive(Clone, Debug)]
 struct Stored {
     buffer: BufferId,
@@ -179,32 +176,25 @@ struct Stored {
     stride: i64,
 }
 
-/// The only statement of the epilogue, if that is a store which tile functions can do.
-fn stored(kernel: &Kernel, c: &Contract, rows: &Rows, width: i64) -> Option<Stored> {
-    let [Stmt::Store { buffer, index, value }] = c.epilogue.as_slice() else { return None };
-    let read = |other: BufferId| other == *buffer;
-    let operand = matches!(rows.place, Place::Buffer(other, _) if read(other))
-        || matches!(c.b, Rhs::Packed { buffer: other, .. } if read(other));
-    let plain = *value == c.acc && kernel.buffers[buffer.index()].dtype == c.acc_dtype;
-    if !plain || operand || rows.split.is_some() || !rows::is_multiple(&c.n.extent, width) {
-        return None;
-    }
-    in_rows(c, *buffer, index)
-}
-
-/// Where the epilogue stores last.
+/// Where the epilogue stores last, if its index is linear in rows and contiguous in columns.
 fn last_store(kernel: &Kernel, c: &Contract) -> Option<Stored> {
     let Some(Stmt::Store { buffer, index, .. }) = c.epilogue.last() else { return None };
     let same = kernel.buffers[buffer.index()].dtype == c.acc_dtype;
-    in_rows(c, *buffer, index).filter(|_| same)
-}
-
-/// An index that is linear in rows and contiguous in columns.
-fn in_rows(c: &Contract, buffer: BufferId, index: &Ix) -> Option<Stored> {
     let columns = index.linear(c.n.var, &|_| true)?;
     let stride = columns.rest.linear(c.m.var, &|_| true)?.coefficient.as_const()?;
-    let fits = columns.coefficient == Ix::Const(1) && (0..=MOST_STRIDE).contains(&stride);
-    fits.then(|| Stored { buffer, index: index.clone(), stride })
+    let fits = same && columns.coefficient == Ix::Const(1) && (0..=MOST_STRIDE).contains(&stride);
+    fits.then(|| Stored { buffer: *buffer, index: index.clone(), stride })
+}
+
+/// Outer and inner rows of a chunk in blocks of `block`.
+fn chunk(rows: &Rows, block: i64, finished: bool) -> [i64; 2] {
+    match rows.split {
+        Some(line) if finished => [block, line],
+        Some(line) if line <= CHUNK_ROWS => [(CHUNK_ROWS / line).min(block), line],
+        Some(line) => [1, even(line, CHUNK_ROWS)],
+        None if finished => [1, block],
+        None => [1, even(block, CHUNK_ROWS)],
+    }
 }
 
 /// Taps that a tile function runs through by itself; `None` for too many axes.
@@ -436,13 +426,7 @@ impl Emitter<'_> {
         let position = self.b.ins().iadd(position, chunk.inner[0]);
         let first = self.b.ins().iadd(block.first, position);
         let base = self.bases[plan.sums.index()];
-        let result = match plan.stored.as_ref().or(plan.result.as_ref()) {
-            Some(stored) => Some(self.stored_at(c, stored, [first, chunk.column])?),
-            None => None,
-        };
-        let (sums, origin) = if let (Some(_), Some(result)) = (&plan.stored, result) {
-            (result, [first, chunk.column])
-        } else if part.whole {
+        let (sums, origin) = if part.whole {
             (base, [first, chunk.column])
         } else {
             let rows = self.scaled(position, plan.tile.sum_stride);
@@ -453,31 +437,38 @@ impl Emitter<'_> {
         // Each call asks for its share of the next panel.
         let tile = &plan.tile;
         let depth = plan.part[0] * plan.part[1];
-        let share = tile.prefetch * (depth / UNROLL) * LINE / tile.height() as i64;
-        let ahead = self.scaled(position, share);
+        let asked =
+            tile.prefetch * (depth / UNROLL) * LINE * tile.tiles(plan.chunk[1]) / plan.chunk[1].max(1);
+        let ahead = self.scaled(position, asked);
         let next = self.b.ins().iadd(chunk.next, ahead);
+        self.vars[plan.names.column.index()] = Some(chunk.column);
         self.counted(zero, chunk.outer[1], 1, &[], |s, o, _| {
             let outer = s.b.ins().iadd(chunk.outer[0], o);
             let rows = s.row_address(plan, block, [outer, chunk.inner[0]], bytes)?;
-            let skip = s.scaled(o, line * tile.sum_stride);
-            let sums = s.b.ins().iadd(sums, skip);
-            let result = result.map(|at| {
-                let skip = s.scaled(o, line * plan.tile.result.map_or(0, |r| r.stride));
-                s.b.ins().iadd(at, skip)
-            });
-            s.tiles(plan, panels, part, [rows, chunk.panel, sums, next, chunk.inner[1]], result)?;
+            let before = s.scaled(o, line);
+            let sums = if plan.finished && plan.single {
+                sums
+            } else {
+                let skip = s.scaled(before, tile.sum_stride);
+                s.b.ins().iadd(sums, skip)
+            };
+            let skip = s.scaled(before, asked);
+            let next = s.b.ins().iadd(next, skip);
+            let first = s.b.ins().iadd(first, before);
+            s.vars[plan.names.first.index()] = Some(first);
+            s.vars[plan.names.rows.index()] = Some(chunk.inner[1]);
+            s.tiles(c, plan, panels, part, [rows, chunk.panel, sums, next, chunk.inner[1]])?;
             Ok(vec![])
         })?;
-        if plan.stored.is_some() {
+        if plan.finished {
             return Ok(());
         }
         let rows = if plan.chunk[0] > 1 { self.scaled(chunk.outer[1], line) } else { chunk.inner[1] };
         let values = [
-            (plan.chunk_first, first),
-            (plan.chunk_rows, rows),
+            (plan.names.first, first),
+            (plan.names.rows, rows),
             (plan.origin[0], origin[0]),
             (plan.origin[1], origin[1]),
-            (plan.column, chunk.column),
         ];
         for (var, value) in values {
             self.vars[var.index()] = Some(value);
@@ -486,21 +477,16 @@ impl Emitter<'_> {
             return self.chunk_epilogue(c, plan);
         }
         let tap_end = self.b.ins().iadd(part.taps[0], part.taps[1]);
-        let run_end = self.b.ins().iadd(part.run[0], part.run[1]);
-        let last_tap = self.b.ins().icmp_imm_s(IntCC::Equal, tap_end, total_taps(&plan.rows));
-        let run = self.run_length(&plan.rows)?;
-        let last_run = self.b.ins().icmp(IntCC::Equal, run_end, run);
-        let last = self.b.ins().band(last_tap, last_run);
+        let last = self.is_end(plan, tap_end, part);
         self.branch(last, |s| s.chunk_epilogue(c, plan), |_| Ok(()))
     }
 
-    /// Address of the element in a row and column.
-    fn stored_at(&mut self, c: &Contract, stored: &Stored, [row, column]: [Value; 2]) -> Result<Value> {
-        let begin = self.ix(&c.n.begin)?;
-        self.vars[c.m.var.index()] = Some(row);
-        self.vars[c.n.var.index()] = Some(self.b.ins().iadd(begin, column));
-        let at = self.ix(&stored.index)?;
-        Ok(self.address(stored.buffer, at, (c.acc_dtype.bits() / 8) as i64))
+    /// Whether the taps up to `tap_end` with the part's elements are the end of the reduction.
+    fn is_end(&mut self, plan: &Streamed, tap_end: Value, part: &Part) -> Value {
+        let run_end = self.b.ins().iadd(part.run[0], part.run[1]);
+        let last_tap = self.b.ins().icmp_imm_s(IntCC::Equal, tap_end, total_taps(&plan.rows));
+        let last_run = self.b.ins().icmp_imm_s(IntCC::Equal, run_end, plan.rows.run);
+        self.b.ins().band(last_tap, last_run)
     }
 
     /// Address of the first element of a row of the block.
@@ -537,11 +523,11 @@ impl Emitter<'_> {
     /// The taps of a block of the reduction, for the rows of a line.
     fn tiles(
         &mut self,
+        c: &Contract,
         plan: &Streamed,
         panels: &Panels,
         part: &Part,
         [rows, panel, sums, next, count]: [Value; 5],
-        result: Option<Value>,
     ) -> Result<()> {
         let bytes = (plan.tile.acc.bits() / 8) as i64;
         let storage_bytes = (panels.storage.bits() / 8) as i64;
@@ -554,16 +540,16 @@ impl Emitter<'_> {
             }
         };
         let taps = total_taps(&plan.rows);
-        let [(outer, _), (inner, _)] = plan.tile.taps;
-        if taps == outer * inner && part.whole {
+        if plan.single {
             let mut args = vec![rows, panel, sums, next, part.run[1], count];
-            args.extend(result.filter(|_| plan.tile.result.is_some()));
-            return self.paced(plan, &plan.few, &args);
+            if let Some(result) = &plan.result {
+                args.push(self.stored_at(c, plan, result)?);
+            }
+            return self.paced(c, plan, &plan.few, &args);
         }
         let zero = self.i64(0);
         // The lines that the calls for the taps ask for follow each other.
-        let tiles = (plan.chunk[1] + plan.tile.height() as i64 - 1) / plan.tile.height() as i64;
-        let ahead = plan.tile.prefetch * (plan.part[1] / UNROLL) * tiles * LINE;
+        let ahead = plan.tile.prefetch * (plan.part[1] / UNROLL) * plan.tile.tiles(plan.chunk[1]) * LINE;
         self.parts(zero, part.taps[1], (Some(taps).filter(|t| *t == 1), 1), |s, tap, _| {
             let index = s.b.ins().iadd(part.taps[0], tap);
             let offset = s.tap_offset(&plan.rows, index, bytes);
@@ -575,35 +561,52 @@ impl Emitter<'_> {
             let args = [rows, panel, sums, next, part.run[1], count];
             let position = s.b.ins().bor(index, part.run[0]);
             let more = Tile { accumulate: true, ..plan.tile };
-            s.branch(
-                position,
-                |s| {
-                    s.call(Callee::Tile(more), &args);
-                    Ok(())
-                },
-                |s| {
-                    s.call(Callee::Tile(plan.tile), &args);
-                    Ok(())
-                },
-            )
+            let plain = |s: &mut Self| {
+                s.branch(
+                    position,
+                    |s| {
+                        s.call(Callee::Tile(more), &args);
+                        Ok(())
+                    },
+                    |s| {
+                        s.call(Callee::Tile(plan.tile), &args);
+                        Ok(())
+                    },
+                )
+            };
+            if !plan.finished {
+                return plain(s);
+            }
+            let tap_end = s.b.ins().iadd_imm_s(index, 1);
+            let end = s.is_end(plan, tap_end, part);
+            s.branch(end, |s| s.finished_tile(c, plan, &more, &args), plain)
         })
     }
 
+    /// Address of the first row's element of the result in the first column of the panel.
+    fn stored_at(&mut self, c: &Contract, plan: &Streamed, stored: &Stored) -> Result<Value> {
+        self.vars[c.m.var.index()] = self.vars[plan.names.first.index()];
+        let column = self.ix(&(c.n.begin.clone() + Ix::Var(plan.names.column)))?;
+        self.vars[c.n.var.index()] = Some(column);
+        let at = self.ix(&stored.index)?;
+        Ok(self.address(stored.buffer, at, (c.acc_dtype.bits() / 8) as i64))
+    }
+
     /// Calls the tile function for the number of rows, the sixth argument.
-    fn paced(&mut self, plan: &Streamed, few: &[(i64, Tile)], args: &[Value]) -> Result<()> {
+    fn paced(&mut self, c: &Contract, plan: &Streamed, few: &[(i64, Tile)], args: &[Value]) -> Result<()> {
         let Some(((most, tile), rest)) = few.split_first() else {
-            self.call(Callee::Tile(plan.tile), args);
-            return Ok(());
+            return self.tile_of(c, plan, &plan.tile, args);
         };
         let more = self.b.ins().icmp_imm_s(IntCC::SignedGreaterThan, args[5], *most);
-        self.branch(
-            more,
-            |s| s.paced(plan, rest, args),
-            |s| {
-                s.call(Callee::Tile(*tile), args);
-                Ok(())
-            },
-        )
+        self.branch(more, |s| s.paced(c, plan, rest, args), |s| s.tile_of(c, plan, tile, args))
+    }
+
+    fn tile_of(&mut self, c: &Contract, plan: &Streamed, tile: &Tile, args: &[Value]) -> Result<()> {
+        if plan.finished {
+            return self.finished_tile(c, plan, tile, args);
+        }
+        self.call(Callee::Tile(*tile), args);
+        Ok(())
     }
 
     /// Bytes from a row to its elements for the flattened tap.
@@ -633,14 +636,14 @@ impl Emitter<'_> {
             Ix::Const(width)
         } else {
             let n = self.ix(&c.n.extent)?;
-            let column = self.ix(&Ix::Var(plan.column))?;
+            let column = self.ix(&Ix::Var(plan.names.column))?;
             let left = self.b.ins().isub(n, column);
             let most = self.i64(width);
-            self.vars[plan.used.index()] = Some(self.b.ins().smin(left, most));
-            Ix::Var(plan.used)
+            self.vars[plan.names.used.index()] = Some(self.b.ins().smin(left, most));
+            Ix::Var(plan.names.used)
         };
-        let columns = Axis { var: c.n.var, begin: c.n.begin.clone() + Ix::Var(plan.column), extent };
-        let rows = Axis { var: c.m.var, begin: Ix::Var(plan.chunk_first), extent: Ix::Var(plan.chunk_rows) };
+        let columns = Axis { var: c.n.var, begin: c.n.begin.clone() + Ix::Var(plan.names.column), extent };
+        let rows = Axis { var: c.m.var, begin: Ix::Var(plan.names.first), extent: Ix::Var(plan.names.rows) };
         let row = Ix::Var(c.m.var) - Ix::Var(plan.origin[0]);
         let column = Ix::Var(c.n.var) - c.n.begin.clone() - Ix::Var(plan.origin[1]);
         let index = row * (plan.tile.sum_stride / bytes) + column;
@@ -662,8 +665,8 @@ impl Emitter<'_> {
     ) -> Result<()> {
         let run = plan.rows.run;
         let values = [
-            (plan.chunk_first, block.first),
-            (plan.chunk_rows, block.count[1]),
+            (plan.names.first, block.first),
+            (plan.names.rows, block.count[1]),
             (plan.k0, part.run[0]),
             (plan.kn, part.run[1]),
         ];
@@ -673,7 +676,7 @@ impl Emitter<'_> {
         let extent = if run % plan.part[1] == 0 { Ix::Const(plan.part[1]) } else { Ix::Var(plan.kn) };
         let k = Axis { var: c.k.var, begin: c.k.begin.clone() + Ix::Var(plan.k0), extent };
         let position = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.k0);
-        let index = (Ix::Var(c.m.var) - Ix::Var(plan.chunk_first)) * plan.rows.inner_stride + position;
+        let index = (Ix::Var(c.m.var) - Ix::Var(plan.names.first)) * plan.rows.inner_stride + position;
         let mut body = c.a.body.clone();
         let value = match plan.widened.filter(|_| self.kernel.dtype(c.a.value) != DType::I32) {
             Some(dst) => {
@@ -683,7 +686,7 @@ impl Emitter<'_> {
             None => c.a.value,
         };
         body.push(Stmt::Store { buffer, index, value });
-        let rows = Axis { var: c.m.var, begin: Ix::Var(plan.chunk_first), extent: Ix::Var(plan.chunk_rows) };
+        let rows = Axis { var: c.m.var, begin: Ix::Var(plan.names.first), extent: Ix::Var(plan.names.rows) };
         self.nest(For { axis: k, kind: LoopKind::Vector, carried: vec![], body }, vec![rows])
     }
 
