@@ -17,6 +17,7 @@
 
 mod finished;
 mod panels;
+mod results;
 mod rows;
 mod streamed;
 

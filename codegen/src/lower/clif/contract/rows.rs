@@ -355,6 +355,11 @@ fn position(spans: &[Span], b: &Affine) -> Option<(Option<usize>, i64)> {
 }
 
 impl Rows {
+    /// Elements of a run, where that is known.
+    pub fn known_run(&self) -> Option<i64> {
+        Some(self.run).filter(|_| self.length.is_none())
+    }
+
     /// The buffer that rows are read from in place.
     pub fn buffer(&self) -> Option<BufferId> {
         match &self.place {

@@ -17,6 +17,7 @@ use kiln_ir::DType;
 
 use super::Panels;
 use super::finished::{Names, is_finished};
+use super::results::{Stored, last_store};
 use super::rows::{self, Level, Patch, Place, Rows, rows};
 use crate::kir::{
     Access, Axis, Bound, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Stmt, Val, Var,
@@ -33,9 +34,6 @@ const PLACE_ELEMENTS: i64 = 3 << 16;
 
 /// Elements of a panel's part for one block of the reduction: 320 KiB of f32.
 const PART_ELEMENTS: i64 = 5 << 14;
-
-/// Most elements between rows of a result: displacements have 32 bits.
-const MOST_STRIDE: i64 = 1 << 22;
 
 /// Rows that a block should have: panels come from memory once for so many.
 const GOAL_ROWS: i64 = 128;
@@ -97,9 +95,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     rows.pack(part[1], bytes);
     let block = block(&rows, units, part);
     let whole = total_taps(&rows) <= part[0] && rows.run <= part[1];
-    if rows.length.is_some() && !whole {
-        return None;
-    }
+    (whole || rows.length.is_none()).then_some(())?;
     let block_rows = block * line;
     let sum_columns = if whole { width } else { columns };
     tile.row_stride = rows.inner_stride * bytes;
@@ -109,13 +105,12 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     if whole && let Some(taps) = inner_taps(&rows.taps, bytes) {
         tile.taps = taps;
         depth *= total_taps(&rows);
-        let known = Some(rows.run).filter(|_| rows.length.is_none());
-        tile.short = known.filter(|run| (1..=MOST_SHORT).contains(run));
+        tile.short = rows.known_run().filter(|run| (1..=MOST_SHORT).contains(run));
     }
     let single = whole && total_taps(&rows) == tile.taps[0].0 * tile.taps[1].0;
     tile.part = tile.part_of(depth);
     let result = last_store(kernel, c).filter(|_| whole && total_taps(&rows) == 1);
-    tile.result = result.as_ref().and_then(|r| tile.result_lines(r.stride * bytes, depth));
+    let result = result.filter(|stored| stored.asked_by(&mut tile, depth, bytes));
     let names = Names::new(kernel);
     let finished = is_finished(kernel, c, &tile, names, rows.buffer());
     let chunk = chunk(&rows, block, finished);
@@ -156,7 +151,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         copy,
         finished,
         single,
-        result: result.filter(|_| tile.result.is_some()),
+        result,
         names,
         origin: [var(), var()],
         k0: var(),
@@ -164,26 +159,6 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         counts: [var(), var()],
         rows,
     })
-}
-
-/// Elements in rows of the result.
-#[derive(Clone, Debug)]
-struct Stored {
-    buffer: BufferId,
-    /// Element index, in terms of row and column.
-    index: Ix,
-    /// Elements from row to row.
-    stride: i64,
-}
-
-/// Where the epilogue stores last, if its index is linear in rows and contiguous in columns.
-fn last_store(kernel: &Kernel, c: &Contract) -> Option<Stored> {
-    let Some(Stmt::Store { buffer, index, .. }) = c.epilogue.last() else { return None };
-    let same = kernel.buffers[buffer.index()].dtype == c.acc_dtype;
-    let columns = index.linear(c.n.var, &|_| true)?;
-    let stride = columns.rest.linear(c.m.var, &|_| true)?.coefficient.as_const()?;
-    let fits = same && columns.coefficient == Ix::Const(1) && (0..=MOST_STRIDE).contains(&stride);
-    fits.then(|| Stored { buffer: *buffer, index: index.clone(), stride })
 }
 
 /// Outer and inner rows of a chunk in blocks of `block`.
@@ -543,7 +518,7 @@ impl Emitter<'_> {
         if plan.single {
             let mut args = vec![rows, panel, sums, next, part.run[1], count];
             if let Some(result) = &plan.result {
-                args.push(self.stored_at(c, plan, result)?);
+                args.push(self.stored_at(c, plan.names, result)?);
             }
             return self.paced(c, plan, &plan.few, &args);
         }
@@ -581,15 +556,6 @@ impl Emitter<'_> {
             let end = s.is_end(plan, tap_end, part);
             s.branch(end, |s| s.finished_tile(c, plan, &more, &args), plain)
         })
-    }
-
-    /// Address of the first row's element of the result in the first column of the panel.
-    fn stored_at(&mut self, c: &Contract, plan: &Streamed, stored: &Stored) -> Result<Value> {
-        self.vars[c.m.var.index()] = self.vars[plan.names.first.index()];
-        let column = self.ix(&(c.n.begin.clone() + Ix::Var(plan.names.column)))?;
-        self.vars[c.n.var.index()] = Some(column);
-        let at = self.ix(&stored.index)?;
-        Ok(self.address(stored.buffer, at, (c.acc_dtype.bits() / 8) as i64))
     }
 
     /// Calls the tile function for the number of rows, the sixth argument.
