@@ -537,4 +537,7 @@ fn epilogues_on_sums_in_registers() {
             residual([m, n, k], width, width == 32);
         }
     }
+    // More columns than are computed at once, in whole panels and with a last one that is not.
+    residual([9, 1200, 16], 24, false);
+    residual([9, 1203, 16], 16, true);
 }

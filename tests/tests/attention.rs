@@ -117,6 +117,11 @@ fn more_than_one_block_of_keys() {
 }
 
 #[test]
+fn no_keys() {
+    assert_eq!(composite([2, 2, 6, 0, 8], (None, false), true), 1);
+}
+
+#[test]
 fn lengths_that_show_at_run_time() {
     let hidden = Some(f32::NEG_INFINITY);
     for shape in

@@ -1,5 +1,6 @@
 //! Sizes that show at run time: kernels run where they fit, and nothing is read where they do not.
 
+use kiln::ir::op::ReduceKind;
 use kiln::ir::{Build, DType, Datum, Dim, GraphBuilder, Module, Tensor, Type};
 use kiln::runtime::{Session, SessionOptions};
 use kiln::{Options, compile};
@@ -101,4 +102,20 @@ fn a_reshape_needs_as_many_elements() {
     assert_eq!(run(&session, &[&[2, 2], &[4]]).unwrap(), [0.0, 2.0, 4.0, 6.0]);
     let error = run(&session, &[&[2, 2], &[3]]).unwrap_err();
     assert!(error.contains("4 = 3 does not hold"), "{error}");
+}
+
+#[test]
+fn reductions_of_nothing_have_their_neutral_element() {
+    for kind in [ReduceKind::Sum, ReduceKind::Max] {
+        let session = session(&[&["3", "L"]], |b, x| {
+            let total = b.reduce(kind, x[0], &[1], true).unwrap();
+            let product = b.ew("mul", &[x[0], total]).unwrap();
+            let more = b.reduce(kind, product, &[1], false).unwrap();
+            b.output("more", more);
+        });
+        let neutral = if kind == ReduceKind::Sum { 0.0 } else { f32::NEG_INFINITY };
+        assert_eq!(run(&session, &[&[3, 0]]).unwrap(), [neutral; 3], "{kind:?}");
+        let three = if kind == ReduceKind::Sum { [1.0, 25.0, 81.0] } else { [1.0, 9.0, 25.0] };
+        assert_eq!(run(&session, &[&[3, 2]]).unwrap(), three, "{kind:?}");
+    }
 }

@@ -3,11 +3,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::npz::Arrays;
 use crate::peers::bench::{Artifact, Outputs, turns};
 use crate::python::{Purpose, Python};
 use crate::workspace::{self, Profile, Workspace};
@@ -57,7 +55,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             let inputs = scratch.join(inputs(batch, length));
             let dims = ["input_ids", "attention_mask"].map(|name| format!("{name}={batch},{length}"));
             let fixed = Artifact::compile(&kiln, &model, &scratch.join("fixed.kiln"), &dims)?;
-            let difference = difference(&kiln, [&symbolic, &fixed], &inputs, &scratch)?;
+            let own = symbolic.answer(&kiln, &inputs, &scratch.join("symbolic.out.npz"))?;
+            let other = fixed.answer(&kiln, &inputs, &scratch.join("fixed.out.npz"))?;
+            let difference = own.difference(&other)?;
             let mut times = turns(
                 options.rounds,
                 &mut [
@@ -102,17 +102,4 @@ fn export(workspace: &Workspace, options: &Options, scratch: &Path) -> Result<()
     let mut command = python.script(workspace, "symbolic.py");
     command.arg(&model).arg(scratch).args(shapes.map(|(batch, length)| format!("{batch}x{length}")));
     workspace::output(&mut command).map(drop)
-}
-
-/// The difference of two artifacts' answers.
-fn difference(kiln: &Path, artifacts: [&Artifact; 2], inputs: &Path, scratch: &Path) -> Result<f64> {
-    let mut answers = vec![];
-    for (artifact, name) in artifacts.into_iter().zip(["symbolic.out.npz", "fixed.out.npz"]) {
-        let outputs = scratch.join(name);
-        let mut command = Command::new(kiln);
-        command.arg("run").arg(&artifact.path).arg("--inputs").arg(inputs).arg("--outputs").arg(&outputs);
-        workspace::output(&mut command)?;
-        answers.push(Arrays::read(&outputs)?);
-    }
-    answers[0].difference(&answers[1])
 }

@@ -307,7 +307,8 @@ impl<'a, 'g> Builder<'a, 'g> {
             self.taps.iter().chain(&self.k.group).flat_map(|g| &g.members).copied().collect();
         let columns: Vec<AxisId> = self.n.group.iter().flat_map(|g| &g.members).copied().collect();
         let n = self.n.extent.as_known()?;
-        let depth = reduced.iter().map(|a| self.trace.axes.extent(*a).as_known()).product::<Option<i64>>();
+        let extent = |a: &AxisId| self.trace.axes.extent(*a).as_known();
+        let depth = reduced.iter().try_fold(1i64, |depth, a| depth.checked_mul(extent(a)?));
         let width = panel_width(n, tuning.lanes, depth.unwrap_or(UNKNOWN_DEPTH));
         pack_panels(tensor, offset, [&outer, &reduced, &columns], &self.trace.axes, width)
     }

@@ -414,7 +414,7 @@ fn image_block(
         }
         let elements = source.dims.iter().try_fold(1i64, |n, d| n.checked_mul(d.as_known()?))?;
         let contiguous = group.members.len() == 1 && offset.coefficient(channel).as_known() == Some(1);
-        if !contiguous || elements > channels * WHOLE_ROWS {
+        if !contiguous || elements > channels.saturating_mul(WHOLE_ROWS) {
             return None;
         }
         image |= elements > channels;

@@ -9,8 +9,9 @@
 //! 6. Scratch lengths and grid extents are expressions over constants and dims.
 //! 7. [`Ix::Scalar`] names an `i64` value. Guards have at least one bound.
 //! 8. Carried values belong to sequential loops; reductions combine with an associative, commutative primitive.
-//! 9. Contractions: sums are f32, f64 or i32; reduction axes are expressions over constants and dims; row and
-//!    column extents have upper bounds; operands are `Let` statements; the panel width is 1 to 1024.
+//! 9. Contractions: sums are f32, f64 or i32; reduction axes are expressions over constants and dims, but that without
+//!    taps the innermost extent may use outer variables where panels are not packed when compiled; it then has an
+//!    upper bound, as row and column extents do; operands are `Let` statements; the panel width is 1 to 1024.
 
 use kiln_ir::{DClass, DType, Prim, Scalar};
 
@@ -300,17 +301,16 @@ impl Verifier<'_> {
                 format!("extent `{}` of {} has no upper bound over constants and dims", axis.extent, axis.var)
             })?;
         }
-        // Panels that are packed when compiled, and taps, have one length.
-        let bounded =
-            c.taps.is_empty() && matches!(c.b, Rhs::Strided(_)) && c.k.extent.upper_bound().is_some();
+        // Panels that are packed when compiled, and what taps read, have one length.
+        let strided = c.taps.is_empty() && matches!(c.b, Rhs::Strided(_));
+        let bounded = strided && c.k.extent.upper_bound().is_some();
         for axis in c.taps.iter().chain([&c.k]) {
             self.uniform(&axis.begin, || format!("begin of {}", axis.var))?;
-            if bounded {
-                self.ix(&axis.extent)?;
-            } else {
-                self.uniform(&axis.extent, || format!("extent of {}", axis.var))?;
-            }
         }
+        for axis in c.taps.iter().chain([&c.k].into_iter().filter(|_| !bounded)) {
+            self.uniform(&axis.extent, || format!("extent of {}", axis.var))?;
+        }
+        self.ix(&c.k.extent)?;
         let reduction: Vec<Var> = c.taps.iter().chain([&c.k]).map(|axis| axis.var).collect();
         // Each part sees its own variables only, but every variable is defined once.
         let all = [&[c.m.var, c.n.var], reduction.as_slice()].concat();

@@ -84,7 +84,7 @@ pub fn contract_blocks([m, n]: [Option<i64>; 2], depth: i64, width: i64, line: i
     let rows = m.map_or(rows, |m| if m <= rows { m.max(1) } else { even(m, rows, row_step) });
     let cached = n.is_some_and(|n| n.saturating_mul(depth) <= CACHED_COLUMNS);
     // Few points, an odd number of them: halves share them evenly.
-    let count = n.map_or(0, |n| (n + columns - 1) / columns);
+    let count = n.map_or(0, |n| (n.max(1) - 1) / columns + 1);
     let odd = line == 1 && count % 2 == 1 && (3..=MOST_ODD).contains(&count);
     if let Some(m) = m.filter(|m| rows == *m && *m >= LEAST_HALVED && odd) {
         return Blocks { rows: (m + 1) / 2, columns, by_rows: cached && m > ROW_GOAL };
@@ -105,12 +105,19 @@ const CHANNEL_STEP: i64 = 16;
 /// Fewest channels of a block: fewer are not worth the calls for every line.
 const LEAST_CHANNELS: i64 = 64;
 
+/// Most channels of an image whose blocks are looked for.
+const MOST_CHANNELS: i64 = 1 << 16;
+
 /// Fewest and most blocks of channels.
 const CHANNEL_BLOCKS: [i64; 2] = [4, 8];
 
 /// The size of blocks of channels of an image of at most [`WHOLE_ROWS`] positions, of which contractions make and take
-/// all positions: a thread then reads what it wrote. `None` for few channels, and where halves would be uneven.
+/// all positions: a thread then reads what it wrote. `None` for few channels and for more than any network has, and where
+/// halves would be uneven.
 pub fn channel_block(channels: i64) -> Option<i64> {
+    if channels > MOST_CHANNELS {
+        return None;
+    }
     let [least, most] = CHANNEL_BLOCKS;
     let uneven = |block: i64| {
         let count = (channels + block - 1) / block;
@@ -123,9 +130,9 @@ pub fn channel_block(channels: i64) -> Option<i64> {
 
 /// Parts of nearly equal size of `total`, multiples of `step` and at most about `most`.
 pub fn even(total: i64, most: i64, step: i64) -> i64 {
+    let above = |n: i64, d: i64| (n - 1) / d + 1;
     let total = total.max(1);
-    let count = (total + most - 1) / most;
-    ((total + count - 1) / count + step - 1) / step * step
+    above(above(total, above(total, most)), step) * step
 }
 
 /// The panel width for `n` columns and sums of `depth` products: the fewest padded columns among the multiples of a
@@ -210,6 +217,7 @@ mod tests {
         assert_eq!(channel_block(240), Some(64));
         assert_eq!(channel_block(200), None);
         assert_eq!(channel_block(40), None);
+        assert_eq!(channel_block(i64::MAX), None);
     }
 
     #[test]

@@ -71,22 +71,23 @@ pub fn reductions(c: &mut Choices<'_>) -> Vec<Case> {
     super::case(c, b, &[count * n * stride, count], dims, super::SUMMABLE)
 }
 
-/// Rows whose later loops use totals of the earlier ones, with what is expensive kept in scratch.
+/// Rows whose later loops use totals of the earlier ones, with what is expensive kept in scratch; some have no elements, and
+/// some store a total.
 pub fn phases(c: &mut Choices<'_>) -> Vec<Case> {
     let storage = if c.below(4) == 1 { c.of(&[DType::F16, DType::BF16]) } else { F32 };
     let mut b = KernelBuilder::new("rows");
     let (x, scale, out) = (b.input(storage), b.input(F32), b.output(storage));
+    let single = b.output(F32);
     let most = c.of(&[40, 130]);
-    let n = c.between(1, most);
-    let (len, dims) = if c.flag() { (Ix::Const(n), vec![]) } else { (b.dim(), vec![n]) };
+    let n = c.between(0, most);
+    let (len, dims) = if n > 0 && c.flag() { (Ix::Const(n), vec![]) } else { (b.dim(), vec![n]) };
     let kept = b.scratch(F32, len.clone());
     let (blocks, rows) = (c.between(1, 2), c.between(1, 5));
     let block = b.grid(blocks);
-    let keeps = c.flag();
-    let softmax = c.flag();
+    let (keeps, softmax, stores) = (c.flag(), c.flag(), c.flag());
     let count = 1 + c.below(3);
     b.sequential(rows, |b, row| {
-        let at = (block.clone() * rows + row) * len.clone();
+        let at = (block.clone() * rows + row.clone()) * len.clone();
         let mut totals: Vec<Val> = vec![];
         let mut stored = false;
         for phase in 0..count {
@@ -118,6 +119,9 @@ pub fn phases(c: &mut Choices<'_>) -> Vec<Case> {
                 combine.iter().map(|_| v).collect()
             });
             stored |= store;
+            if stores && phase == 0 {
+                b.store(single, block.clone() * rows + row.clone(), found[0]);
+            }
             totals.extend(found);
         }
         b.vector(len.clone(), |b, i| {
@@ -135,7 +139,7 @@ pub fn phases(c: &mut Choices<'_>) -> Vec<Case> {
             b.store(out, at.clone() + i, v);
         });
     });
-    super::case(c, b, &[blocks * rows * n, n, blocks * rows * n], dims, super::SUMMABLE)
+    super::case(c, b, &[blocks * rows * n, n, blocks * rows * n, blocks * rows], dims, super::SUMMABLE)
 }
 
 /// What a phase computes of an element and the totals before.

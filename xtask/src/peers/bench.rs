@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::PAUSE;
 use super::figures::{Figures, Turn};
+use crate::npz::Arrays;
 use crate::workspace;
 
 /// The figures of `kiln bench --json` that are compared.
@@ -61,6 +62,14 @@ impl Artifact {
         shapes.iter().for_each(|shape| _ = command.args(["--shape", shape]));
         workspace::output(&mut command)?;
         Ok(Artifact { path: path.to_path_buf() })
+    }
+
+    /// The outputs for these inputs, which go to the file `outputs` on the way.
+    pub fn answer(&self, kiln: &Path, inputs: &Path, outputs: &Path) -> Result<Arrays> {
+        let mut command = Command::new(kiln);
+        command.arg("run").arg(&self.path).arg("--inputs").arg(inputs).arg("--outputs").arg(outputs);
+        workspace::output(&mut command)?;
+        Arrays::read(outputs)
     }
 
     /// A turn.

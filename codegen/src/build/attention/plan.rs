@@ -9,6 +9,7 @@ use super::super::term::{Term, TermId};
 use super::super::trace::{Refusal, Trace};
 use super::Stages;
 use super::softmax::{Softmax, softmax};
+use crate::schedule::even;
 
 /// Most scores of a block of queries: 512 KiB of f32 share the second-level cache with keys and values.
 const MOST_SCORES: i64 = 1 << 17;
@@ -103,7 +104,7 @@ impl Plan {
         }
         let stride = stride(whole.unwrap_or(KEY_BLOCK));
         let most = (MOST_SCORES / stride).min(MOST_ROWS);
-        let block = rows.map_or(most.min(BLOCK_ROWS), |rows| even(rows, most));
+        let block = rows.map_or(most.min(BLOCK_ROWS), |rows| even(rows, most, 1));
         let grid = collapse(&outer, &trace.axes, &exprs);
         Ok(Plan { grid, columns, queries, keys: keys_term, block, stride, softmax, key_block })
     }
@@ -112,12 +113,6 @@ impl Plan {
 /// Elements between rows of so many scores: an odd number of cache lines keeps rows in different sets.
 fn stride(keys: i64) -> i64 {
     (((keys + 15) / 16) | 1) * 16
-}
-
-/// Blocks of nearly equal size, at most `most` each.
-fn even(total: i64, most: i64) -> i64 {
-    let count = (total + most - 1) / most;
-    (total + count - 1) / count
 }
 
 fn is_load_of(trace: &Trace<'_, '_>, t: TermId, local: usize) -> bool {

@@ -36,8 +36,12 @@ pub(super) fn softmax(terms: &Terms, weights: TermId, is_score: &dyn Fn(TermId) 
     if !is_score(score) || terms.literal(one) != Some(Scalar::F(1.0)) {
         return None;
     }
-    let greatest = reduction(terms, unguarded(terms, lowered_by, 0.0), Prim::Max)?;
-    let sum = reduction(terms, unguarded(terms, divisor, 1.0), Prim::Add)?;
+    let plain = [unguarded(terms, lowered_by, 0.0), unguarded(terms, divisor, 1.0)];
+    if plain[0] == lowered_by && plain[1] != divisor && !zero_for_nan {
+        // Rows whose keys are all hidden would be NaN, whatever the guard of the divisor.
+        return None;
+    }
+    let (greatest, sum) = (reduction(terms, plain[0], Prim::Max)?, reduction(terms, plain[1], Prim::Add)?);
     let &[shifted] = operands(terms, sum.1, Prim::Exp)? else { return None };
     let &[again, by] = operands(terms, shifted, Prim::Sub)? else { return None };
     let found = Softmax { greatest: greatest.0, lowered_by, sum: sum.0, inverse, zero_for_nan };

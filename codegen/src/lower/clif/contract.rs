@@ -13,7 +13,7 @@
 //! The sums of a tile live in a few cache lines of scratch between the micro-kernels and the epilogue; both the
 //! packing loops and the epilogue are ordinary kernel IR statements and take the ordinary vectorizer.
 //!
-//! With wide vectors and rows of known length, [`streamed`] takes another order.
+//! With wide vectors and rows of known or bounded length, [`streamed`] takes another order.
 
 mod finished;
 mod panels;

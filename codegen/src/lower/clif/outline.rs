@@ -228,7 +228,10 @@ impl Emitter<'_> {
         };
         let some = self.b.ins().icmp(IntCC::SignedGreaterThan, count, zero);
         let some_rows = self.b.ins().icmp(IntCC::SignedGreaterThan, row_count, zero);
-        let some = if known { some_rows } else { self.b.ins().band(some, some_rows) };
+        let some = match known || selection.stores_beside_loops() {
+            true => some_rows,
+            false => self.b.ins().band(some, some_rows),
+        };
         let run = |s: &mut Self| {
             s.vars[axis.var.index()] = Some(begin);
             if let Some((var, begin)) = row_begin {

@@ -106,6 +106,12 @@ impl Selection {
         self.program.phases.iter().flat_map(|p| &p.totals)
     }
 
+    /// Whether there is something to do for a row without lanes: stores beside its loops.
+    pub(super) fn stores_beside_loops(&self) -> bool {
+        let once = self.program.phases.iter().filter(|p| p.run == lir::Run::Once);
+        once.flat_map(|p| &p.body).any(|inst| matches!(inst, lir::Inst::Store { .. }))
+    }
+
     /// The function `(words)` that runs the program; `count` is the number of iterations where it is known.
     ///
     /// With 256-bit vectors it leaves the last iterations, fewer than lanes, to the caller.

@@ -274,7 +274,7 @@ impl Tile {
 
     /// The same with an epilogue on the sums, which go nowhere else: the third argument is the address of the epilogue's
     /// words. Where sums have several parts, one tile's are in memory meanwhile; where they are added to those in memory,
-    /// these stay as they are.
+    /// what is left there is of no use.
     pub fn finished(&self, finish: &Finish) -> Result<WideFunction, WideError> {
         let mut slots = 0;
         // How many slots the stack needs is known when all is emitted.

@@ -39,7 +39,7 @@ impl Names {
 pub(super) fn is_finished(
     kernel: &Kernel,
     c: &Contract,
-    tile: &Tile,
+    (tile, whole_panels): (&Tile, bool),
     names: Names,
     rows: Option<BufferId>,
 ) -> bool {
@@ -50,25 +50,22 @@ pub(super) fn is_finished(
     if c.epilogue.iter().any(writes) {
         return false;
     }
-    let made = finish(kernel, c, tile, names).and_then(|finish| tile.finished(&finish));
+    let made = finish(kernel, c, (tile, whole_panels), names).and_then(|finish| tile.finished(&finish));
     if let Err(reason) = &made {
         tracing::trace!(kernel = kernel.name, %reason, "an epilogue is a loop of its own");
     }
     made.is_ok()
 }
 
-/// The epilogue of a tile.
+/// The epilogue of a tile, of whose panel all columns exist or some.
 fn finish(
     kernel: &Kernel,
     c: &Contract,
-    tile: &Tile,
+    (tile, whole_panels): (&Tile, bool),
     names: Names,
 ) -> std::result::Result<Finish, WideError> {
     let axis = Axis { var: c.m.var, begin: Ix::Var(names.first), extent: Ix::Var(names.rows) };
-    let extent = match super::rows::is_multiple(&c.n.extent, tile.width) {
-        true => Ix::Const(tile.width),
-        false => Ix::Var(names.used),
-    };
+    let extent = if whole_panels { Ix::Const(tile.width) } else { Ix::Var(names.used) };
     let columns = Axis { var: c.n.var, begin: c.n.begin.clone() + Ix::Var(names.column), extent };
     select_finish(kernel, tile.vectors, &Rows { axis, tile: 1 }, &columns, &c.epilogue, c.acc)
 }
@@ -85,7 +82,7 @@ impl Emitter<'_> {
     ) -> Result<()> {
         let names = plan.names;
         let wide = |source| LowerError::Wide { kernel: self.kernel.name.clone(), source };
-        let finish = finish(&self.kernel, c, tile, names).map_err(wide)?;
+        let finish = finish(&self.kernel, c, (tile, plan.whole_panels), names).map_err(wide)?;
         let function = tile.finished(&finish).map_err(wide)?;
         let bytes = 8 * finish.selection.words.len() as u32;
         let slot = self.b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 4));

@@ -24,6 +24,7 @@ use crate::kir::{
 };
 use crate::lower::clif::emit::{Callee, Emitter, Result};
 use crate::lower::wide::tile::{LINE, MOST_ROWS, MOST_SHORT, Tile, UNROLL};
+use crate::schedule::even;
 
 /// Elements that a block of rows reads: 384 KiB of f32 in a second-level cache of 1 MiB or more.
 const BLOCK_ELEMENTS: i64 = 3 << 15;
@@ -59,6 +60,8 @@ pub(super) struct Streamed {
     /// Outer taps, and elements of a tap's run, in one block of the reduction.
     part: [i64; 2],
     sums: BufferId,
+    /// Whether all panels have all of their columns.
+    pub(super) whole_panels: bool,
     /// Whether the tile functions end with the epilogue; otherwise it is a loop over sums.
     finished: bool,
     /// Whether a call does all of the reduction; the sums of one tile at a time are in memory if it is finished, too.
@@ -112,7 +115,9 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     let result = last_store(kernel, c).filter(|_| whole && total_taps(&rows) == 1);
     let result = result.filter(|stored| stored.asked_by(&mut tile, depth, bytes));
     let names = Names::new(kernel);
-    let finished = is_finished(kernel, c, &tile, names, rows.buffer());
+    // Blocks of columns are whole panels.
+    let whole_panels = rows::is_multiple(&c.n.extent, width);
+    let finished = is_finished(kernel, c, (&tile, whole_panels), names, rows.buffer());
     let chunk = chunk(&rows, block, finished);
     // Panels are read once for every line.
     let lines = if rows.split.is_some() { block } else { 1 };
@@ -149,6 +154,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         part,
         sums,
         copy,
+        whole_panels,
         finished,
         single,
         result,
@@ -166,9 +172,9 @@ fn chunk(rows: &Rows, block: i64, finished: bool) -> [i64; 2] {
     match rows.split {
         Some(line) if finished => [block, line],
         Some(line) if line <= CHUNK_ROWS => [(CHUNK_ROWS / line).min(block), line],
-        Some(line) => [1, even(line, CHUNK_ROWS)],
+        Some(line) => [1, even(line, CHUNK_ROWS, 1)],
         None if finished => [1, block],
-        None => [1, even(block, CHUNK_ROWS)],
+        None => [1, even(block, CHUNK_ROWS, 1)],
     }
 }
 
@@ -188,12 +194,6 @@ fn total_taps(rows: &Rows) -> i64 {
     rows.taps.iter().map(|t| t.0).product()
 }
 
-/// Parts of nearly equal size, at most `most` each.
-fn even(total: i64, most: i64) -> i64 {
-    let count = (total.max(1) + most - 1) / most;
-    (total.max(1) + count - 1) / count
-}
-
 /// Taps and elements of a run in one block of the reduction.
 fn parts(rows: &Rows, width: i64, count: Option<i64>) -> [i64; 2] {
     let by_panel = PART_ELEMENTS / width;
@@ -203,9 +203,9 @@ fn parts(rows: &Rows, width: i64, count: Option<i64>) -> [i64; 2] {
     };
     let most = by_panel.min(by_rows).max(UNROLL);
     if rows.run > most {
-        [1, (even(rows.run, most) + UNROLL - 1) / UNROLL * UNROLL]
+        [1, even(rows.run, most, UNROLL)]
     } else {
-        [even(total_taps(rows), (most / rows.run.max(1)).max(1)), rows.run]
+        [even(total_taps(rows), (most / rows.run.max(1)).max(1), 1), rows.run]
     }
 }
 
@@ -238,7 +238,7 @@ fn most(units: Option<i64>, fits: impl Fn(i64) -> bool) -> i64 {
             high = middle - 1;
         }
     }
-    units.map_or(low, |units| even(units, low))
+    units.map_or(low, |units| even(units, low, 1))
 }
 
 /// Where the panels' parts of a block of the reduction are.
@@ -598,7 +598,7 @@ impl Emitter<'_> {
     fn chunk_epilogue(&mut self, c: &Contract, plan: &Streamed) -> Result<()> {
         let bytes = (c.acc_dtype.bits() / 8) as i64;
         let width = plan.tile.width;
-        let extent = if rows::is_multiple(&c.n.extent, width) {
+        let extent = if plan.whole_panels {
             Ix::Const(width)
         } else {
             let n = self.ix(&c.n.extent)?;
