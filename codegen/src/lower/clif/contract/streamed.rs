@@ -137,10 +137,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         false => block_rows,
     };
     let sums = scratch(sum_columns * kept);
-    let widened = (c.acc_dtype == DType::I32).then(|| {
-        kernel.vals.push(DType::I32);
-        Val(kernel.vals.len() as u32 - 1)
-    });
+    let widened = widened(kernel, c);
     let mut var = || {
         kernel.vars += 1;
         Var(kernel.vars - 1)
@@ -164,6 +161,14 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         kn: var(),
         counts: [var(), var()],
         rows,
+    })
+}
+
+/// A value for left elements as i32, where sums are.
+fn widened(kernel: &mut Kernel, c: &Contract) -> Option<Val> {
+    (c.acc_dtype == DType::I32).then(|| {
+        kernel.vals.push(DType::I32);
+        Val(kernel.vals.len() as u32 - 1)
     })
 }
 
