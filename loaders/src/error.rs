@@ -115,7 +115,7 @@ struct ListIssues<'a> {
 impl fmt::Display for ListIssues<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.issues {
-            [one] => write!(f, "{}: node {one}", self.path),
+            [one] if self.unlisted == 0 => write!(f, "{}: node {one}", self.path),
             many => {
                 let count = many.len() + self.unlisted;
                 write!(f, "{}: {count} nodes cannot be loaded:", self.path)?;

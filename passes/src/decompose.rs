@@ -46,6 +46,7 @@ fn arg_extremum(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     require(dtype.is_int() || dtype.is_float(), format!("{dtype} does not reduce"))?;
     let (rank, size) = (b.rank(x)?, b.shape(x)?.get(axis).cloned());
     let size = size.ok_or(Refusal::NoMatch)?;
+    require(size.as_known() != Some(0), "no element is the greatest of none")?;
     let best = b.reduce(kind, x, &[axis], true)?;
     let mut hit = b.ew("eq", &[x, best])?;
     if dtype.is_float() {

@@ -44,6 +44,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let listed = workspace::output(Command::new(&worker).arg(&folder))?;
     let chosen = |name: &str| options.filter.as_ref().is_none_or(|text| name.contains(text.as_str()));
     let files: Vec<PathBuf> = listed.lines().filter(|line| chosen(line)).map(PathBuf::from).collect();
+    if files.is_empty() {
+        bail!("no hostile file has such a name");
+    }
     let (mut good, mut slowest, mut largest) = (0, 0.0_f64, 0.0_f64);
     for path in &files {
         let name = path.strip_prefix(&folder).unwrap_or(path);

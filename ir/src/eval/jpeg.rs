@@ -213,12 +213,15 @@ fn read_huffman(mut s: &[u8], tables: &mut Tables) -> Result<(), Fault> {
 
 fn read_scan(s: &[u8], frame: &Frame) -> Result<Scan, Fault> {
     let count = s.first().map_or(0, |&c| usize::from(c));
-    let mut parts = vec![];
+    let mut parts: Vec<(usize, usize, usize)> = vec![];
     for i in 0..count {
         let Some(&[id, tables]) = s.get(1 + 2 * i..3 + 2 * i) else { return bad("a short scan") };
         let Some(component) = frame.components.iter().position(|c| c.id == id) else {
             return bad("a scan of an unknown component");
         };
+        if parts.iter().any(|&(other, ..)| other == component) {
+            return bad("a scan of a component twice");
+        }
         parts.push((component, usize::from(tables >> 4), usize::from(tables & 15)));
     }
     let Some(&[start, end, shifts]) = s.get(1 + 2 * count..4 + 2 * count) else { return bad("a short scan") };
@@ -249,9 +252,14 @@ fn run_scan(
         [(component, ..)] => frame.components[*component].blocks,
         _ => frame.units,
     };
+    let blocks = |&(index, ..): &(usize, usize, usize)| {
+        let component = &frame.components[index];
+        if alone { 1 } else { component.h * component.v }
+    };
+    let work = across.saturating_mul(64 * scan.parts.iter().map(blocks).sum::<usize>());
     let mut left = tables.restart;
     for y in 0..down {
-        cx.tick(across.saturating_mul(64))?;
+        cx.tick(work)?;
         for x in 0..across {
             if tables.restart > 0 {
                 if left == 0 {

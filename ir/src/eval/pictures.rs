@@ -79,11 +79,17 @@ fn jpeg2000(cx: &mut Cx<'_>, data: &[u8]) -> Result<Picture, Fault> {
         ColorSpace::Icc { num_channels, .. } => usize::from(*num_channels),
         ColorSpace::CMYK | ColorSpace::Unknown { .. } => 0,
     };
+    let stride = colors + alpha;
+    let wrong = || invalid(format!("a JPEG 2000 image of {colors} colors"));
+    if !matches!(colors, 1 | 3) {
+        return wrong();
+    }
+    // The decoder computes in f32.
+    cx.admit(DType::F32, &[height, width, stride])?;
     let mut context = DecoderContext::default();
     let bytes = image.decode(&mut context).map_err(|e| bad(&e))?.data_u8();
-    let stride = colors + alpha;
-    if !matches!(colors, 1 | 3) || bytes.len() != width * height * stride {
-        return invalid(format!("a JPEG 2000 image of {colors} colors"));
+    if bytes.len() != width * height * stride {
+        return wrong();
     }
     let pixel = |p: &[u8]| if colors == 1 { [p[0]; 3] } else { [p[0], p[1], p[2]] };
     let rgb = bytes.chunks_exact(stride).flat_map(pixel).collect();

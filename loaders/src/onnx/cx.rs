@@ -193,6 +193,11 @@ impl<'p> Cx<'_, '_, 'p> {
         Ok(captures)
     }
 
+    /// Counts nodes that the operator builds or looks at beside its own, against the limit of the model.
+    pub(crate) fn count_nodes(&mut self, more: usize) -> Result<(), OpError> {
+        self.session.count_nodes(more)
+    }
+
     /// Builds a private graph; `fill` adds inputs, nodes and outputs. Problems inside are recorded one by one.
     pub(crate) fn nested(
         &mut self,

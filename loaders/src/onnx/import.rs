@@ -73,9 +73,16 @@ fn opsets(imports: &[OperatorSetIdProto]) -> FxHashMap<&str, i64> {
 /// A node's name, or what else tells it from others.
 pub(crate) fn display_name(node: &NodeProto) -> &str {
     if !node.name.is_empty() {
-        return &node.name;
+        return short(&node.name);
     }
-    node.output.iter().find(|o| !o.is_empty()).map_or(node.op_type.as_str(), String::as_str)
+    short(node.output.iter().find(|o| !o.is_empty()).map_or(node.op_type.as_str(), String::as_str))
+}
+
+/// Most characters of a name, or of the path of functions to a node, that are kept: every inlined node has them.
+const MOST_NAME: usize = 256;
+
+fn short(name: &str) -> &str {
+    name.char_indices().nth(MOST_NAME).and_then(|(end, _)| name.get(..end)).unwrap_or(name)
 }
 
 /// Imports the model of a file of `size` bytes. Fails with every problem of the graph at once.
@@ -443,13 +450,7 @@ fn import_node<'p>(
     b: &mut GraphBuilder<'_>,
     node: &'p NodeProto,
 ) -> Result<(), OpError> {
-    session.nodes += 1;
-    let limit = session.max_nodes;
-    if session.nodes > limit {
-        let what = "the number of nodes, functions inlined,".to_owned();
-        session.limit.get_or_insert(LoadError::Limit { path: session.file.clone(), what, limit });
-        return Err(OpError::Recorded);
-    }
+    session.count_nodes(1)?;
     let key = (domain(&node.domain), node.op_type.as_str(), node.overload.as_str());
     let opset = frame.scope.opsets.get(key.0).copied();
     let function = session.functions.get(&key).copied();
@@ -568,7 +569,7 @@ fn inline<'p>(
     let scope = Rc::new(Scope { opsets, bindings, calls });
     let path = match frame.path.as_str() {
         "" => display_name(node).to_owned(),
-        outer => format!("{outer}/{}", display_name(node)),
+        outer => short(&format!("{outer}/{}", display_name(node))).to_owned(),
     };
     let mut body = Frame { scope, path, depth, names: FxHashMap::default() };
     for (i, name) in function.input.iter().enumerate() {
@@ -591,11 +592,23 @@ fn inline<'p>(
 }
 
 impl<'p> Session<'p> {
+    /// Counts nodes that are built, against the limit.
+    pub(super) fn count_nodes(&mut self, more: usize) -> Result<(), OpError> {
+        self.nodes = self.nodes.saturating_add(more);
+        let limit = self.max_nodes;
+        if self.nodes > limit {
+            let what = "the number of nodes, functions inlined,".to_owned();
+            self.limit.get_or_insert(LoadError::Limit { path: self.file.clone(), what, limit });
+            return Err(OpError::Recorded);
+        }
+        Ok(())
+    }
+
     fn report(&mut self, frame: &Frame<'p>, node: &NodeProto, opset: i64, kind: IssueKind, reason: String) {
         let op = match ops::find(domain(&node.domain), &node.op_type) {
             Some(row) if opset > 0 => format!("{}-{}", row.qualified_name(), row.version(opset)),
-            _ if domain(&node.domain).is_empty() => node.op_type.clone(),
-            _ => format!("{}.{}", node.domain, node.op_type),
+            _ if domain(&node.domain).is_empty() => short(&node.op_type).to_owned(),
+            _ => format!("{}.{}", short(&node.domain), short(&node.op_type)),
         };
         let origin = Origin {
             file: self.file.clone(),

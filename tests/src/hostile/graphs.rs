@@ -1,5 +1,6 @@
 //! Graphs and functions that do not hold together.
 
+use bytes::Bytes;
 use kiln::ir::DType;
 use kiln::loaders::onnx::proto::*;
 use prost::Message;
@@ -38,6 +39,27 @@ fn calling(name: &str, functions: Vec<FunctionProto>) -> Hostile {
 /// A model of these nodes over an f32 input `x` `[2, 3]` with the output `y`.
 fn nodes(name: &str, nodes: Vec<NodeProto>) -> Hostile {
     Hostile::new(name, encoded(graph(nodes, vec![floats("x", &[2, 3])], vec![], &["y"])))
+}
+
+/// Derivatives of derivatives, each of which has several times as many nodes as the one before.
+fn gradients_of_gradients() -> Hostile {
+    const TRAINING: &str = "ai.onnx.preview.training";
+    let mut all = vec![node("Tanh", &["x"], &["y0"], vec![])];
+    for i in 0..40 {
+        let names = vec![Bytes::from_static(b"x")];
+        let xs = AttributeProto {
+            name: "xs".into(),
+            r#type: attribute_type::STRINGS,
+            strings: names,
+            ..Default::default()
+        };
+        let of = string("y", &format!("y{i}"));
+        let gradient = node("Gradient", &["x"], &[&format!("y{}", i + 1)], vec![xs, of]);
+        all.push(NodeProto { domain: TRAINING.into(), ..gradient });
+    }
+    let mut model = model(graph(all, vec![floats("x", &[2, 3])], vec![], &["y40"]));
+    model.opset_import.push(opset(TRAINING, 1));
+    Hostile::new("gradients-of-gradients", model.encode_to_vec())
 }
 
 fn relu(input: &str, output: &str) -> NodeProto {
@@ -248,6 +270,16 @@ fn names(files: &mut Vec<Hostile>) {
     let long = "n".repeat(1 << 20);
     files.push(nodes("name-of-a-megabyte", vec![relu(&long, "y")]));
     files.push(nodes("operator-of-a-megabyte", vec![node(&long, &["x"], &["y"], vec![])]));
+    files.push(gradients_of_gradients());
+    // Every one of the inlined nodes would have the name.
+    let mut named = relu("x", "y");
+    named.name = "n".repeat(1 << 20);
+    let mut calls: Vec<NodeProto> = (0..50_000).map(|i| call("long", "x", &format!("c{i}"))).collect();
+    calls.push(node("Frobnicate", &["x"], &["y"], vec![]));
+    let mut often = model(graph(calls, vec![floats("x", &[2])], vec![], &["y"]));
+    often.opset_import.push(opset("f", 1));
+    often.functions = vec![function("long", vec![named])];
+    files.push(Hostile::new("name-of-a-megabyte-inlined-often", often.encode_to_vec()));
     let control = "\u{1b}[2J\u{202e}\0\r\n";
     files.push(nodes("operator-of-control-characters", vec![node(control, &["x"], &["y"], vec![])]));
     let many = (0..5_000).map(|i| node("Frobnicate", &["x"], &[&format!("y{i}")], vec![])).collect();

@@ -57,15 +57,22 @@ pub struct Case {
     sets: Vec<DataSet>,
     rtol: f64,
     atol: f64,
-    /// Whether the outputs are random by definition; the expected values are then one draw among many, and only their
-    /// shape is compared.
+    /// Where the probabilities of outputs are that are random by definition: the expected values are then one draw among
+    /// many, and shape, range and frequencies are compared.
     pub draws: Option<Draws>,
 }
 
 /// Draws of 0 and 1, each with its own probability of 1.
 #[derive(Clone, Copy, Serialize, Debug)]
+pub struct Draws {
+    chances: Chances,
+    /// Whether the operator has a seed of its own, with which it repeats itself.
+    seeded: bool,
+}
+
+#[derive(Clone, Copy, Serialize, Debug)]
 #[serde(rename_all = "snake_case")]
-pub enum Draws {
+enum Chances {
     /// The input holds the probabilities.
     Input,
     /// The input holds their complements: the suite's function for Bernoulli gives 1 where a uniform number exceeds the
@@ -125,11 +132,10 @@ fn case(data: &Path, folder: &str, path: &Path) -> Result<Case> {
     let tolerance = |key: &str, otherwise| description.get(key).and_then(Value::as_f64).unwrap_or(otherwise);
     let (rtol, atol) = (tolerance("rtol", RTOL), tolerance("atol", ATOL));
     // The suite's own page says of these that implementations need not agree even on a seed.
-    let draws = match (name.starts_with("test_bernoulli"), family) {
-        (true, Family::NodeExpanded) => Some(Draws::Complement),
-        (true, _) => Some(Draws::Input),
-        (false, _) => None,
-    };
+    let draws = name.starts_with("test_bernoulli").then(|| Draws {
+        chances: if family == Family::NodeExpanded { Chances::Complement } else { Chances::Input },
+        seeded: name.contains("_seed"),
+    });
     Ok(Case { family, name, model, sets, rtol, atol, draws })
 }
 

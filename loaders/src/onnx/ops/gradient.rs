@@ -13,6 +13,9 @@ const TRAINING: &str = "ai.onnx.preview.training";
 pub(super) const ROWS: &[Row] =
     &[Row { domain: TRAINING, name: "Gradient", since: &[1], how: How::Fn(gradient) }];
 
+/// Nodes that are looked at in the time that building one takes.
+const LOOKS_A_NODE: usize = 16;
+
 /// Results: the derivatives of `y` by each of `xs`, summed over the elements of `y`. The operands are the values at
 /// which to derive: here those that the names have in the graph.
 fn gradient(cx: &mut Cx<'_, '_, '_>) -> Outputs {
@@ -63,6 +66,9 @@ fn accumulate(
             path.push(node.clone());
         }
     }
+    // A gradient of a gradient derives all that the first has added.
+    let looked_at = cx.b.graph().scheduled().count() / LOOKS_A_NODE;
+    cx.count_nodes(looked_at + path.len())?;
     let mut adjoints = FxHashMap::default();
     adjoints.insert(y, like(cx, y, 1.0)?);
     for node in path.into_iter().rev() {
@@ -99,6 +105,9 @@ fn derive(cx: &mut Cx<'_, '_, '_>, node: &Node, result: Value, i: usize, g: Valu
         }
         Op::Cast(_) => {
             let dtype = cx.dtype(x)?;
+            if !dtype.is_float() || !cx.dtype(result)?.is_float() {
+                return Err(underivable(node));
+            }
             Ok(cx.b.cast(g, dtype)?)
         }
         Op::Movement(Movement::Reshape { .. }) => {

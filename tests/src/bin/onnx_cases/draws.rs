@@ -6,10 +6,18 @@ use serde::{Deserialize, Serialize};
 use crate::execute::{Failure, Program};
 use crate::value::{Elements, Mismatch, Value};
 
-/// Where the probabilities are; the caller's side is `Draws` of `xtask/src/suite/cases.rs`.
+/// What is drawn; the caller's side is `Draws` of `xtask/src/suite/cases.rs`.
+#[derive(Clone, Copy, Deserialize, Serialize)]
+pub struct Draws {
+    chances: Chances,
+    /// Whether the operator has a seed of its own, with which it repeats itself.
+    seeded: bool,
+}
+
+/// Where the probabilities are.
 #[derive(Clone, Copy, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Draws {
+enum Chances {
     /// In the input.
     Input,
     /// The input holds their complements.
@@ -32,7 +40,7 @@ pub fn check(
     let chances = inputs.first().and_then(Datum::as_tensor).and_then(|t| t.to_f64s());
     let mut chances =
         chances.ok_or_else(|| Failure::error("draws", "the first input is no tensor of numbers"))?;
-    if let Draws::Complement = draws {
+    if let Chances::Complement = draws.chances {
         chances.iter_mut().for_each(|chance| *chance = 1.0 - *chance);
     }
     let mut runs: Vec<Vec<f64>> = vec![];
@@ -42,8 +50,13 @@ pub fn check(
             Err(mismatch) => return Ok(Err(mismatch)),
         }
     }
-    // With a seed of its own an operator repeats itself: one draw is all there is to count.
-    if runs.iter().all(|run| Some(run) == runs.first()) {
+    // An operator that repeats itself has one draw to count.
+    let repeats = runs.iter().all(|run| Some(run) == runs.first());
+    if repeats != draws.seeded {
+        let place = format!("{RUNS} runs are {}", if repeats { "all equal" } else { "not equal" });
+        return Ok(Err(Mismatch { what: "draws differ from what the seed asks for", place }));
+    }
+    if repeats {
         runs.truncate(1);
     }
     let count = runs.len() as f64;
