@@ -8,6 +8,9 @@
 //!     contract: weights x values, epilogue                  -> outputs
 //! ```
 //!
+//! The rows of a softmax are columns of scratch, whose lanes are queries ([`plan::Lanes`]): then keys are the rows of the
+//! first contraction, and the second one reads its rows side by side.
+//!
 //! Weights of a softmax stay exponentials, whose sum divides the product instead: fewer numbers are divided. Where scores
 //! of all keys do not fit in the cache, or their number shows at run time only, the keys of a softmax come in blocks:
 //!
@@ -19,6 +22,7 @@
 //!     for queries: sums, divided, epilogue                  -> outputs
 //! ```
 
+mod lanes;
 mod plan;
 mod softmax;
 mod statements;

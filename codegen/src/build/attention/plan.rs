@@ -3,7 +3,7 @@
 use kiln_ir::DType;
 
 use super::super::emit::Group;
-use super::super::expr::{AxisId, Expr};
+use super::super::expr::{Atom, AxisId, Expr};
 use super::super::loops::{all_exprs, collapse};
 use super::super::term::{Term, TermId};
 use super::super::trace::{Refusal, Trace};
@@ -23,8 +23,21 @@ const FEWEST_ROWS: i64 = 16;
 /// Queries of a block where their number shows at run time only.
 const BLOCK_ROWS: i64 = 128;
 
+/// Fewest queries that are lanes, and what blocks of them are multiples of.
+const LANES: i64 = 16;
+
 /// Keys of a block, where they come in blocks.
 const KEY_BLOCK: i64 = 512;
+
+/// Which scores are neighbours in scratch, so that they are lanes of a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lanes {
+    /// Those of the keys of one query.
+    Keys,
+    /// Those of the queries of one key: keys are read as the rows that they are, and no lanes are exchanged to find the
+    /// greatest score of a query and the sum of its exponentials.
+    Queries,
+}
 
 /// Loops and sizes.
 pub(super) struct Plan {
@@ -34,8 +47,11 @@ pub(super) struct Plan {
     /// The first contraction's operands: queries, keys.
     pub queries: TermId,
     pub keys: TermId,
-    /// Queries of a block, elements between rows of scores.
+    /// Queries of a block.
     pub block: i64,
+    pub lanes: Lanes,
+    /// Lines of scores in scratch, queries or keys, and elements between them.
+    pub lines: i64,
     pub stride: i64,
     /// The rows, where they are a softmax.
     pub softmax: Option<Softmax>,
@@ -94,6 +110,10 @@ impl Plan {
             return refuse("reductions along other axes than the keys");
         }
         let softmax = softmax(&trace.terms, s.weights, &|t| is_load_of(trace, t, s.local[0]));
+        let lanes = match softmax {
+            Some(_) if queries_are_lanes(trace, s, rows) => Lanes::Queries,
+            _ => Lanes::Keys,
+        };
         let whole = keys.filter(|&keys| {
             let rows = rows.unwrap_or(MOST_ROWS).min(MOST_ROWS).min(FEWEST_ROWS);
             MOST_SCORES / stride(keys) >= rows
@@ -102,12 +122,36 @@ impl Plan {
         if softmax.is_none() && (rows.is_none() || key_block.is_some()) {
             return refuse("scores of a block of queries that do not fit in the cache");
         }
-        let stride = stride(whole.unwrap_or(KEY_BLOCK));
-        let most = (MOST_SCORES / stride).min(MOST_ROWS);
-        let block = rows.map_or(most.min(BLOCK_ROWS), |rows| even(rows, most, 1));
+        let line = whole.unwrap_or(KEY_BLOCK);
+        let most = (MOST_SCORES / stride(line)).min(MOST_ROWS);
+        let (block, lines, stride) = match lanes {
+            Lanes::Keys => {
+                let block = rows.map_or(most.min(BLOCK_ROWS), |rows| even(rows, most, 1));
+                (block, block, stride(line))
+            }
+            Lanes::Queries => {
+                let most = (MOST_SCORES / line).min(MOST_ROWS) / LANES * LANES;
+                let block = rows.map_or(most.min(BLOCK_ROWS), |rows| even(rows, most, LANES));
+                (block, line, stride(block))
+            }
+        };
         let grid = collapse(&outer, &trace.axes, &exprs);
-        Ok(Plan { grid, columns, queries, keys: keys_term, block, stride, softmax, key_block })
+        Ok(Plan { grid, columns, queries, keys: keys_term, block, lanes, lines, stride, softmax, key_block })
     }
+}
+
+/// Whether queries make good lanes: there are enough of them, and what scores are computed from is not far apart from
+/// query to query.
+fn queries_are_lanes(trace: &Trace<'_, '_>, s: &Stages, rows: Option<i64>) -> bool {
+    let near = |t: &TermId| match &trace.terms.get(*t).term {
+        Term::Load { source, offset, .. } if trace.sources[*source].constant.is_none() => {
+            let mut within = false;
+            offset.visit(&mut |atom, inside| within |= inside && *atom == Atom::Axis(s.row));
+            !within && matches!(offset.coefficient(s.row).as_known(), Some(0 | 1))
+        }
+        _ => true,
+    };
+    rows.is_none_or(|n| n >= LANES) && trace.terms.reachable(&[s.scores]).iter().all(near)
 }
 
 /// Elements between rows of so many scores: an odd number of cache lines keeps rows in different sets.

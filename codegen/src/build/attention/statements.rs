@@ -5,23 +5,25 @@ use kiln_ir::{DType, Ew, Prim};
 use super::super::contract::operand;
 use super::super::emit::{Emitter, Group};
 use super::super::expr::{Axes, AxisId};
-use super::super::loops::bind_all;
 use super::super::term::TermId;
 use super::Stages;
-use super::plan::Plan;
+use super::plan::{Lanes, Plan};
 use super::softmax::Softmax;
-use crate::kir::{Axis, BufferId, Contract, Ix, KernelBuilder, LoopKind, Rhs, Stmt, Val};
+use crate::kir::{Axis, BufferId, Contract, Ix, KernelBuilder, LoopKind, Operand, Rhs, Stmt, Val};
 
 /// What a grid point keeps.
 #[derive(Clone, Copy)]
 pub(super) struct Scratch {
-    /// `[queries][stride]`: scores, then what the values are multiplied with.
+    /// `[lines][stride]`: scores, then what the values are multiplied with.
     pub scores: BufferId,
     /// `[queries]`: what sums are multiplied with, where the rows are a softmax.
-    factors: BufferId,
-    /// Where keys come in blocks: `[queries]`, the greatest score so far, and the sum of exponentials so far.
-    greatest: BufferId,
-    totals: BufferId,
+    pub(super) factors: BufferId,
+    /// Where keys come in blocks, or queries are lanes: `[queries]`, the greatest score so far, and the sum of exponentials
+    /// so far.
+    pub(super) greatest: BufferId,
+    pub(super) totals: BufferId,
+    /// Where queries are lanes: `[queries]`, what scores are lowered by.
+    pub(super) lowered: BufferId,
     /// Where keys come in blocks: `[queries][columns]`, the product so far.
     sums: BufferId,
 }
@@ -31,21 +33,36 @@ impl Scratch {
         let columns = plan.columns.extent(axes).as_known().unwrap_or(0);
         let queries = |needed: bool| if needed { plan.block } else { 0 };
         let (rows, blocks) = (queries(plan.softmax.is_some()), queries(plan.key_block.is_some()));
+        let lanes = queries(plan.lanes == Lanes::Queries);
         let mut scratch = |len: i64| b.scratch(DType::F32, len);
         Scratch {
-            scores: scratch(plan.block * plan.stride),
+            scores: scratch(plan.lines * plan.stride),
             factors: scratch(rows),
-            greatest: scratch(blocks),
-            totals: scratch(blocks),
+            greatest: scratch(blocks.max(lanes)),
+            totals: scratch(blocks.max(lanes)),
+            lowered: scratch(lanes),
             sums: scratch(blocks * columns),
         }
     }
 }
 
-/// Some of the keys.
-struct Keys {
-    begin: Ix,
-    extent: Ix,
+/// Some of the keys, or of the elements of a reduction.
+pub(super) struct Keys {
+    pub begin: Ix,
+    pub extent: Ix,
+}
+
+/// Rows or columns of a contraction.
+struct Side {
+    group: Group,
+    axis: Axis,
+}
+
+/// The left operand of a contraction.
+enum Left {
+    Term(TermId),
+    /// Scores in scratch, whose lanes are queries.
+    Scores,
 }
 
 /// The statements of a grid point.
@@ -62,16 +79,30 @@ pub(super) struct Statements<'a> {
 impl Statements<'_> {
     pub fn emit(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder) {
         let extent = e.dim(b, &e.extent(&Group::of(self.s.key)));
-        if let (Some(softmax), Some(block)) = (&self.plan.softmax, self.plan.key_block) {
+        let (Some(softmax), Some(block)) = (&self.plan.softmax, self.plan.key_block) else {
+            return self.at_once(e, b, &Keys { begin: Ix::Const(0), extent });
+        };
+        if extent.as_const().is_some() {
             return self.blocks(e, b, softmax, block, extent);
         }
-        let keys = Keys { begin: Ix::Const(0), extent };
-        self.scores(e, b, &keys);
-        match &self.plan.softmax {
-            Some(softmax) => self.exponentials(e, b, softmax, &keys),
-            None => self.weights(e, b, &keys),
+        let (keys, most) = (b.index(extent.clone()), b.literal(DType::I64, block as f64));
+        let few = b.apply(Prim::Le, &[keys, most]);
+        let (then, ()) = b.block(|b| {
+            self.at_once(e, b, &Keys { begin: Ix::Const(0), extent: extent.clone().min(block) });
+        });
+        let (otherwise, ()) = b.block(|b| self.blocks(e, b, softmax, block, extent));
+        b.push(Stmt::If { cond: few, then, otherwise });
+    }
+
+    /// All keys at once.
+    fn at_once(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder, keys: &Keys) {
+        self.scores(e, b, keys);
+        match (&self.plan.softmax, self.plan.lanes) {
+            (Some(softmax), Lanes::Keys) => self.exponentials(e, b, softmax, keys),
+            (Some(softmax), Lanes::Queries) => self.lane_exponentials(e, b, softmax, keys),
+            (None, _) => self.weights(e, b, keys),
         }
-        self.product(e, b, &keys, &mut |e, b, [row, _], acc| {
+        self.product(e, b, keys, &mut |e, b, [row, _], acc| {
             let sum = match &self.plan.softmax {
                 Some(softmax) => {
                     let inverse = b.load(self.scratch.factors, row);
@@ -92,7 +123,10 @@ impl Statements<'_> {
             let begin = number * block;
             let keys = Keys { extent: (all.clone() - begin.clone()).min(block), begin };
             self.scores(e, b, &keys);
-            self.more_exponentials(b, &keys);
+            match self.plan.lanes {
+                Lanes::Keys => self.more_exponentials(b, &keys),
+                Lanes::Queries => self.more_lane_exponentials(b, &keys),
+            }
             self.product(e, b, &keys, &mut |_, b, [row, column], acc| {
                 let factor = b.load(factors, row.clone());
                 let at = row * columns.clone() + column;
@@ -122,16 +156,7 @@ impl Statements<'_> {
     fn begin(&self, b: &mut KernelBuilder, keys: &Ix, columns: &Ix) {
         let Scratch { greatest, totals, sums, .. } = self.scratch;
         let (low, zero) = (b.literal(DType::F32, f64::NEG_INFINITY), b.literal(DType::F32, 0.0));
-        // Without keys, the product is zero and not zero divided by zero.
-        let none = match keys {
-            Ix::Const(_) => zero,
-            _ => {
-                let (keys, no_keys) = (b.index(keys), b.literal(DType::I64, 0.0));
-                let empty = b.apply(Prim::Eq, &[keys, no_keys]);
-                let one = b.literal(DType::F32, 1.0);
-                b.apply(Prim::Select, &[empty, one, zero])
-            }
-        };
+        let none = first_total(b, keys);
         b.sequential(self.rows.1.clone(), |b, i| {
             b.store(greatest, i.clone(), low);
             b.store(totals, i.clone(), none);
@@ -141,17 +166,26 @@ impl Statements<'_> {
 
     /// Scores of the block's queries.
     fn scores(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder, keys: &Keys) {
-        let operands = [self.plan.queries, self.plan.keys];
         let extent = e.dim(b, &e.extent(&Group::of(self.s.first.depth)));
         let depth = (self.s.first.depth, Keys { begin: Ix::Const(0), extent });
-        let n = Axis { var: b.var(), begin: keys.begin.clone(), extent: keys.extent.clone() };
-        let columns = (Group::of(self.s.key), n);
-        self.contract(e, b, operands, &depth, columns, &mut |e, b, [row, column], acc| {
+        let of_keys = Axis { var: b.var(), begin: keys.begin.clone(), extent: keys.extent.clone() };
+        let of_keys = Side { group: Group::of(self.s.key), axis: of_keys };
+        let (left, right, sides) = match self.plan.lanes {
+            Lanes::Keys => (self.plan.queries, self.plan.keys, [self.queries(b), of_keys]),
+            Lanes::Queries => (self.plan.keys, self.plan.queries, [of_keys, self.queries(b)]),
+        };
+        self.contract(e, b, Left::Term(left), right, sides, &depth, &mut |e, b, [line, lane], acc| {
             self.with_sum(e, acc, |e| {
                 let value = e.emit(b, self.s.scores);
-                b.store(self.scratch.scores, row * self.plan.stride + column, value);
+                b.store(self.scratch.scores, line * self.plan.stride + lane, value);
             });
         });
+    }
+
+    /// The queries as a side of a contraction.
+    fn queries(&self, b: &mut KernelBuilder) -> Side {
+        let (begin, extent) = self.rows.clone();
+        Side { group: Group::of(self.s.row), axis: Axis { var: b.var(), begin, extent } }
     }
 
     /// What the rows make of the scores, where they are no softmax.
@@ -176,6 +210,7 @@ impl Statements<'_> {
     fn exponentials(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder, softmax: &Softmax, keys: &Keys) {
         let (begin, extent) = self.rows.clone();
         let row = Group::of(self.s.row);
+        let none = keys.extent.as_const().is_none().then(|| first_total(b, &keys.extent));
         b.for_loop(LoopKind::Sequential, extent, |b, i| {
             e.bound(&row, i.clone() + begin, |e| {
                 let greatest = self.greatest_score(b, &i, keys);
@@ -184,7 +219,10 @@ impl Statements<'_> {
                 } else {
                     e.with_value(softmax.greatest, greatest, |e| e.emit(b, softmax.lowered_by))
                 };
-                let sum = self.lowered(b, &i, keys, by);
+                let mut sum = self.lowered(b, &i, keys, by);
+                if let Some(none) = none {
+                    sum = b.apply(Prim::Add, &[sum, none]);
+                }
                 let inverse = inverse(e, b, softmax, sum);
                 b.store(self.scratch.factors, i, inverse);
             });
@@ -240,11 +278,15 @@ impl Statements<'_> {
         keys: &Keys,
         store: &mut dyn FnMut(&mut Emitter<'_>, &mut KernelBuilder, [Ix; 2], Val),
     ) {
-        let operands = [self.s.second.a, self.s.second.b];
+        let left = match self.plan.lanes {
+            Lanes::Keys => Left::Term(self.s.second.a),
+            Lanes::Queries => Left::Scores,
+        };
         let extent = e.dim(b, &e.extent(&self.plan.columns));
-        let columns = (self.plan.columns.clone(), Axis { var: b.var(), begin: Ix::Const(0), extent });
+        let columns = Axis { var: b.var(), begin: Ix::Const(0), extent };
+        let sides = [self.queries(b), Side { group: self.plan.columns.clone(), axis: columns }];
         let depth = Keys { begin: keys.begin.clone(), extent: keys.extent.clone() };
-        self.contract(e, b, operands, &(self.s.second.depth, depth), columns, store);
+        self.contract(e, b, left, self.s.second.b, sides, &(self.s.second.depth, depth), store);
     }
 
     /// Stores the results of a sum.
@@ -266,48 +308,68 @@ impl Statements<'_> {
         }
     }
 
-    /// A contraction of the block's queries with columns; `store` gets the query and the column, counted from the
-    /// first ones, and the sum.
+    /// A contraction; `store` gets the row and the column, counted from the first ones, and the sum.
     fn contract(
         &self,
         e: &mut Emitter<'_>,
         b: &mut KernelBuilder,
-        [left, right]: [TermId; 2],
+        left: Left,
+        right: TermId,
+        [m, n]: [Side; 2],
         (depth, run): &(AxisId, Keys),
-        (columns, n): (Group, Axis),
         store: &mut dyn FnMut(&mut Emitter<'_>, &mut KernelBuilder, [Ix; 2], Val),
     ) {
-        let (begin, extent) = self.rows.clone();
-        let m = Axis { var: b.var(), begin: begin.clone(), extent };
         let k = Axis { var: b.var(), begin: Ix::Const(0), extent: run.extent.clone() };
-        let (row, reduced) = (Group::of(self.s.row), Group::of(*depth));
+        let reduced = Group::of(*depth);
         let at = |axis: &Axis| Ix::Var(axis.var);
-        let position = [at(&m) - begin, at(&n) - n.begin.clone()];
+        let position = [&m, &n].map(|side| at(&side.axis) - side.axis.begin.clone());
         e.at_rows(position[0].clone(), run.begin.clone());
         let acc_dtype = DType::F32;
         let along = at(&k) + run.begin.clone();
-        let a =
-            operand(e, b, left, (vec![row.clone(), reduced.clone()], vec![at(&m), along.clone()]), acc_dtype);
-        let rhs = operand(e, b, right, (vec![columns.clone(), reduced], vec![at(&n), along]), acc_dtype);
+        let of =
+            |side: &Side| (vec![side.group.clone(), reduced.clone()], vec![at(&side.axis), along.clone()]);
+        let a = match left {
+            Left::Term(term) => operand(e, b, term, of(&m), acc_dtype),
+            Left::Scores => {
+                let index = at(&k) * self.plan.stride + position[0].clone();
+                let (body, value) = b.block(|b| b.load(self.scratch.scores, index));
+                Operand { body, value }
+            }
+        };
+        let rhs = operand(e, b, right, of(&n), acc_dtype);
         let acc = b.val(acc_dtype);
-        let (groups, vars) = ([row, columns], [at(&m), at(&n)]);
         let (epilogue, ()) = b.block(|b| {
-            bind_all(e, b, &groups, &vars, &mut |e, b| store(e, b, position.clone(), acc));
+            e.bound(&m.group, at(&m.axis), |e| {
+                e.bound_vector(&n.group, at(&n.axis), |e| store(e, b, position.clone(), acc));
+            });
         });
-        let contract = Contract { m, n, taps: vec![], k, a, b: Rhs::Strided(rhs), acc_dtype, acc, epilogue };
+        let (m, n, b_side) = (m.axis, n.axis, Rhs::Strided(rhs));
+        let contract = Contract { m, n, taps: vec![], k, a, b: b_side, acc_dtype, acc, epilogue };
         b.push(Stmt::Contract(Box::new(contract)));
     }
 }
 
+/// The sum of exponentials before there is one. Without keys, the product is zero and not zero divided by zero.
+pub(super) fn first_total(b: &mut KernelBuilder, keys: &Ix) -> Val {
+    let zero = b.literal(DType::F32, 0.0);
+    if keys.as_const().is_some() {
+        return zero;
+    }
+    let (keys, no_keys) = (b.index(keys.clone()), b.literal(DType::I64, 0.0));
+    let empty = b.apply(Prim::Eq, &[keys, no_keys]);
+    let one = b.literal(DType::F32, 1.0);
+    b.apply(Prim::Select, &[empty, one, zero])
+}
+
 /// The greatest score; where all keys are hidden, any finite number does.
-fn finite(b: &mut KernelBuilder, greatest: Val) -> Val {
+pub(super) fn finite(b: &mut KernelBuilder, greatest: Val) -> Val {
     let (low, zero) = (b.literal(DType::F32, f64::NEG_INFINITY), b.literal(DType::F32, 0.0));
     let hidden = b.apply(Prim::Eq, &[greatest, low]);
     b.apply(Prim::Select, &[hidden, zero, greatest])
 }
 
 /// What a row's product is multiplied with.
-fn inverse(e: &mut Emitter<'_>, b: &mut KernelBuilder, softmax: &Softmax, total: Val) -> Val {
+pub(super) fn inverse(e: &mut Emitter<'_>, b: &mut KernelBuilder, softmax: &Softmax, total: Val) -> Val {
     let total = if softmax.zero_for_nan {
         // Exponentials of hidden keys are zeros already.
         let (zero, one) = (b.literal(DType::F32, 0.0), b.literal(DType::F32, 1.0));

@@ -15,7 +15,10 @@
 //!
 //! With wide vectors and rows of known or bounded length, [`streamed`] takes another order.
 
+mod copies;
 mod finished;
+mod in_place;
+mod narrow;
 mod panels;
 mod results;
 mod rows;
@@ -88,6 +91,8 @@ pub(super) struct ContractPlan {
     width: i64,
     /// Packed right operand, where it is not packed at compile time.
     panels: Option<BufferId>,
+    /// The right operand where it is not packed at all.
+    in_place: Option<in_place::InPlace>,
     /// Whether all of the right operand is packed first, or each block of the reduction for each tile.
     whole_panels: bool,
     /// Taps a block; more than one only if `k` is taken whole.
@@ -115,6 +120,9 @@ struct Panels {
     width: i64,
     /// Rows of a panel.
     depth: Ix,
+    /// Elements between rows, and between panels.
+    step: i64,
+    apart: Ix,
     /// First column in terms of the panels.
     n0: Ix,
 }
@@ -177,9 +185,12 @@ fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<Con
     let depth = taps.as_const().zip(k).and_then(|(taps, k)| taps.checked_mul(k.max(0)));
     let whole = depth.and_then(|d| d.checked_mul(columns)).filter(|n| *n <= MAX_PANELS);
     let strided = matches!(c.b, Rhs::Strided(_));
+    let in_place = in_place::in_place(kernel, c, width);
+    let panel_step = in_place.as_ref().map_or(width, |at| at.stride);
     let streamed = shape
         .filter(|_| !strided || whole.is_some())
-        .and_then(|tile| streamed::plan(kernel, c, tile, columns));
+        .and_then(|tile| streamed::plan(kernel, c, Tile { panel_step, ..tile }, columns));
+    let in_place = in_place.filter(|_| streamed.is_some());
     let (tile, row_stride) = packed_tile(c, shape.is_some(), columns, taps_per_block * k_per_block);
     let mut scratch = |len: i64| {
         kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
@@ -188,7 +199,8 @@ fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<Con
     let packs = if streamed.is_some() { 0 } else { 1 };
     let rows = scratch(packs * tile * row_stride);
     let sums = scratch(packs * columns * tile);
-    let panels = strided.then(|| scratch(whole.unwrap_or(columns * taps_per_block * k_per_block)));
+    let packed = strided && in_place.is_none();
+    let panels = packed.then(|| scratch(whole.unwrap_or(columns * taps_per_block * k_per_block)));
     let mut var = || {
         kernel.vars += 1;
         Var(kernel.vars - 1)
@@ -210,6 +222,7 @@ fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<Con
         columns,
         width,
         panels,
+        in_place,
         whole_panels: strided && whole.is_some(),
         taps_per_block,
         k_per_block,
@@ -260,6 +273,8 @@ fn tile_shape(kernel: &Kernel, c: &Contract, vectors: Width, width: i64) -> Opti
         storage,
         width,
         row_stride: 0,
+        row_step: (c.acc_dtype.bits() / 8) as i64,
+        panel_step: width,
         sum_stride: 0,
         prefetch: 0,
         taps: [(1, 0); 2],
@@ -335,26 +350,42 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// A range of columns, small enough for the scratch that is planned.
-    fn columns(&mut self, c: &Contract, plan: &ContractPlan) -> Result<()> {
-        let total = c.taps.iter().fold(c.k.extent.clone(), |n, t| n * t.extent.clone());
-        let panels = match &c.b {
-            Rhs::Packed { buffer, base, width } => {
+    /// The panels of the right operand, whose reduction has `total` elements.
+    fn right(&mut self, c: &Contract, plan: &ContractPlan, total: Ix) -> Result<Panels> {
+        let bytes = (c.acc_dtype.bits() / 8) as i64;
+        let (width, storage, n0) = (plan.width, c.acc_dtype, Ix::Const(0));
+        Ok(match (&c.b, &plan.in_place) {
+            (Rhs::Packed { buffer, base, .. }, _) => {
                 let storage = self.kernel.buffers[buffer.index()].dtype;
                 let at = self.ix(base)?;
                 let base = self.address(*buffer, at, (storage.bits() / 8) as i64);
-                Panels { base, storage, width: i64::from(*width), depth: total, n0: c.n.begin.clone() }
+                let (apart, n0) = (total.clone() * width, c.n.begin.clone());
+                Panels { base, storage, width, step: width, apart, depth: total, n0 }
             }
-            Rhs::Strided(_) => {
+            (Rhs::Strided(_), Some(place)) => {
+                for axis in [&c.n, &c.k] {
+                    self.vars[axis.var.index()] = Some(self.ix(&axis.begin)?);
+                }
+                let first = self.ix(&place.index)?;
+                let base = self.address(place.buffer, first, bytes);
+                Panels { base, storage, width, step: place.stride, apart: width.into(), depth: total, n0 }
+            }
+            (Rhs::Strided(_), None) => {
                 let Some(buffer) = plan.panels else { return self.unsupported("an operand without panels") };
                 let base = self.bases[buffer.index()];
                 let depth =
                     if plan.whole_panels { total } else { Ix::Const(plan.taps_per_block * plan.k_per_block) };
-                Panels { base, storage: c.acc_dtype, width: plan.width, depth, n0: Ix::Const(0) }
+                Panels { base, storage, width, step: width, apart: depth.clone() * width, depth, n0 }
             }
-        };
+        })
+    }
+
+    /// A range of columns, small enough for the scratch that is planned.
+    fn columns(&mut self, c: &Contract, plan: &ContractPlan) -> Result<()> {
+        let total = c.taps.iter().fold(c.k.extent.clone(), |n, t| n * t.extent.clone());
+        let panels = self.right(c, plan, total)?;
         let zero = self.i64(0);
-        if let (Rhs::Strided(operand), true) = (&c.b, plan.whole_panels) {
+        if let (Rhs::Strided(operand), true, None) = (&c.b, plan.whole_panels, &plan.in_place) {
             let taps = c.taps.iter().fold(Ix::Const(1), |n, t| n * t.extent.clone().max(0));
             let (taps, k) = (self.ix(&taps)?, self.ix(&c.k.extent)?);
             self.pack_panels(c, plan, operand, [zero, taps], [zero, k])?;

@@ -2,7 +2,7 @@
 
 use kiln_ir::{DClass, DType, Prim};
 
-use super::lir::{Binary, Compare, Shift, Src, Unary};
+use super::lir::{Binary, Compare, Inst, Reg, Shift, Src, Unary};
 use super::math::float;
 use super::select::{Choice, Selector};
 
@@ -17,7 +17,7 @@ impl Selector<'_> {
     /// A primitive on operands of a dtype (that of the last operand).
     pub fn apply(&mut self, prim: Prim, dtype: DType, args: &[Src]) -> Choice<Src> {
         if let (Prim::Select, &[mask, a, b]) = (prim, args) {
-            return Ok(self.select(mask, a, b).into());
+            return Ok(self.chosen(mask, a, b).into());
         }
         if dtype == DType::F32 {
             self.float_prim(prim, args)
@@ -64,8 +64,22 @@ impl Selector<'_> {
         }))
     }
 
+    /// `mask ? a : b`; the greater or the smaller of two floats, the second one where that is not decided, is one
+    /// instruction.
+    fn chosen(&mut self, mask: Src, a: Src, b: Src) -> Reg {
+        match self.definition(mask) {
+            Some(&Inst::Compare { op: Compare::LtF, a: x, b: y, .. }) if (x, y) == (b, a) => {
+                self.binary(Binary::MaxF, a, b)
+            }
+            Some(&Inst::Compare { op: Compare::LtF, a: x, b: y, .. }) if (x, y) == (a, b) => {
+                self.binary(Binary::MinF, a, b)
+            }
+            _ => self.select(mask, a, b),
+        }
+    }
+
     /// Minimum or maximum that gives NaN if either operand is NaN.
-    fn float_min_max(&mut self, op: Binary, x: Src, y: Src) -> super::lir::Reg {
+    fn float_min_max(&mut self, op: Binary, x: Src, y: Src) -> Reg {
         // The instruction passes a NaN in its second operand on.
         let number = |src: Src| matches!(src, Src::Bits(bits) if !f32::from_bits(bits).is_nan());
         let (x, y) = if number(y) { (y, x) } else { (x, y) };

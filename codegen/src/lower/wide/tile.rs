@@ -46,6 +46,10 @@ pub struct Tile {
     pub width: i64,
     /// Bytes between rows of the left operand.
     pub row_stride: i64,
+    /// Bytes between steps of the reduction in a row of the left operand.
+    pub row_step: i64,
+    /// Elements between steps of the reduction in the panel: at least `width`.
+    pub panel_step: i64,
     /// Bytes between rows of sums.
     pub sum_stride: i64,
     /// Cache lines to ask for in advance, every [`UNROLL`] steps of the reduction.
@@ -156,7 +160,8 @@ impl Tile {
         possible.then(|| ResultLines { stride, lines, rows: (height + times - 1) / times })
     }
 
-    fn lanes(&self) -> i64 {
+    /// Elements of a vector of sums.
+    pub fn lanes(&self) -> i64 {
         self.vectors.bytes() / self.acc_bytes()
     }
 
@@ -170,7 +175,7 @@ impl Tile {
 
     /// Lines to ask for so that another panel has come when so many tiles are done.
     pub fn prefetch_for(&self, tiles: i64) -> i64 {
-        let lines = UNROLL * self.width * (self.storage.bits() / 8) as i64 / LINE;
+        let lines = UNROLL * self.panel_step * (self.storage.bits() / 8) as i64 / LINE;
         (lines + tiles.max(1) - 1) / tiles.max(1)
     }
 
@@ -554,13 +559,13 @@ impl Tile {
         let panel: Vec<Register> = (0..held).map(|v| self.register(first + v)).collect();
         let factor = self.register(first + held);
         let storage_bytes = (self.storage.bits() / 8) as i64;
-        let offset = |k: i64, v: usize| (k * self.width + v as i64 * self.lanes()) * storage_bytes;
+        let offset = |k: i64, v: usize| (k * self.panel_step + v as i64 * self.lanes()) * storage_bytes;
         for k in 0..count {
             for (v, &register) in panel.iter().enumerate() {
                 self.panel_vector(asm, register, offset(k, v));
             }
             for row in 0..height {
-                let from = row as i64 * self.row_stride + k * self.acc_bytes();
+                let from = row as i64 * self.row_stride + k * self.row_step;
                 asm.op2(codes.broadcast, factor, at(A_AT, from));
                 for v in 0..self.count() {
                     let sum = self.sum(row, v);
@@ -592,8 +597,8 @@ impl Tile {
             asm.op2(Code::Add_rm64_imm32, RESULT, (result.rows * result.stride) as i32);
             asm.bind(enough);
         }
-        asm.op2(Code::Add_rm64_imm32, A_AT, (count * self.acc_bytes()) as i32);
-        asm.op2(Code::Add_rm64_imm32, B_AT, (count * self.width * storage_bytes) as i32);
+        asm.op2(Code::Add_rm64_imm32, A_AT, (count * self.row_step) as i32);
+        asm.op2(Code::Add_rm64_imm32, B_AT, (count * self.panel_step * storage_bytes) as i32);
     }
 
     fn multiply_add_i32(&self, asm: &mut Assembler, sum: Register, a: Register, b: Register, product: usize) {

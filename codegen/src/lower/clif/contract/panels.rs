@@ -67,7 +67,7 @@ impl Emitter<'_> {
             let left = s.b.ins().isub(n, at);
             let most = s.i64(width);
             let used = s.b.ins().smin(left, most);
-            s.clear_last_panel(c, &depth, (buffer, width), [at, used])?;
+            s.clear_last_panel(c, plan, &depth, buffer, [at, used])?;
             s.each_tap(c, plan, taps, |s| {
                 if along_n {
                     return s.pack_along_n(c, plan, &block, &body, [n_begin, at, used]);
@@ -159,7 +159,7 @@ impl Emitter<'_> {
         let panel = self.address(panels, first, 4);
         let depth = self.i64(squares.depth / SIDE);
         let k = self.ix(&c.k.begin)?;
-        self.counted(at, end, SIDE, &[], |s, column, _| {
+        let square = |s: &mut Self, column: Value| -> Result<()> {
             s.vars[c.n.var.index()] = Some(s.b.ins().iadd(n_begin, column));
             s.vars[c.k.var.index()] = Some(k);
             let index = s.ix(&squares.index)?;
@@ -168,19 +168,39 @@ impl Emitter<'_> {
             let offset = s.scaled(position, 4);
             let to = s.b.ins().iadd(panel, offset);
             s.call(Callee::Loop(squares.function.clone()), &[source, to, depth]);
+            Ok(())
+        };
+        self.counted(at, end, SIDE, &[], |s, column, _| {
+            square(s, column)?;
             Ok(vec![])
         })?;
-        Ok(end)
+        if c.n.extent.as_const().is_some_and(|n| n % SIDE == 0) {
+            return Ok(end);
+        }
+        // A last square that shares columns with the one before.
+        let all = self.b.ins().iadd(at, used);
+        let left = self.b.ins().icmp(IntCC::SignedLessThan, end, all);
+        let enough = self.b.ins().icmp_imm_s(IntCC::SignedGreaterThanOrEqual, used, SIDE);
+        let more = self.b.ins().band(left, enough);
+        let last = self.b.ins().iadd_imm_s(all, -SIDE);
+        self.branch(more, |s| square(s, last), |_| Ok(()))?;
+        Ok(self.b.ins().select(enough, all, end))
     }
 
-    /// Zeroes a panel that is not full: its missing columns are multiplied too.
+    /// Zeroes columns that a panel that is not full lacks and that are multiplied too. What is behind them in a row may be
+    /// overwritten: it is packed later.
     fn clear_last_panel(
         &mut self,
         c: &Contract,
+        plan: &ContractPlan,
         depth: &Ix,
-        (buffer, width): (BufferId, i64),
+        buffer: BufferId,
         [at, used]: [Value; 2],
     ) -> Result<()> {
+        let width = plan.width;
+        if c.n.extent.as_const().is_some_and(|n| n % width == 0) {
+            return Ok(());
+        }
         let total = self.ix(depth)?;
         let partial = self.b.ins().icmp_imm_s(IntCC::SignedLessThan, used, width);
         let bytes = (c.acc_dtype.bits() / 8) as i64;
@@ -188,16 +208,24 @@ impl Emitter<'_> {
         self.branch(
             partial,
             |s| {
+                let mut end = s.i64(width);
+                for tile in plan.streamed.iter().flat_map(|p| &p.narrow).rev() {
+                    let fits = s.b.ins().icmp_imm_s(IntCC::SignedLessThanOrEqual, used, tile.width);
+                    let narrow = s.i64(tile.width);
+                    end = s.b.ins().select(fits, narrow, end);
+                }
                 let first = s.b.ins().imul(at, total);
-                let count = s.scaled(total, width);
-                let base = s.address(buffer, first, bytes);
                 let vector = s.zero_vector(c.acc_dtype);
                 let zero = s.i64(0);
-                s.counted(zero, count, step, &[], |s, i, _| {
-                    let offset = s.scaled(i, bytes);
-                    let at = s.b.ins().iadd(base, offset);
-                    s.b.ins().store(emit::flags(), vector, at, 0);
-                    Ok(vec![])
+                s.counted(zero, total, 1, &[first], |s, _, row| {
+                    let base = s.address(buffer, row[0], bytes);
+                    s.counted(used, end, step, &[], |s, column, _| {
+                        let offset = s.scaled(column, bytes);
+                        let at = s.b.ins().iadd(base, offset);
+                        s.b.ins().store(emit::flags(), vector, at, 0);
+                        Ok(vec![])
+                    })?;
+                    Ok(vec![s.b.ins().iadd_imm_s(row[0], width)])
                 })?;
                 Ok(())
             },

@@ -13,6 +13,10 @@ use crate::lower::wide::tile::LINE;
 /// Most elements of a copy.
 const MAX_COPY: i64 = 1 << 19;
 
+/// Most elements that rows may span whose elements are not contiguous: beyond, each step would be in a page of its own that
+/// the processor has to look up.
+const MAX_APART: i64 = 1 << 18;
+
 /// Most bytes between rows: displacements of a tile's rows have 32 bits.
 const MAX_ROW_BYTES: i64 = 1 << 24;
 
@@ -35,8 +39,10 @@ pub(super) struct Rows {
     pub inner_stride: i64,
     /// Outer reduction axes, outermost first: extent and distance.
     pub taps: Vec<(i64, i64)>,
-    /// Contiguous elements of the reduction for each tap: the most that there can be.
+    /// Elements of the reduction for each tap: the most that there can be.
     pub run: i64,
+    /// Distance of the elements of a run.
+    pub step: i64,
     /// How many there are, where that shows at run time only.
     pub length: Option<Ix>,
     /// Where the elements are.
@@ -132,7 +138,7 @@ fn packed(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     let [outer, inner] = vars;
     let (outer_stride, inner_stride, taps) = (0, 0, vec![]);
     let (split, length, place) = (None, None, Place::Packed);
-    Some(Rows { split, outer, inner, outer_stride, inner_stride, taps, run, length, place })
+    Some(Rows { split, outer, inner, outer_stride, inner_stride, taps, run, step: 1, length, place })
 }
 
 /// Rows that a plain load reads.
@@ -167,7 +173,13 @@ fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     let form = IndexForm { row: c.m.var, taps: axes, k: (!k_is_tap).then_some(c.k.var), split, vars };
     let at = form.affine(index)?;
     let bytes = (c.acc_dtype.bits() / 8) as i64;
-    if at.k != 1 && depth != 1 || at.inner < 0 || at.outer < 0 || at.taps.iter().any(|t| *t < 0) {
+    let apart = at.k != 1 && depth != 1;
+    // Rows side by side share cache lines at each step of the reduction.
+    let side_by_side = at.k > 0 && at.inner == 1 && split.is_none() && guard.is_none() && c.taps.is_empty();
+    if apart && !(side_by_side && depth.checked_mul(at.k).is_some_and(|n| n <= MAX_APART)) {
+        return None;
+    }
+    if at.inner < 0 || at.outer < 0 || at.taps.iter().any(|t| *t < 0) {
         return None;
     }
     let access = Access { at: &at, extents: &extents, depth, length, split, vars, form: &form };
@@ -221,6 +233,7 @@ impl Access<'_> {
             inner_stride: self.at.inner,
             taps: self.extents.iter().copied().zip(self.at.taps.iter().copied()).collect(),
             run: self.depth,
+            step: if self.depth == 1 { 1 } else { self.at.k },
             length: self.length.clone(),
             place: Place::Buffer(buffer, index),
         };
@@ -263,6 +276,7 @@ impl Access<'_> {
             inner_stride: 0,
             taps: vec![],
             run: depth,
+            step: 1,
             length: None,
             place: Place::Copy(patch),
         };
@@ -427,7 +441,7 @@ impl Rows {
 
     /// The innermost taps become part of the run where they follow each other in memory.
     fn join_taps(&mut self) {
-        while let Some(&(extent, stride)) = self.taps.last() {
+        while let Some(&(extent, stride)) = self.taps.last().filter(|_| self.step == 1) {
             if stride != self.run && extent != 1 {
                 break;
             }

@@ -17,10 +17,11 @@ use kiln_ir::DType;
 
 use super::Panels;
 use super::finished::{Names, is_finished};
+use super::narrow::narrow_tiles;
 use super::results::{Stored, last_store};
-use super::rows::{self, Level, Patch, Place, Rows, rows};
+use super::rows::{self, Place, Rows, rows};
 use crate::kir::{
-    Access, Axis, Bound, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Stmt, Val, Var,
+    Access, Axis, Buffer, BufferId, Contract, For, Ix, Kernel, LoopKind, Op, Rhs, Stmt, Val, Var,
 };
 use crate::lower::clif::emit::{Callee, Emitter, Result};
 use crate::lower::wide::tile::{LINE, MOST_ROWS, MOST_SHORT, Tile, UNROLL};
@@ -49,12 +50,14 @@ const CHUNK_ROWS: i64 = 64;
 /// What the lowering adds to the kernel for one such contraction.
 #[derive(Clone, Debug)]
 pub(super) struct Streamed {
-    rows: Rows,
+    pub(super) rows: Rows,
     tile: Tile,
     /// The same for few rows, where their number is not known: most rows, tile; ascending.
-    few: Vec<(i64, Tile)>,
+    pub(super) few: Vec<(i64, Tile)>,
+    /// The same for a last panel that lacks columns, narrowest first.
+    pub(super) narrow: Vec<Tile>,
     /// Outer rows of a block, or inner ones where there is one level.
-    block: i64,
+    pub(super) block: i64,
     /// Outer and inner rows of a chunk.
     chunk: [i64; 2],
     /// Outer taps, and elements of a tap's run, in one block of the reduction.
@@ -77,7 +80,7 @@ pub(super) struct Streamed {
     k0: Var,
     kn: Var,
     /// Outer and inner rows of the block.
-    counts: [Var; 2],
+    pub(super) counts: [Var; 2],
     /// A left element as i32, where sums are.
     widened: Option<Val>,
 }
@@ -102,6 +105,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     let block_rows = block * line;
     let sum_columns = if whole { width } else { columns };
     tile.row_stride = rows.inner_stride * bytes;
+    tile.row_step = rows.step * bytes;
     tile.sum_stride = sum_columns * bytes;
     tile.most_rows = rows::most_rows(tile.row_stride).min(MOST_ROWS as i64) as usize;
     let mut depth = part[1];
@@ -121,18 +125,26 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     let chunk = chunk(&rows, block, finished);
     // Panels are read once for every line.
     let lines = if rows.split.is_some() { block } else { 1 };
-    tile.prefetch = tile.prefetch_for(lines * tile.tiles(if lines > 1 { line } else { block_rows }));
-    let symbolic = c.m.extent.as_const().is_none() && most.is_none() && rows.split.is_none();
+    // What was packed just now is in the cache.
+    let from_memory = matches!(c.b, Rhs::Packed { .. });
+    if from_memory {
+        tile.prefetch = tile.prefetch_for(lines * tile.tiles(if lines > 1 { line } else { block_rows }));
+    }
+    let symbolic = from_memory && c.m.extent.as_const().is_none() && most.is_none() && rows.split.is_none();
     let paced =
         |(most, rows): (i64, i64)| (most, Tile { prefetch: tile.prefetch_for(tile.tiles(rows)), ..tile });
     let few = PACES.into_iter().filter(|_| symbolic).map(paced).collect();
+    let mut narrow = if single { narrow_tiles(&tile, &c.n.extent) } else { vec![] };
+    narrow.retain(|tile| is_finished(kernel, c, (tile, whole_panels), names, rows.buffer()) == finished);
     let mut scratch = |len: i64| {
         kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
         BufferId(kernel.buffers.len() as u32 - 1)
     };
     let copy = (!matches!(rows.place, Place::Buffer(..))).then(|| scratch(rows.copy_len(block)));
     let kept = match whole {
-        true if finished && single => tile.height() as i64,
+        true if finished && single => {
+            narrow.iter().chain([&tile]).map(Tile::height).max().unwrap_or(0) as i64
+        }
         true => chunk[0] * chunk[1],
         false => block_rows,
     };
@@ -146,6 +158,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         widened,
         tile,
         few,
+        narrow,
         block,
         chunk,
         part,
@@ -360,7 +373,7 @@ impl Emitter<'_> {
             self.pack_rows(c, plan, buffer, block, part)?;
         }
         let storage_bytes = (panels.storage.bits() / 8) as i64;
-        let panel_bytes = self.ix(&(panels.depth.clone() * (panels.width * storage_bytes)))?;
+        let panel_bytes = self.ix(&(panels.apart.clone() * storage_bytes))?;
         let first_panel = {
             let n0 = self.ix(&panels.n0)?;
             let panel = self.b.ins().udiv_imm_u(n0, panels.width);
@@ -369,7 +382,7 @@ impl Emitter<'_> {
         };
         let position = self.scaled(part.taps[0], plan.rows.run);
         let position = self.b.ins().iadd(position, part.run[0]);
-        let skip = self.scaled(position, panels.width * storage_bytes);
+        let skip = self.scaled(position, panels.step * storage_bytes);
         let start = self.b.ins().iadd(first_panel, skip);
         let n = self.ix(&c.n.extent)?;
         let [rows, inner] = block.count;
@@ -515,7 +528,7 @@ impl Emitter<'_> {
             // The copy holds this part of the runs only.
             Place::Packed => rows,
             Place::Buffer(..) | Place::Copy(_) => {
-                let skip = self.scaled(part.run[0], bytes);
+                let skip = self.scaled(part.run[0], plan.rows.step * bytes);
                 self.b.ins().iadd(rows, skip)
             }
         };
@@ -525,7 +538,7 @@ impl Emitter<'_> {
             if let Some(result) = &plan.result {
                 args.push(self.stored_at(c, plan.names, result)?);
             }
-            return self.paced(c, plan, &plan.few, &args);
+            return self.fitting(c, plan, &plan.narrow, &args);
         }
         let zero = self.i64(0);
         // The lines that the calls for the taps ask for follow each other.
@@ -534,7 +547,7 @@ impl Emitter<'_> {
             let index = s.b.ins().iadd(part.taps[0], tap);
             let offset = s.tap_offset(&plan.rows, index, bytes);
             let rows = s.b.ins().iadd(rows, offset);
-            let skip = s.scaled(tap, plan.rows.run * panels.width * storage_bytes);
+            let skip = s.scaled(tap, plan.rows.run * panels.step * storage_bytes);
             let panel = s.b.ins().iadd(panel, skip);
             let skip = s.scaled(tap, ahead);
             let next = s.b.ins().iadd(next, skip);
@@ -564,7 +577,13 @@ impl Emitter<'_> {
     }
 
     /// Calls the tile function for the number of rows, the sixth argument.
-    fn paced(&mut self, c: &Contract, plan: &Streamed, few: &[(i64, Tile)], args: &[Value]) -> Result<()> {
+    pub(super) fn paced(
+        &mut self,
+        c: &Contract,
+        plan: &Streamed,
+        few: &[(i64, Tile)],
+        args: &[Value],
+    ) -> Result<()> {
         let Some(((most, tile), rest)) = few.split_first() else {
             return self.tile_of(c, plan, &plan.tile, args);
         };
@@ -572,7 +591,13 @@ impl Emitter<'_> {
         self.branch(more, |s| s.paced(c, plan, rest, args), |s| s.tile_of(c, plan, tile, args))
     }
 
-    fn tile_of(&mut self, c: &Contract, plan: &Streamed, tile: &Tile, args: &[Value]) -> Result<()> {
+    pub(super) fn tile_of(
+        &mut self,
+        c: &Contract,
+        plan: &Streamed,
+        tile: &Tile,
+        args: &[Value],
+    ) -> Result<()> {
         if plan.finished {
             return self.finished_tile(c, plan, tile, args);
         }
@@ -661,97 +686,8 @@ impl Emitter<'_> {
         self.nest(For { axis: k, kind: LoopKind::Vector, carried: vec![], body }, vec![rows])
     }
 
-    /// Copies what the rows of a block read.
-    fn copy_rows(&mut self, c: &Contract, plan: &Streamed, patch: &Patch, buffer: BufferId) -> Result<()> {
-        let mut stride = patch.depth;
-        let mut to = Ix::Const(0);
-        let mut loops = vec![];
-        let mut from = patch.index.clone();
-        for span in patch.spans.iter().rev() {
-            to = Ix::Var(span.var) * stride + to;
-            from = from + Ix::Var(span.var) * span.distance;
-            stride *= plan.rows.capacity(span, plan.block);
-            let rows = match (span.level, plan.rows.split) {
-                (Level::Outer, _) => Ix::Var(plan.counts[0]),
-                (Level::Inner, None) => Ix::Var(plan.counts[1]),
-                (Level::Inner, Some(line)) => Ix::Const(line),
-                (Level::None, _) => Ix::Const(1),
-            };
-            loops.push(Axis { var: span.var, begin: Ix::Const(0), extent: span.extent(rows) });
-        }
-        let bounds: Vec<Bound> = patch.bounds.iter().map(|b| bound_of(patch, b)).collect();
-        let body = |from: Option<(Ix, Vec<Bound>)>, to: Ix| {
-            let op = match from {
-                Some((index, bounds)) => {
-                    let guard = Guard { bounds, otherwise: patch.otherwise };
-                    let guard = (!guard.bounds.is_empty()).then_some(guard);
-                    Op::Load { buffer: patch.source, index, guard }
-                }
-                None => Op::Const(patch.otherwise),
-            };
-            vec![Stmt::Let { dst: c.a.value, op }, Stmt::Store { buffer, index: to, value: c.a.value }]
-        };
-        let Some((valid, others)) = self.line_part(plan, patch) else {
-            let k = Axis { var: c.k.var, begin: Ix::Const(0), extent: Ix::Const(patch.depth) };
-            let k_at = Ix::Var(c.k.var);
-            let inner = body(Some((from + k_at.clone(), bounds)), to + k_at);
-            let innermost = For { axis: k, kind: LoopKind::Vector, carried: vec![], body: inner };
-            return self.nest(innermost, loops);
-        };
-        // A line is contiguous in the source: padding, elements, padding.
-        let line = loops.remove(0);
-        let length = line.extent.as_const().unwrap_or(0) * patch.depth;
-        let element = Ix::Var(c.k.var);
-        let without = |ix: &Ix| ix.substitute(line.var, &Ix::Const(0)) + element.clone();
-        let (from, to) = (without(&from), without(&to));
-        let [begin, end] = valid.map(|position| position * patch.depth);
-        let parts = [
-            (0, begin, body(None, to.clone())),
-            (begin, end, body(Some((from, others)), to.clone())),
-            (end, length, body(None, to)),
-        ];
-        for (begin, end, body) in parts {
-            if end > begin {
-                let axis = Axis { var: c.k.var, begin: Ix::Const(begin), extent: Ix::Const(end - begin) };
-                self.nest(For { axis, kind: LoopKind::Vector, carried: vec![], body }, loops.clone())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The positions of a line that are no padding, and the bounds on other spans; `None` where lines are not contiguous
-    /// in the source, or their padding is not known.
-    fn line_part(&self, plan: &Streamed, patch: &Patch) -> Option<([i64; 2], Vec<Bound>)> {
-        let at = patch.spans.len().checked_sub(1)?;
-        let line = plan.rows.split?;
-        let span = &patch.spans[at];
-        if span.distance != patch.depth {
-            return None;
-        }
-        let extent = span.extent(Ix::Const(line)).as_const()?;
-        let mut valid = [0, extent];
-        let mut others = vec![];
-        for b in &patch.bounds {
-            if b.span != Some(at) {
-                others.push(bound_of(patch, b));
-                continue;
-            }
-            // Blocks are whole lines.
-            let rest = b.rest.substitute(patch.first[1], &Ix::Const(0)).as_const()?;
-            let (lower, upper) = (b.lower.as_const()?, b.upper.as_const()?);
-            if b.step <= 0 {
-                return None;
-            }
-            let above = |limit: i64| -(rest - limit).div_euclid(b.step);
-            valid = [valid[0].max(above(lower)), valid[1].min(above(upper))];
-        }
-        // Padding may reach beyond the positions that windows touch.
-        let valid = valid.map(|position| position.clamp(0, extent));
-        Some(([valid[0], valid[1].max(valid[0])], others))
-    }
-
     /// A loop inside of others, the innermost of them first.
-    fn nest(&mut self, innermost: For, loops: Vec<Axis>) -> Result<()> {
+    pub(super) fn nest(&mut self, innermost: For, loops: Vec<Axis>) -> Result<()> {
         let mut all = innermost;
         for axis in loops {
             let body = vec![Stmt::For(Box::new(all))];
@@ -773,9 +709,4 @@ struct Chunk {
     outer: [Value; 2],
     /// First inner row and their number.
     inner: [Value; 2],
-}
-
-fn bound_of(patch: &Patch, b: &rows::SpanBound) -> Bound {
-    let position = b.span.map_or(Ix::Const(0), |s| Ix::Var(patch.spans[s].var) * b.step);
-    Bound { index: b.rest.clone() + position, lower: b.lower.clone(), upper: b.upper.clone() }
 }
