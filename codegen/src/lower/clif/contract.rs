@@ -15,6 +15,7 @@
 //!
 //! With wide vectors and rows of known or bounded length, [`streamed`] takes another order.
 
+mod copies;
 mod finished;
 mod panels;
 mod results;
@@ -260,6 +261,7 @@ fn tile_shape(kernel: &Kernel, c: &Contract, vectors: Width, width: i64) -> Opti
         storage,
         width,
         row_stride: 0,
+        lines: None,
         sum_stride: 0,
         prefetch: 0,
         taps: [(1, 0); 2],

@@ -3,7 +3,7 @@
 use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mnemonic, OpAccess, Register};
 use kiln_ir::{DType, Prim};
 
-use super::tile::{MOST_ROWS, Tile};
+use super::tile::{Lines, MOST_ROWS, Tile};
 use super::{Rows, WideFunction, Width, features, lanes_of_row, select, select_rows};
 use crate::kir::{Bound, Kernel, KernelBuilder, LoopKind, Stmt};
 
@@ -85,6 +85,7 @@ fn tiles_keep_to_their_registers_and_features() {
                             storage,
                             width,
                             row_stride: 1600,
+                            lines: (!accumulate).then_some(Lines { rows: 2, stride: 9600 }),
                             sum_stride: 768,
                             taps: if accumulate { [(1, 0), (1, 0)] } else { [(3, 4096), (7, 512)] },
                             short: (!accumulate).then_some(7),
