@@ -389,14 +389,16 @@ impl Rows {
         }
     }
 
-    /// Sets how rows follow each other in the tile, for blocks of `block` outer rows.
-    pub fn spread(&self, tile: &mut Tile, block: i64, bytes: i64) {
+    /// Sets how rows follow each other in the tile, for blocks of `block` outer rows, of at most `most` rows in all where
+    /// that is known: functions have no tiles that are taller than all rows.
+    pub fn spread(&self, tile: &mut Tile, block: i64, most: Option<i64>, bytes: i64) {
+        let all = self.split.or(most).unwrap_or(i64::MAX).max(1);
         tile.row_stride = self.inner_stride * bytes;
-        tile.most_rows = most_rows(|row| row * tile.row_stride) as usize;
+        tile.most_rows = most_rows(|row| row * tile.row_stride).min(all) as usize;
         let Some(rows) = self.split.filter(|_| block > 1) else { return };
         let lines = Lines { rows, stride: self.outer_stride * bytes };
-        let most = most_rows(|row| lines.offset(row, tile.row_stride)) as usize;
-        let joined = Tile { most_rows: most, ..*tile };
+        let held = most_rows(|row| lines.offset(row, tile.row_stride)) as usize;
+        let joined = Tile { most_rows: held, ..*tile };
         let several = joined.height() as i64 >= 2 * rows && lines.stride <= MAX_ROW_BYTES;
         if several {
             *tile = Tile { lines: Some(lines), ..joined };

@@ -113,7 +113,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     let sum_columns = if whole { width } else { columns };
     tile.row_stride = rows.inner_stride * bytes;
     tile.sum_stride = sum_columns * bytes;
-    rows.spread(&mut tile, block, bytes);
+    rows.spread(&mut tile, block, most, bytes);
     let mut depth = part[1];
     if whole && let Some(taps) = inner_taps(&rows.taps, bytes) {
         tile.taps = taps;
