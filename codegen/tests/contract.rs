@@ -288,6 +288,37 @@ fn padding_beyond_every_window_stays_inside_the_copy() {
 }
 
 #[test]
+fn tiles_have_several_short_lines() {
+    // Lines of 7, 5 and 3 positions, more than tiles divide; rows that share sets of a cache, in a copy and in place.
+    for (size, ci, kernel, stride, padded) in [
+        ([7, 7], 24, 3, 1, true),
+        ([9, 5], 16, 3, 1, true),
+        ([11, 3], 5, 1, 1, true),
+        ([14, 14], 512, 3, 2, true),
+        ([5, 5], 1024, 3, 1, true),
+        ([14, 14], 80, 1, 2, false),
+        ([14, 14], 1024, 1, 2, false),
+    ] {
+        let pad = if padded { kernel / 2 } else { 0 };
+        for (lines, width, co) in [(20, 32, 33), (4, 16, 16), (3, 48, 50)] {
+            window(&Window {
+                size,
+                kernel: [kernel; 2],
+                stride: [stride; 2],
+                dilation: [1; 2],
+                pad: [pad; 2],
+                more: [0; 2],
+                channels: [ci, co],
+                channels_first: false,
+                padded,
+                lines,
+                width,
+            });
+        }
+    }
+}
+
+#[test]
 fn large_left_operands_are_taken_in_blocks() {
     // Lines in blocks; a reduction in parts; and packed rows in both.
     let [size, kernel, stride, dilation] = [[44, 40], [3, 3], [1, 1], [1, 1]];

@@ -3,7 +3,7 @@
 use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mnemonic, OpAccess, Register};
 use kiln_ir::{DType, Prim};
 
-use super::tile::{MOST_ROWS, Tile};
+use super::tile::{Lines, MOST_ROWS, Tile};
 use super::{Rows, WideFunction, Width, features, lanes_of_row, select, select_rows};
 use crate::kir::{Bound, Kernel, KernelBuilder, LoopKind, Stmt};
 
@@ -84,9 +84,8 @@ fn tiles_keep_to_their_registers_and_features() {
                             acc,
                             storage,
                             width,
-                            row_stride: if accumulate { 1600 } else { acc.bits() as i64 / 8 },
-                            row_step: if accumulate { acc.bits() as i64 / 8 } else { 1600 },
-                            panel_step: width,
+                            row_stride: 1600,
+                            lines: (!accumulate).then_some(Lines { rows: 2, stride: 9600 }),
                             sum_stride: 768,
                             taps: if accumulate { [(1, 0), (1, 0)] } else { [(3, 4096), (7, 512)] },
                             short: (!accumulate).then_some(7),

@@ -3,7 +3,8 @@
 //! A tile is `H` rows by the panel's `V` vectors. `H` is what the register file holds: `H * V` sums, `V` vectors of the
 //! panel and one broadcast, the formula of oneDNN's `brgemm` kernels. Where that gives too few rows, the last vector of
 //! the panel stays in memory. A function handles any number of rows: it spreads them over tiles of nearly equal height,
-//! so that no tile is too short to hide the latency of its additions.
+//! so that no tile is too short to hide the latency of its additions. Where rows come in lines that are short, a tile has
+//! several of them: the panel comes from the second-level cache once for each tile, and short tiles would wait for it.
 //!
 //! Sums of many products are taken in parts ([`crate::kir::PART`]): after each, a subroutine adds the registers to the
 //! sums in memory, which are in the first-level cache, and the next part begins at zero.
@@ -46,10 +47,8 @@ pub struct Tile {
     pub width: i64,
     /// Bytes between rows of the left operand.
     pub row_stride: i64,
-    /// Bytes between steps of the reduction in a row of the left operand.
-    pub row_step: i64,
-    /// Elements between steps of the reduction in the panel: at least `width`.
-    pub panel_step: i64,
+    /// Lines of rows, where tiles have several of them and a function's rows are counted in lines.
+    pub lines: Option<Lines>,
     /// Bytes between rows of sums.
     pub sum_stride: i64,
     /// Cache lines to ask for in advance, every [`UNROLL`] steps of the reduction.
@@ -68,6 +67,22 @@ pub struct Tile {
     pub part: Option<i64>,
     /// Lines of the result to ask for in advance.
     pub result: Option<ResultLines>,
+}
+
+/// Rows that come in lines, each at its own distance from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lines {
+    /// Rows of a line.
+    pub rows: i64,
+    /// Bytes from line to line of the left operand.
+    pub stride: i64,
+}
+
+impl Lines {
+    /// Bytes from the first row to another, rows of a line `row_stride` bytes apart.
+    pub fn offset(&self, row: i64, row_stride: i64) -> i64 {
+        row / self.rows * self.stride + row % self.rows * row_stride
+    }
 }
 
 /// Cache lines that are written when a tile is done: a function asks for those of a tile while it computes it, since
@@ -185,6 +200,17 @@ impl Tile {
         (rows + height - 1) / height
     }
 
+    /// Rows that tiles do not divide.
+    fn unit(&self) -> usize {
+        self.lines.map_or(1, |lines| lines.rows as usize)
+    }
+
+    /// Bytes from a tile's first row to another.
+    fn row_offset(&self, row: usize) -> i64 {
+        let row = row as i64;
+        self.lines.map_or(row * self.row_stride, |lines| lines.offset(row, self.row_stride))
+    }
+
     /// The length of parts for `depth` steps in a call: of nearly equal length. Integers are exact in any order.
     pub fn part_of(&self, depth: i64) -> Option<i64> {
         (self.acc.is_float() && depth > PART).then(|| even(depth, PART, UNROLL))
@@ -199,7 +225,8 @@ impl Tile {
         // One register for the broadcast, and one for products where they are not fused.
         let other = if self.acc == DType::I32 { 2 } else { 1 };
         let free = self.vectors.registers() - panel_registers - other;
-        (free / self.count()).clamp(1, self.most_rows)
+        let rows = (free / self.count()).clamp(1, self.most_rows);
+        (rows / self.unit()).max(1) * self.unit()
     }
 
     /// Vectors of the panel that are held in registers: all, or all but one where that gives taller tiles and loads
@@ -270,8 +297,8 @@ impl Tile {
         self.register(row * self.count() + column)
     }
 
-    /// The function `(rows, panel, sums, what comes next, depth of a tap, number of rows)`, and where it asks for lines of
-    /// the result the address of that as well:
+    /// The function `(rows, panel, sums, what comes next, depth of a tap, number of rows)`, or of lines where rows
+    /// have them, and where it asks for lines of the result the address of that as well:
     /// `sums[row][column] (+)= sum over depth of a[row][k] * b[k][column]`, all columns of the panel.
     pub fn emit(&self) -> Result<WideFunction, WideError> {
         self.function(None).map(|(function, _)| function)
@@ -299,7 +326,8 @@ impl Tile {
         }
         let mut needed = 0;
         let mut asm = Assembler::default();
-        let height = self.height();
+        // Rows, or lines of them.
+        let most = self.height() / self.unit();
         for register in SAVED {
             asm.op1(Code::Push_r64, register);
         }
@@ -311,7 +339,7 @@ impl Tile {
         let end = asm.label();
         asm.op2(Code::Test_rm64_r64, Register::R9, Register::R9);
         asm.jump(Code::Je_rel32_64, end);
-        self.spread_rows(&mut asm, height);
+        self.spread_rows(&mut asm, most);
         let next = asm.here();
         // The first tiles are one row taller, so that all rows are in some tile.
         let dispatch = asm.label();
@@ -321,7 +349,7 @@ impl Tile {
         asm.op1(Code::Dec_rm32, Register::EDX);
         asm.op1(Code::Inc_rm32, Register::EAX);
         asm.bind(dispatch);
-        let tiles: Vec<_> = (1..=height).map(|h| (h, asm.label())).collect();
+        let tiles: Vec<_> = (1..=most).map(|h| (h, asm.label())).collect();
         for &(h, label) in tiles.iter().rev() {
             asm.op2(Code::Cmp_rm32_imm8, Register::EAX, h as i32);
             asm.jump(Code::Je_rel32_64, label);
@@ -329,7 +357,7 @@ impl Tile {
         asm.jump(Code::Jmp_rel32_64, end);
         for &(h, label) in tiles.iter().rev() {
             asm.bind(label);
-            needed = needed.max(self.rows(&mut asm, h, finish)?);
+            needed = needed.max(self.rows(&mut asm, h * self.unit(), finish)?);
             asm.op1(Code::Dec_rm32, Register::R11D);
             asm.jump(Code::Jne_rel32_64, next);
             asm.jump(Code::Jmp_rel32_64, end);
@@ -397,7 +425,7 @@ impl Tile {
         if finish.is_none() || self.accumulate {
             asm.op2(Code::Add_rm64_imm32, SUMS, (height as i64 * self.sum_stride) as i32);
         }
-        asm.op2(Code::Add_rm64_imm32, A, (height as i64 * self.row_stride) as i32);
+        asm.op2(Code::Add_rm64_imm32, A, self.row_offset(height) as i32);
         Ok(needed)
     }
 
@@ -565,7 +593,7 @@ impl Tile {
                 self.panel_vector(asm, register, offset(k, v));
             }
             for row in 0..height {
-                let from = row as i64 * self.row_stride + k * self.row_step;
+                let from = self.row_offset(row) + k * self.acc_bytes();
                 asm.op2(codes.broadcast, factor, at(A_AT, from));
                 for v in 0..self.count() {
                     let sum = self.sum(row, v);

@@ -1,11 +1,49 @@
-//! Copies of what a block of rows reads, with its padding.
+//! Copies of what the rows of a block read: with their padding, or packed for a block of the reduction.
+
+use kiln_ir::DType;
 
 use super::rows::{self, Level, Patch};
-use super::streamed::Streamed;
+use super::streamed::{BlockRows, Part, Streamed};
 use crate::kir::{Axis, Bound, BufferId, Contract, For, Guard, Ix, LoopKind, Op, Stmt};
 use crate::lower::clif::emit::{Emitter, Result};
 
 impl Emitter<'_> {
+    /// Packs a block of the reduction of the rows of a block.
+    pub(super) fn pack_rows(
+        &mut self,
+        c: &Contract,
+        plan: &Streamed,
+        buffer: BufferId,
+        block: &BlockRows,
+        part: &Part,
+    ) -> Result<()> {
+        let run = plan.rows.run;
+        let values = [
+            (plan.names.first, block.first),
+            (plan.names.rows, block.count[1]),
+            (plan.k0, part.run[0]),
+            (plan.kn, part.run[1]),
+        ];
+        for (var, value) in values {
+            self.vars[var.index()] = Some(value);
+        }
+        let extent = if run % plan.part[1] == 0 { Ix::Const(plan.part[1]) } else { Ix::Var(plan.kn) };
+        let k = Axis { var: c.k.var, begin: c.k.begin.clone() + Ix::Var(plan.k0), extent };
+        let position = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.k0);
+        let index = (Ix::Var(c.m.var) - Ix::Var(plan.names.first)) * plan.rows.inner_stride + position;
+        let mut body = c.a.body.clone();
+        let value = match plan.widened.filter(|_| self.kernel.dtype(c.a.value) != DType::I32) {
+            Some(dst) => {
+                body.push(Stmt::Let { dst, op: Op::Cast(c.a.value) });
+                dst
+            }
+            None => c.a.value,
+        };
+        body.push(Stmt::Store { buffer, index, value });
+        let rows = Axis { var: c.m.var, begin: Ix::Var(plan.names.first), extent: Ix::Var(plan.names.rows) };
+        self.nest(For { axis: k, kind: LoopKind::Vector, carried: vec![], body }, vec![rows])
+    }
+
     /// Copies what the rows of a block read.
     pub(super) fn copy_rows(
         &mut self,
@@ -14,7 +52,7 @@ impl Emitter<'_> {
         patch: &Patch,
         buffer: BufferId,
     ) -> Result<()> {
-        let mut stride = patch.depth;
+        let mut stride = patch.pitch;
         let mut to = Ix::Const(0);
         let mut loops = vec![];
         let mut from = patch.index.clone();
@@ -51,21 +89,29 @@ impl Emitter<'_> {
         };
         // A line is contiguous in the source: padding, elements, padding.
         let line = loops.remove(0);
-        let length = line.extent.as_const().unwrap_or(0) * patch.depth;
+        let length = line.extent.as_const().unwrap_or(0);
         let element = Ix::Var(c.k.var);
-        let without = |ix: &Ix| ix.substitute(line.var, &Ix::Const(0)) + element.clone();
-        let (from, to) = (without(&from), without(&to));
-        let [begin, end] = valid.map(|position| position * patch.depth);
+        let whole = patch.pitch == patch.depth;
+        let with = |ix: &Ix| {
+            let ix = if whole { ix.substitute(line.var, &Ix::Const(0)) } else { ix.clone() };
+            ix + element.clone()
+        };
+        let (from, to) = (with(&from), with(&to));
+        let [begin, end] = valid;
         let parts = [
             (0, begin, body(None, to.clone())),
             (begin, end, body(Some((from, others)), to.clone())),
             (end, length, body(None, to)),
         ];
-        for (begin, end, body) in parts {
-            if end > begin {
-                let axis = Axis { var: c.k.var, begin: Ix::Const(begin), extent: Ix::Const(end - begin) };
-                self.nest(For { axis, kind: LoopKind::Vector, carried: vec![], body }, loops.clone())?;
-            }
+        for (begin, end, body) in parts.into_iter().filter(|(begin, end, _)| end > begin) {
+            let axis = |var, begin, extent| Axis { var, begin: Ix::Const(begin), extent: Ix::Const(extent) };
+            let (k, loops) = if whole {
+                (axis(c.k.var, begin * patch.depth, (end - begin) * patch.depth), loops.clone())
+            } else {
+                let positions = axis(line.var, begin, end - begin);
+                (axis(c.k.var, 0, patch.depth), [vec![positions], loops.clone()].concat())
+            };
+            self.nest(For { axis: k, kind: LoopKind::Vector, carried: vec![], body }, loops)?;
         }
         Ok(())
     }
@@ -99,6 +145,16 @@ impl Emitter<'_> {
         // Padding may reach beyond the positions that windows touch.
         let valid = valid.map(|position| position.clamp(0, extent));
         Some(([valid[0], valid[1].max(valid[0])], others))
+    }
+
+    /// A loop inside of others, the innermost of them first.
+    fn nest(&mut self, innermost: For, loops: Vec<Axis>) -> Result<()> {
+        let mut all = innermost;
+        for axis in loops {
+            let body = vec![Stmt::For(Box::new(all))];
+            all = For { axis, kind: LoopKind::Sequential, carried: vec![], body };
+        }
+        self.for_stmt(&all)
     }
 }
 

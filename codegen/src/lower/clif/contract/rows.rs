@@ -8,7 +8,7 @@ use kiln_ir::Scalar;
 
 use super::longest_run;
 use crate::kir::{Bound, BufferId, Contract, Guard, Ix, Kernel, Op, Stmt, Var};
-use crate::lower::wide::tile::LINE;
+use crate::lower::wide::tile::{LINE, Lines, MOST_ROWS, Tile};
 
 /// Most elements of a copy.
 const MAX_COPY: i64 = 1 << 19;
@@ -72,6 +72,8 @@ pub(super) struct Patch {
     pub otherwise: Scalar,
     /// Elements of a position.
     pub depth: i64,
+    /// Elements from one position to the next.
+    pub pitch: i64,
     /// Number of the contraction's taps.
     tap_count: usize,
     /// The first rows of the block.
@@ -182,7 +184,7 @@ fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     if at.inner < 0 || at.outer < 0 || at.taps.iter().any(|t| *t < 0) {
         return None;
     }
-    let access = Access { at: &at, extents: &extents, depth, length, split, vars, form: &form };
+    let access = Access { at: &at, extents: &extents, depth, length, split, vars, form: &form, bytes };
     let rows = match guard {
         None => access.in_place(*buffer),
         Some(guard) => access.copied(kernel, *buffer, guard)?,
@@ -195,10 +197,18 @@ fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     Some(rows)
 }
 
-/// The most rows so many bytes apart that do not evict each other from the first-level cache.
-pub(super) fn most_rows(stride: i64) -> i64 {
-    let distinct = if stride % LINE == 0 { SETS / gcd(stride / LINE, SETS) } else { SETS };
-    ROWS_A_SET * distinct
+/// The most rows of a tile, so many bytes from the first one, whose cache lines do not evict each other from the
+/// first-level cache.
+fn most_rows(offset: impl Fn(i64) -> i64) -> i64 {
+    let mut held = [0; SETS as usize];
+    let mut last = None;
+    let fits = |row: &i64| {
+        let line = offset(*row) / LINE;
+        let set = &mut held[(line % SETS) as usize];
+        *set += i64::from(last.replace(line) != Some(line));
+        *set <= ROWS_A_SET
+    };
+    (0..MOST_ROWS as i64).take_while(fits).count() as i64
 }
 
 /// A load that is linear in rows, taps and `k`.
@@ -210,6 +220,8 @@ struct Access<'a> {
     split: Option<i64>,
     vars: [Var; 2],
     form: &'a IndexForm,
+    /// Bytes of an element.
+    bytes: i64,
 }
 
 /// What indices are linear in.
@@ -267,7 +279,8 @@ impl Access<'_> {
         kernel.vars = next + 1;
         let index = at.rest.clone() + in_first(at);
         let (otherwise, tap_count) = (guard.otherwise, extents.len());
-        let patch = Patch { source: buffer, index, spans, bounds, otherwise, depth, tap_count, first };
+        let pitch = pitch(&spans, depth, self.bytes);
+        let patch = Patch { source: buffer, index, spans, bounds, otherwise, depth, pitch, tap_count, first };
         let mut rows = Rows {
             split,
             outer: vars[0],
@@ -390,11 +403,27 @@ impl Rows {
         }
     }
 
+    /// Sets how rows follow each other in the tile, for blocks of `block` outer rows, of at most `most` rows in all where
+    /// that is known: functions have no tiles that are taller than all rows.
+    pub fn spread(&self, tile: &mut Tile, block: i64, most: Option<i64>, bytes: i64) {
+        let all = self.split.or(most).unwrap_or(i64::MAX).max(1);
+        tile.row_stride = self.inner_stride * bytes;
+        tile.most_rows = most_rows(|row| row * tile.row_stride).min(all) as usize;
+        let Some(rows) = self.split.filter(|_| block > 1) else { return };
+        let lines = Lines { rows, stride: self.outer_stride * bytes };
+        let held = most_rows(|row| lines.offset(row, tile.row_stride)) as usize;
+        let joined = Tile { most_rows: held, ..*tile };
+        let several = joined.height() as i64 >= 2 * rows && lines.stride <= MAX_ROW_BYTES;
+        if several {
+            *tile = Tile { lines: Some(lines), ..joined };
+        }
+    }
+
     /// Sets the distances in the copy for blocks of `count` outer rows, or of inner ones if there is one level.
     pub fn lay_out(&mut self, count: i64) {
         let Place::Copy(patch) = &self.place else { return };
         let mut taps = vec![(1, 0); patch.tap_count];
-        let mut stride = patch.depth;
+        let mut stride = patch.pitch;
         let (mut outer_stride, mut inner_stride) = (0, 0);
         for span in patch.spans.iter().rev() {
             match span.level {
@@ -429,7 +458,7 @@ impl Rows {
             Place::Buffer(..) => 0,
             Place::Packed => count.saturating_mul(self.inner_stride),
             Place::Copy(patch) => {
-                patch.spans.iter().fold(patch.depth, |n, span| n.saturating_mul(self.capacity(span, count)))
+                patch.spans.iter().fold(patch.pitch, |n, span| n.saturating_mul(self.capacity(span, count)))
             }
         }
     }
@@ -449,6 +478,14 @@ impl Rows {
             self.taps.pop();
         }
     }
+}
+
+/// Elements between positions of a copy: more than they have where rows would share few sets of the first-level cache.
+fn pitch(spans: &[Span], depth: i64, bytes: i64) -> i64 {
+    let step = spans.last().map_or(1, |line| line.row_step);
+    let line = LINE / bytes;
+    let conflicts = most_rows(|row| row * step * depth * bytes) < MOST_ROWS as i64;
+    if conflicts { (depth + line - 1) / line * line + line } else { depth }
 }
 
 fn gcd(a: i64, b: i64) -> i64 {

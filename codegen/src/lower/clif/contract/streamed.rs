@@ -19,16 +19,18 @@ use super::Panels;
 use super::finished::{Names, is_finished};
 use super::narrow::narrow_tiles;
 use super::results::{Stored, last_store};
-use super::rows::{self, Place, Rows, rows};
-use crate::kir::{
-    Access, Axis, Buffer, BufferId, Contract, For, Ix, Kernel, LoopKind, Op, Rhs, Stmt, Val, Var,
-};
+use super::rows::{Place, Rows, rows};
+use crate::kir::{Access, Axis, Buffer, BufferId, Contract, For, Ix, Kernel, LoopKind, Op, Stmt, Val, Var};
 use crate::lower::clif::emit::{Callee, Emitter, Result};
-use crate::lower::wide::tile::{LINE, MOST_ROWS, MOST_SHORT, Tile, UNROLL};
+use crate::lower::wide::tile::{LINE, MOST_SHORT, Tile, UNROLL};
 use crate::schedule::even;
 
 /// Elements that a block of rows reads: 384 KiB of f32 in a second-level cache of 1 MiB or more.
 const BLOCK_ELEMENTS: i64 = 3 << 15;
+
+/// The same for rows that are copied with their padding: all lines of a small image, since one more block is one more pass
+/// over all panels.
+const COPY_ELEMENTS: i64 = 1 << 17;
 
 /// The same for rows that are read in place and whole: one more pass over all panels would cost more than rows that fall
 /// out of a small cache.
@@ -61,7 +63,7 @@ pub(super) struct Streamed {
     /// Outer and inner rows of a chunk.
     chunk: [i64; 2],
     /// Outer taps, and elements of a tap's run, in one block of the reduction.
-    part: [i64; 2],
+    pub(super) part: [i64; 2],
     sums: BufferId,
     /// Whether all panels have all of their columns.
     pub(super) whole_panels: bool,
@@ -77,12 +79,20 @@ pub(super) struct Streamed {
     /// Row and column of the first sum.
     origin: [Var; 2],
     /// First element of the run that is packed and number of elements.
-    k0: Var,
-    kn: Var,
+    pub(super) k0: Var,
+    pub(super) kn: Var,
     /// Outer and inner rows of the block.
     pub(super) counts: [Var; 2],
     /// A left element as i32, where sums are.
-    widened: Option<Val>,
+    pub(super) widened: Option<Val>,
+}
+
+impl Streamed {
+    /// Rows of a call of a tile function, the last ones aside.
+    fn call_rows(&self) -> i64 {
+        let lines = if self.tile.lines.is_some() { self.chunk[0] } else { 1 };
+        lines * self.chunk[1]
+    }
 }
 
 /// The plan for a contraction of at most `columns` columns; `None` where it is not of this kind.
@@ -107,7 +117,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     tile.row_stride = rows.inner_stride * bytes;
     tile.row_step = rows.step * bytes;
     tile.sum_stride = sum_columns * bytes;
-    tile.most_rows = rows::most_rows(tile.row_stride).min(MOST_ROWS as i64) as usize;
+    rows.spread(&mut tile, block, most, bytes);
     let mut depth = part[1];
     if whole && let Some(taps) = inner_taps(&rows.taps, bytes) {
         tile.taps = taps;
@@ -120,17 +130,13 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     let result = result.filter(|stored| stored.asked_by(&mut tile, depth, bytes));
     let names = Names::new(kernel);
     // Blocks of columns are whole panels.
-    let whole_panels = rows::is_multiple(&c.n.extent, width);
+    let whole_panels = super::rows::is_multiple(&c.n.extent, width);
     let finished = is_finished(kernel, c, (&tile, whole_panels), names, rows.buffer());
     let chunk = chunk(&rows, block, finished);
-    // Panels are read once for every line.
-    let lines = if rows.split.is_some() { block } else { 1 };
-    // What was packed just now is in the cache.
-    let from_memory = matches!(c.b, Rhs::Packed { .. });
-    if from_memory {
-        tile.prefetch = tile.prefetch_for(lines * tile.tiles(if lines > 1 { line } else { block_rows }));
-    }
-    let symbolic = from_memory && c.m.extent.as_const().is_none() && most.is_none() && rows.split.is_none();
+    // Panels are read once for every call.
+    let calls = if rows.split.is_some() && tile.lines.is_none() { block } else { 1 };
+    tile.prefetch = tile.prefetch_for(calls * tile.tiles(if calls > 1 { line } else { block_rows }));
+    let symbolic = c.m.extent.as_const().is_none() && most.is_none() && rows.split.is_none();
     let paced =
         |(most, rows): (i64, i64)| (most, Tile { prefetch: tile.prefetch_for(tile.tiles(rows)), ..tile });
     let few = PACES.into_iter().filter(|_| symbolic).map(paced).collect();
@@ -241,7 +247,7 @@ fn block(rows: &Rows, units: Option<i64>, [taps, run]: [i64; 2]) -> i64 {
 
 /// The same where rows are copied with their padding.
 fn copy_block(rows: &Rows, units: Option<i64>) -> i64 {
-    most(units, |count| rows.copy_len(count) <= BLOCK_ELEMENTS)
+    most(units, |count| rows.copy_len(count) <= COPY_ELEMENTS)
 }
 
 /// The largest count that fits, in parts of nearly equal size; at least 1.
@@ -260,23 +266,23 @@ fn most(units: Option<i64>, fits: impl Fn(i64) -> bool) -> i64 {
 }
 
 /// Where the panels' parts of a block of the reduction are.
-struct Part {
+pub(super) struct Part {
     /// First tap and number of taps.
-    taps: [Value; 2],
+    pub(super) taps: [Value; 2],
     /// First element of the runs and number of elements.
-    run: [Value; 2],
+    pub(super) run: [Value; 2],
     /// Whether all of the reduction is in it.
     whole: bool,
 }
 
 /// Rows of a block, as values.
-struct BlockRows {
+pub(super) struct BlockRows {
     /// First row of the contraction's range.
-    first: Value,
+    pub(super) first: Value,
     /// First outer and inner row.
     at: [Value; 2],
     /// Number of outer and inner rows.
-    count: [Value; 2],
+    pub(super) count: [Value; 2],
 }
 
 impl Emitter<'_> {
@@ -430,33 +436,24 @@ impl Emitter<'_> {
         // Each call asks for its share of the next panel.
         let tile = &plan.tile;
         let depth = plan.part[0] * plan.part[1];
-        let asked =
-            tile.prefetch * (depth / UNROLL) * LINE * tile.tiles(plan.chunk[1]) / plan.chunk[1].max(1);
+        let call = plan.call_rows();
+        let asked = tile.prefetch * (depth / UNROLL) * LINE * tile.tiles(call) / call.max(1);
         let ahead = self.scaled(position, asked);
+        let asked = self.i64(asked);
         let next = self.b.ins().iadd(chunk.next, ahead);
         self.vars[plan.names.column.index()] = Some(chunk.column);
-        self.counted(zero, chunk.outer[1], 1, &[], |s, o, _| {
-            let outer = s.b.ins().iadd(chunk.outer[0], o);
-            let rows = s.row_address(plan, block, [outer, chunk.inner[0]], bytes)?;
-            let before = s.scaled(o, line);
-            let sums = if plan.finished && plan.single {
-                sums
-            } else {
-                let skip = s.scaled(before, tile.sum_stride);
-                s.b.ins().iadd(sums, skip)
-            };
-            let skip = s.scaled(before, asked);
-            let next = s.b.ins().iadd(next, skip);
-            let first = s.b.ins().iadd(first, before);
-            s.vars[plan.names.first.index()] = Some(first);
-            s.vars[plan.names.rows.index()] = Some(chunk.inner[1]);
-            s.tiles(c, plan, panels, part, [rows, chunk.panel, sums, next, chunk.inner[1]])?;
-            Ok(vec![])
-        })?;
+        let rows = if plan.chunk[0] > 1 { self.scaled(chunk.outer[1], line) } else { chunk.inner[1] };
+        if tile.lines.is_some() {
+            let at = self.row_address(plan, block, [chunk.outer[0], chunk.inner[0]], bytes)?;
+            self.vars[plan.names.first.index()] = Some(first);
+            self.vars[plan.names.rows.index()] = Some(rows);
+            self.tiles(c, plan, panels, part, [at, chunk.panel, sums, next, chunk.outer[1]])?;
+        } else {
+            self.lines(c, plan, panels, (block, part, chunk), [first, sums, next, asked])?;
+        }
         if plan.finished {
             return Ok(());
         }
-        let rows = if plan.chunk[0] > 1 { self.scaled(chunk.outer[1], line) } else { chunk.inner[1] };
         let values = [
             (plan.names.first, first),
             (plan.names.rows, rows),
@@ -472,6 +469,40 @@ impl Emitter<'_> {
         let tap_end = self.b.ins().iadd(part.taps[0], part.taps[1]);
         let last = self.is_end(plan, tap_end, part);
         self.branch(last, |s| s.chunk_epilogue(c, plan), |_| Ok(()))
+    }
+
+    /// Calls for the lines of a chunk one by one: from the first row, its sums and the lines of the next panel to ask for,
+    /// of which each row asks for so many bytes.
+    fn lines(
+        &mut self,
+        c: &Contract,
+        plan: &Streamed,
+        panels: &Panels,
+        (block, part, chunk): (&BlockRows, &Part, &Chunk),
+        [first, sums, next, asked]: [Value; 4],
+    ) -> Result<()> {
+        let line = plan.rows.split.unwrap_or(1);
+        let bytes = (c.acc_dtype.bits() / 8) as i64;
+        let zero = self.i64(0);
+        self.counted(zero, chunk.outer[1], 1, &[], |s, o, _| {
+            let outer = s.b.ins().iadd(chunk.outer[0], o);
+            let rows = s.row_address(plan, block, [outer, chunk.inner[0]], bytes)?;
+            let before = s.scaled(o, line);
+            let sums = if plan.finished && plan.single {
+                sums
+            } else {
+                let skip = s.scaled(before, plan.tile.sum_stride);
+                s.b.ins().iadd(sums, skip)
+            };
+            let skip = s.b.ins().imul(before, asked);
+            let next = s.b.ins().iadd(next, skip);
+            let first = s.b.ins().iadd(first, before);
+            s.vars[plan.names.first.index()] = Some(first);
+            s.vars[plan.names.rows.index()] = Some(chunk.inner[1]);
+            s.tiles(c, plan, panels, part, [rows, chunk.panel, sums, next, chunk.inner[1]])?;
+            Ok(vec![])
+        })?;
+        Ok(())
     }
 
     /// Whether the taps up to `tap_end` with the part's elements are the end of the reduction.
@@ -542,7 +573,7 @@ impl Emitter<'_> {
         }
         let zero = self.i64(0);
         // The lines that the calls for the taps ask for follow each other.
-        let ahead = plan.tile.prefetch * (plan.part[1] / UNROLL) * plan.tile.tiles(plan.chunk[1]) * LINE;
+        let ahead = plan.tile.prefetch * (plan.part[1] / UNROLL) * plan.tile.tiles(plan.call_rows()) * LINE;
         self.parts(zero, part.taps[1], (Some(taps).filter(|t| *t == 1), 1), |s, tap, _| {
             let index = s.b.ins().iadd(part.taps[0], tap);
             let offset = s.tap_offset(&plan.rows, index, bytes);
@@ -648,52 +679,6 @@ impl Emitter<'_> {
         let columns = For { axis: columns, kind: LoopKind::Vector, carried: vec![], body };
         let body = vec![Stmt::For(Box::new(columns))];
         self.for_stmt(&For { axis: rows, kind: LoopKind::Sequential, carried: vec![], body })
-    }
-
-    /// Packs a block of the reduction of the rows of a block.
-    fn pack_rows(
-        &mut self,
-        c: &Contract,
-        plan: &Streamed,
-        buffer: BufferId,
-        block: &BlockRows,
-        part: &Part,
-    ) -> Result<()> {
-        let run = plan.rows.run;
-        let values = [
-            (plan.names.first, block.first),
-            (plan.names.rows, block.count[1]),
-            (plan.k0, part.run[0]),
-            (plan.kn, part.run[1]),
-        ];
-        for (var, value) in values {
-            self.vars[var.index()] = Some(value);
-        }
-        let extent = if run % plan.part[1] == 0 { Ix::Const(plan.part[1]) } else { Ix::Var(plan.kn) };
-        let k = Axis { var: c.k.var, begin: c.k.begin.clone() + Ix::Var(plan.k0), extent };
-        let position = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.k0);
-        let index = (Ix::Var(c.m.var) - Ix::Var(plan.names.first)) * plan.rows.inner_stride + position;
-        let mut body = c.a.body.clone();
-        let value = match plan.widened.filter(|_| self.kernel.dtype(c.a.value) != DType::I32) {
-            Some(dst) => {
-                body.push(Stmt::Let { dst, op: Op::Cast(c.a.value) });
-                dst
-            }
-            None => c.a.value,
-        };
-        body.push(Stmt::Store { buffer, index, value });
-        let rows = Axis { var: c.m.var, begin: Ix::Var(plan.names.first), extent: Ix::Var(plan.names.rows) };
-        self.nest(For { axis: k, kind: LoopKind::Vector, carried: vec![], body }, vec![rows])
-    }
-
-    /// A loop inside of others, the innermost of them first.
-    pub(super) fn nest(&mut self, innermost: For, loops: Vec<Axis>) -> Result<()> {
-        let mut all = innermost;
-        for axis in loops {
-            let body = vec![Stmt::For(Box::new(all))];
-            all = For { axis, kind: LoopKind::Sequential, carried: vec![], body };
-        }
-        self.for_stmt(&all)
     }
 }
 
