@@ -2,7 +2,7 @@
 
 mod support;
 
-use kiln_codegen::kir::{KernelBuilder, compute_dtype};
+use kiln_codegen::kir::{Ix, KernelBuilder, LoopKind, compute_dtype};
 use kiln_ir::{DType, Prim, Scalar};
 use kiln_runtime::cpu::Tier;
 use support::{check, run_compiled, scalars, tiers};
@@ -146,6 +146,91 @@ fn tanh_is_accurate() {
 fn erf_is_accurate() {
     worst(Prim::Erf, &patterns(), 2.0);
     worst(Prim::Erf, &between(-5.0, 5.0), 2.0);
+}
+
+/// `1 + erf(x)` and `1 + erf(x * sqrt(1/2))`, either way round.
+#[test]
+fn one_plus_erf_is_accurate() {
+    let inputs: Vec<f32> = patterns().into_iter().chain(between(-6.5, 6.5)).collect();
+    let n = inputs.len();
+    let mut b = KernelBuilder::new("one_plus_erf");
+    let (x, out) = (b.input(DType::F32), b.output(DType::F32));
+    b.vector(n as i64, |b, i| {
+        let v = b.load(x, i.clone());
+        let (one, root) = (b.literal(DType::F32, 1.0), b.literal(DType::F32, 0.5f64.sqrt()));
+        let plain = b.apply(Prim::Erf, &[v]);
+        let plain = b.apply(Prim::Add, &[plain, one]);
+        b.store(out, i.clone(), plain);
+        let scaled = b.apply(Prim::Mul, &[v, root]);
+        let scaled = b.apply(Prim::Erf, &[scaled]);
+        let scaled = b.apply(Prim::Add, &[one, scaled]);
+        b.store(out, i + n as i64, scaled);
+    });
+    let kernel = b.finish().unwrap();
+    let bytes: Vec<u8> = inputs.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let root = f64::from(0.5f64.sqrt() as f32);
+    for tier in tiers() {
+        let got = run_compiled(&kernel, tier, &[bytes.clone(), vec![0; 8 * n]], &[], u64::MAX);
+        let got: Vec<f32> =
+            got[1].chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect();
+        let mut worst = [(0.0, 0.0); 2];
+        for (i, &x) in inputs.iter().enumerate() {
+            for (part, factor) in [1.0, root].into_iter().enumerate() {
+                let Scalar::F(erf) = Prim::Erf.apply(&[Scalar::F(factor * f64::from(x))], 64) else {
+                    panic!("no float")
+                };
+                let got = f64::from(got[i + part * n]);
+                assert_eq!(got.is_nan(), erf.is_nan(), "{x:e} on {}", tier.name());
+                let error = (got - (1.0 + erf)).abs() / f64::from(f32::EPSILON);
+                if error > worst[part].0 {
+                    worst[part] = (error, x);
+                }
+            }
+        }
+        println!("1 + erf on {}: units of 1 {worst:?}", tier.name());
+        assert!(worst.iter().all(|w| w.0 <= 1.3), "{worst:?} on {}", tier.name());
+    }
+}
+
+/// Rows divided by their greatest element, from subnormal to infinite.
+#[test]
+fn quotients_by_totals_of_rows_are_accurate() {
+    let columns = 96i64;
+    let scales: Vec<f32> = [0u32, 1, 77, 0x40_0000, 0x7f_ffff, 0x7f7f_ffff, 0x7f80_0000, 0x7fc0_0000]
+        .into_iter()
+        .map(f32::from_bits)
+        .chain((-149..=127).map(|e| 1.37 * 2f32.powi(e)))
+        .collect();
+    let inputs: Vec<f32> = scales
+        .iter()
+        .flat_map(|&top| (0..columns).map(move |i| if i == 13 { top } else { top * (i as f32 / 100.0) }))
+        .collect();
+    let rows = scales.len() as i64;
+    let mut b = KernelBuilder::new("quotients");
+    let (x, out) = (b.input(DType::F32), b.output(DType::F32));
+    b.sequential(rows, |b, row| {
+        let at = row * columns;
+        let low = b.literal(DType::F32, f64::NEG_INFINITY);
+        let item = |b: &mut KernelBuilder, i: Ix| b.load(x, at.clone() + i);
+        let max = b.reduce(LoopKind::Vector, columns, &[(Prim::Max, low)], |b, i| vec![item(b, i)])[0];
+        b.vector(columns, |b, i| {
+            let v = b.load(x, at.clone() + i.clone());
+            let v = b.apply(Prim::Div, &[v, max]);
+            b.store(out, at.clone() + i, v);
+        });
+    });
+    let kernel = b.finish().unwrap();
+    let bytes: Vec<u8> = inputs.iter().flat_map(|v| v.to_le_bytes()).collect();
+    for tier in tiers() {
+        let got = run_compiled(&kernel, tier, &[bytes.clone(), vec![0; bytes.len()]], &[], u64::MAX);
+        let mut most = 0.0f64;
+        for (i, got) in got[1].chunks_exact(4).enumerate() {
+            let exact = f64::from(inputs[i]) / f64::from(scales[i / columns as usize]);
+            most = most.max(ulps(exact, f32::from_le_bytes(got.try_into().unwrap())));
+        }
+        println!("quotients on {}: {most:.2} ulp", tier.name());
+        assert!(most <= 1.6, "{most} ulp on {}", tier.name());
+    }
 }
 
 #[test]

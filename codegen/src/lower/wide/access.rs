@@ -76,7 +76,8 @@ impl Emission<'_> {
         let offsets = offsets.filter(|o| o.iter().all(|o| o.checked_mul(4).is_some()));
         let offsets = offsets.ok_or_else(|| WideError::Unsupported("elements far apart".to_owned()))?;
         let register = self.temporary()?;
-        self.pooled(register, &offsets);
+        let words: Vec<u32> = offsets.into_iter().map(i32::cast_unsigned).collect();
+        self.pooled(register, &words);
         Ok(register)
     }
 

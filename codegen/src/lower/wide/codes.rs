@@ -13,8 +13,8 @@ pub(super) fn pick<T>(width: Width, w256: T, w512: T) -> T {
     }
 }
 
-/// The instruction of an operation on two vectors. Those of 512 bits alone ([`Binary::Scale`], [`Binary::Ratio`], which
-/// begins with this one) are no valid code for 256.
+/// The instruction of an operation on two vectors. Those of 512 bits alone ([`Binary::Scale`], [`Binary::Bound`], and
+/// [`Binary::Ratio`], which begins with this one) are no valid code for 256.
 pub(super) fn binary(width: Width, op: Binary) -> Code {
     let (w256, w512) = match op {
         Binary::AddF => (Code::VEX_Vaddps_ymm_ymm_ymmm256, Code::EVEX_Vaddps_zmm_k1z_zmm_zmmm512b32_er),
@@ -24,6 +24,7 @@ pub(super) fn binary(width: Width, op: Binary) -> Code {
         Binary::MinF => (Code::VEX_Vminps_ymm_ymm_ymmm256, Code::EVEX_Vminps_zmm_k1z_zmm_zmmm512b32_sae),
         Binary::MaxF => (Code::VEX_Vmaxps_ymm_ymm_ymmm256, Code::EVEX_Vmaxps_zmm_k1z_zmm_zmmm512b32_sae),
         Binary::Scale => (Code::INVALID, Code::EVEX_Vscalefps_zmm_k1z_zmm_zmmm512b32_er),
+        Binary::Bound => (Code::INVALID, Code::EVEX_Vrangeps_zmm_k1z_zmm_zmmm512b32_imm8_sae),
         Binary::Ratio => (Code::INVALID, Code::EVEX_Vrcp14ps_zmm_k1z_zmmm512b32),
         Binary::AddI => (Code::VEX_Vpaddd_ymm_ymm_ymmm256, Code::EVEX_Vpaddd_zmm_k1z_zmm_zmmm512b32),
         Binary::SubI => (Code::VEX_Vpsubd_ymm_ymm_ymmm256, Code::EVEX_Vpsubd_zmm_k1z_zmm_zmmm512b32),
@@ -39,7 +40,7 @@ pub(super) fn binary(width: Width, op: Binary) -> Code {
     pick(width, w256, w512)
 }
 
-/// The instruction of an operation on one vector, and its immediate.
+/// The instruction of an operation on one vector, and its immediate. Those of 512 bits alone are no valid code for 256.
 pub(super) fn unary(width: Width, op: Unary) -> (Code, Option<i32>) {
     let round =
         pick(width, Code::VEX_Vroundps_ymm_ymmm256_imm8, Code::EVEX_Vrndscaleps_zmm_k1z_zmmm512b32_imm8_sae);
@@ -53,6 +54,12 @@ pub(super) fn unary(width: Width, op: Unary) -> (Code, Option<i32>) {
         Unary::ToFloat => (Code::VEX_Vcvtdq2ps_ymm_ymmm256, Code::EVEX_Vcvtdq2ps_zmm_k1z_zmmm512b32_er),
         Unary::ToInt => (Code::VEX_Vcvttps2dq_ymm_ymmm256, Code::EVEX_Vcvttps2dq_zmm_k1z_zmmm512b32_sae),
         Unary::AbsI => (Code::VEX_Vpabsd_ymm_ymmm256, Code::EVEX_Vpabsd_zmm_k1z_zmmm512b32),
+        // From 1/2 to 1, with the sign.
+        Unary::Mantissa => {
+            let code = Code::EVEX_Vgetmantps_zmm_k1z_zmmm512b32_imm8_sae;
+            return (pick(width, Code::INVALID, code), Some(2));
+        }
+        Unary::Exponent => (Code::INVALID, Code::EVEX_Vgetexpps_zmm_k1z_zmmm512b32_sae),
     };
     (pick(width, w256, w512), None)
 }

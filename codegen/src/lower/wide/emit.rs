@@ -133,10 +133,15 @@ impl<'p> Emission<'p> {
         at(FRAME, 8 * i64::from(param.0))
     }
 
+    /// The register that has a pointer.
+    pub fn held(&self, param: Param) -> Option<Register> {
+        self.pointers.iter().position(|p| *p == param).map(|i| self.places[i])
+    }
+
     /// The register of a pointer, loaded where it is not at hand.
     pub fn pointer(&mut self, param: Param) -> Register {
-        match self.pointers.iter().position(|p| *p == param) {
-            Some(i) => self.places[i],
+        match self.held(param) {
+            Some(register) => register,
             None => {
                 self.asm.op2(Code::Mov_r64_rm64, SCRATCH[0], Self::word(param));
                 SCRATCH[0]
@@ -196,9 +201,9 @@ impl<'p> Emission<'p> {
         for &(param, step) in &self.program.row_steps {
             let step =
                 i32::try_from(step).map_err(|_| WideError::Unsupported("rows far apart".to_owned()))?;
-            let register = self.pointers.iter().position(|p| *p == param);
-            if let Some(i) = register {
-                self.asm.op2(Code::Add_rm64_imm32, self.places[i], step);
+            let register = self.held(param);
+            if let Some(register) = register {
+                self.asm.op2(Code::Add_rm64_imm32, register, step);
             }
             if register.is_none() || self.is_read_inside(param) {
                 self.asm.op2(Code::Add_rm64_imm32, Self::word(param), step);
@@ -373,12 +378,17 @@ impl<'p> Emission<'p> {
         }
     }
 
-    /// A vector of the pool in a register.
-    pub fn pooled(&mut self, register: Register, words: &[i32]) {
+    /// A vector as an operand in memory.
+    pub fn pool(&mut self, words: &[u32]) -> MemoryOperand {
         let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-        let address = self.asm.constant(&bytes, 64);
+        constant_at(self.asm.constant(&bytes, 64), false)
+    }
+
+    /// A vector of the pool in a register.
+    pub fn pooled(&mut self, register: Register, words: &[u32]) {
         let [load, _, _] = moves(self.width);
-        self.asm.op2(load, register, constant_at(address, false));
+        let vector = self.pool(words);
+        self.asm.op2(load, register, vector);
     }
 }
 

@@ -1,8 +1,10 @@
-//! The epilogue of a contraction on sums that are still in registers.
+//! The epilogue of a contraction at the end of its tiles.
 //!
-//! The epilogue is a vector program of one group of lanes, in which the sum is a value that is there before. A tile runs
-//! it for all of its vectors as one piece of straight code: sums that have to wait keep their registers while there are
-//! enough, and what is the same for every row is computed once for a column.
+//! The epilogue is a vector program of one group of lanes, in which the sum is a value that is there before. A short one
+//! is one piece of straight code for all vectors of a tile, whose sums are still in registers: those that have to wait
+//! keep their registers while there are enough, and what is the same for every row is computed once for a column. A long
+//! one is a loop over the rows of the tile, whose sums are in the first-level cache: tiles of every height share its
+//! code, and the vectors of a row take turns.
 
 use std::rc::Rc;
 
@@ -11,6 +13,7 @@ use kiln_ir::DType;
 use rustc_hash::FxHashSet;
 
 use super::asm::{Assembler, at};
+use super::codes::moves;
 use super::emit::{Emission, INDEX, TAIL};
 use super::lir::{COUNT, Inst, Reg, Run, Step, without_unused};
 use super::registers::Registers;
@@ -18,8 +21,15 @@ use super::select::{Choice, Rep, Selector};
 use super::{Rows, Selection, WideError, Width};
 use crate::kir::{Axis, Block, Kernel, Val};
 
-/// Most instructions of an epilogue for one group of lanes: the code of a tile has it for every vector of every height.
-const MOST_INSTRUCTIONS: usize = 12;
+/// Most instructions of a short epilogue for one group of lanes: the code of a tile has it for every vector of every
+/// height.
+const MOST_SHORT: usize = 12;
+
+/// Most instructions of any.
+const MOST_INSTRUCTIONS: usize = 200;
+
+/// Vector registers for what an instruction needs besides values.
+const TEMPORARIES: usize = 3;
 
 /// The pointer to the caller's words.
 const FRAME: Register = Register::RDI;
@@ -44,6 +54,16 @@ pub struct Finish {
     masked: bool,
 }
 
+/// What a tile leaves to a loop over its rows.
+pub(super) struct SumsInMemory {
+    /// Address of the first row; the loop moves it on by `stride` bytes a row.
+    pub at: Register,
+    pub stride: i64,
+    pub vectors: usize,
+    /// The number of rows, at least 1, a word at so many bytes from the stack pointer; the loop counts it down.
+    pub rows: i64,
+}
+
 /// The epilogue `body` on sums `acc` of `rows` and columns of `axis`.
 pub fn select_finish(
     kernel: &Kernel,
@@ -66,7 +86,7 @@ pub fn select_finish(
     body.iter().try_for_each(|stmt| s.stmt(stmt))?;
     s.insts = without_unused(std::mem::take(&mut s.insts));
     if s.insts.len() > MOST_INSTRUCTIONS || !s.insts.iter().all(in_line) {
-        return s.unsupported("long epilogues in registers");
+        return s.unsupported("such epilogues at the end of a tile");
     }
     s.close(Run::Once, vec![]);
     Ok(Finish { selection: s.selection(), sum, masked })
@@ -86,7 +106,8 @@ fn in_line(inst: &Inst) -> bool {
         | Inst::Shift { .. }
         | Inst::MulAdd { .. }
         | Inst::Compare { .. }
-        | Inst::Select { .. } => true,
+        | Inst::Select { .. }
+        | Inst::Lookup { .. } => true,
     }
 }
 
@@ -112,6 +133,11 @@ impl Finish {
         }
     }
 
+    /// Whether the epilogue is a loop over rows of sums in memory.
+    pub(super) fn is_loop(&self) -> bool {
+        self.selection.program.phases[0].body.len() > MOST_SHORT
+    }
+
     /// Emits the epilogue of the sums, which are in the first registers row by row; the address of the words is at the
     /// stack pointer. Uses `slots` of the stack, and gives how many it needs.
     pub(super) fn emit(
@@ -121,6 +147,57 @@ impl Finish {
         sums: &Sums,
         slots: u32,
     ) -> Result<u32, WideError> {
+        let mut emission = self.begin(asm, width, sums.vectors, slots);
+        emission.order = self.order(sums).into();
+        let groups = sums.height * sums.vectors;
+        self.take(&mut emission, groups);
+        let needed = emission.in_order(self.masked.then_some(&COLUMNS))?;
+        self.end(asm, emission, slots);
+        for &(param, step) in &self.selection.program.row_steps {
+            let step = row_step(step.checked_mul(sums.height as i64))?;
+            asm.op2(Code::Add_rm64_imm32, Emission::word(param), step);
+        }
+        leave(asm);
+        Ok(needed)
+    }
+
+    /// Emits the epilogue of sums in memory, otherwise as [`Finish::emit`] does.
+    pub(super) fn emit_loop(
+        &self,
+        asm: &mut Assembler,
+        width: Width,
+        sums: &SumsInMemory,
+        slots: u32,
+    ) -> Result<u32, WideError> {
+        let mut emission = self.begin(asm, width, sums.vectors, slots);
+        let order: Rc<[(usize, Inst)]> = self.in_turn(width, sums.vectors).into();
+        let [load, _, _] = moves(width);
+        let next = emission.asm.here();
+        for column in 0..sums.vectors {
+            let register = emission.vector(column as u8);
+            emission.asm.op2(load, register, at(sums.at, column as i64 * width.bytes()));
+        }
+        emission.order = order;
+        self.take(&mut emission, sums.vectors);
+        let needed = emission.in_order(self.masked.then_some(&COLUMNS))?;
+        for &(param, step) in &self.selection.program.row_steps {
+            let step = row_step(Some(step))?;
+            if let Some(register) = emission.held(param) {
+                emission.asm.op2(Code::Add_rm64_imm32, register, step);
+            }
+            emission.asm.op2(Code::Add_rm64_imm32, Emission::word(param), step);
+        }
+        emission.asm.op2(Code::Add_rm64_imm32, sums.at, row_step(Some(sums.stride))?);
+        let stack = i64::from(slots) * width.bytes();
+        emission.asm.op1(Code::Dec_rm64, at(Register::RSP, sums.rows + stack));
+        emission.asm.jump(Code::Jne_rel32_64, next);
+        self.end(asm, emission, slots);
+        leave(asm);
+        Ok(needed)
+    }
+
+    /// The emission of the epilogue, its words and pointers at hand; it has the assembler.
+    fn begin(&self, asm: &mut Assembler, width: Width, vectors: usize, slots: u32) -> Emission<'_> {
         asm.op2(Code::Mov_r64_rm64, ASIDE[0], FRAME);
         asm.op2(Code::Mov_r64_rm64, ASIDE[1], INDEX);
         asm.op2(Code::Mov_r64_rm64, FRAME, at(Register::RSP, 0));
@@ -130,33 +207,49 @@ impl Finish {
         if stack > 0 {
             asm.op2(Code::Sub_rm64_imm32, Register::RSP, stack);
         }
-        let first = &program.phases[0];
-        let mut emission = Emission::new(program, first, width, slots);
+        let mut emission = Emission::new(program, &program.phases[0], width, slots);
         emission.asm = std::mem::take(asm);
         emission.places = POINTERS;
-        emission.groups_a_row = sums.vectors;
+        emission.groups_a_row = vectors;
         emission.load_pointers();
-        emission.order = self.order(sums).into();
-        let groups = sums.height * sums.vectors;
-        let values = program.registers * groups as u32;
-        emission.registers = Registers::new(&emission.order, values, width.registers(), 0);
+        emission
+    }
+
+    /// Says that the sums of so many groups are in the first registers.
+    fn take(&self, emission: &mut Emission, groups: usize) {
+        let registers = self.selection.program.registers;
+        let values = registers * groups as u32;
+        emission.registers = Registers::new(&emission.order, values, emission.width.registers(), 0);
         for group in 0..groups {
-            let sum = Reg(self.sum.0 + group as u32 * program.registers);
-            emission.registers.own(sum, group as u8);
+            emission.registers.own(Reg(self.sum.0 + group as u32 * registers), group as u8);
         }
-        let needed = emission.in_order(self.masked.then_some(&COLUMNS))?;
+    }
+
+    /// Gives the assembler and the stack back.
+    fn end(&self, asm: &mut Assembler, emission: Emission, slots: u32) {
+        let stack = slots as i32 * emission.width.bytes() as i32;
         *asm = emission.asm;
         if stack > 0 {
             asm.op2(Code::Add_rm64_imm32, Register::RSP, stack);
         }
-        for &(param, step) in &program.row_steps {
-            let step = step.checked_mul(sums.height as i64).and_then(|s| i32::try_from(s).ok());
-            let step = step.ok_or_else(|| WideError::Unsupported("rows far apart".to_owned()))?;
-            asm.op2(Code::Add_rm64_imm32, Emission::word(param), step);
+    }
+
+    /// The instructions for the vectors of a row, each with its vector: as many take turns as find registers.
+    fn in_turn(&self, width: Width, vectors: usize) -> Vec<(usize, Inst)> {
+        let program = &self.selection.program;
+        let phase = &program.phases[0];
+        let waiting = vectors.saturating_sub(1);
+        let room = width.registers() - TEMPORARIES - waiting;
+        let most = (room / phase.live().max(1)).clamp(1, vectors);
+        let count = vectors.div_ceil(most);
+        let mut order = vec![];
+        for part in 0..count {
+            let (first, end) = (part * vectors / count, (part + 1) * vectors / count);
+            let turns = phase.interleaved(end - first, program.registers);
+            let offset = first as u32 * program.registers;
+            order.extend(turns.into_iter().map(|(group, inst)| (first + group, inst.moved(offset))));
         }
-        asm.op2(Code::Mov_r64_rm64, FRAME, ASIDE[0]);
-        asm.op2(Code::Mov_r64_rm64, INDEX, ASIDE[1]);
-        Ok(needed)
+        order
     }
 
     /// The instructions for all sums, column by column, each with its group. What is the same for every row is computed
@@ -193,6 +286,17 @@ impl Finish {
     }
 }
 
+/// Puts back what [`Finish::begin`] sets aside.
+fn leave(asm: &mut Assembler) {
+    asm.op2(Code::Mov_r64_rm64, FRAME, ASIDE[0]);
+    asm.op2(Code::Mov_r64_rm64, INDEX, ASIDE[1]);
+}
+
+fn row_step(step: Option<i64>) -> Result<i32, WideError> {
+    let step = step.and_then(|s| i32::try_from(s).ok());
+    step.ok_or_else(|| WideError::Unsupported("rows far apart".to_owned()))
+}
+
 impl Emission<'_> {
     /// Emits the instructions in order; gives the stack slots that they need. Lanes exist under the mask of their column.
     fn in_order(&mut self, columns: Option<&[Register]>) -> Result<u32, WideError> {
@@ -201,7 +305,8 @@ impl Emission<'_> {
         for (position, (group, inst)) in order.iter().enumerate() {
             self.position = position;
             self.group = *group;
-            if let Some(columns) = columns {
+            let in_memory = matches!(inst, Inst::Load { .. } | Inst::Store { .. });
+            if let Some(columns) = columns.filter(|_| in_memory) {
                 let column = group % self.groups_a_row;
                 if masked.replace(column) != Some(column) {
                     self.asm.op2(Code::VEX_Kmovw_kr_km16, TAIL, columns[column]);

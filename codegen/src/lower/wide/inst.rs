@@ -90,7 +90,14 @@ impl Emission<'_> {
             Inst::Binary { op, dst, a, b } => {
                 let (a, b) = (self.register(*a)?, self.operand(*b)?);
                 let dst = self.result(inst, *dst)?;
-                self.asm.op3(codes::binary(self.width, *op), dst, a, b);
+                let code = codes::binary(self.width, *op);
+                match op {
+                    // The smaller magnitude, with the first operand's sign.
+                    Binary::Bound => {
+                        self.asm.op(code, &[dst.into(), a.into(), b, 2.into()]);
+                    }
+                    _ => self.asm.op3(code, dst, a, b),
+                }
             }
             Inst::Unary { op, dst, a } => {
                 let a = self.operand(*a)?;
@@ -109,6 +116,11 @@ impl Emission<'_> {
             Inst::Compare { op, dst, a, b } => self.compare(inst, *op, *dst, [*a, *b])?,
             Inst::Select { dst, mask, a, b } => {
                 self.select(inst, *dst, [*mask, *a, *b], fused.is_some() && fused == as_reg(*mask))?;
+            }
+            Inst::Lookup { dst, index, table } => {
+                let index = self.register(*index)?;
+                let dst = self.fresh(*dst)?;
+                self.lookup(dst, index, table);
             }
             Inst::Load { dst, at, guard } => self.load(*dst, at, *guard)?,
             Inst::Store { a, at } => {
@@ -213,6 +225,14 @@ impl Emission<'_> {
         let dst = self.result(inst, dst)?;
         self.asm.op3(codes::binary(self.width, Binary::MulF), dst, ra, error);
         Ok(())
+    }
+
+    /// Entries of a table of two vectors, in a register apart from the index.
+    fn lookup(&mut self, dst: Register, index: Register, table: &[u32; 32]) {
+        let (low, high) = table.split_at(16);
+        self.pooled(dst, low);
+        let high = self.pool(high);
+        self.asm.op3(Code::EVEX_Vpermt2ps_zmm_k1z_zmm_zmmm512b32, dst, index, high);
     }
 
     /// `a * b + c` in the form that overwrites what is not needed any more.

@@ -49,6 +49,9 @@ pub enum Binary {
     MaxF,
     /// `a * 2^floor(b)`, rounded once; 512-bit vectors only.
     Scale,
+    /// `a` where its magnitude is below that of `b`, else `b` with the sign of `a`; `b` where `a` is NaN. 512-bit vectors
+    /// only.
+    Bound,
     /// Quotient by a divisor of at least 1 (or NaN), to 2 units in the last place; 0 times the dividend where the divisor
     /// is at least 2^126. 512-bit vectors only.
     Ratio,
@@ -85,6 +88,7 @@ impl Binary {
             | Binary::MinF
             | Binary::MaxF
             | Binary::Scale
+            | Binary::Bound
             | Binary::Ratio => true,
             Binary::AddI
             | Binary::SubI
@@ -119,6 +123,11 @@ pub enum Unary {
     ToInt,
     /// Magnitude of a signed integer.
     AbsI,
+    /// The factor in `[1/2, 1)` of a float that is that times a power of two, with its sign; 1 of zero and infinity.
+    /// 512-bit vectors only.
+    Mantissa,
+    /// The logarithm of that power of two, less 1; infinite of zero and infinity. 512-bit vectors only.
+    Exponent,
 }
 
 /// Shifts by a constant.
@@ -250,6 +259,15 @@ pub enum Inst {
         a: Src,
         /// Elsewhere.
         b: Src,
+    },
+    /// `dst = table[index mod 32]`; 512-bit vectors only.
+    Lookup {
+        /// Result.
+        dst: Reg,
+        /// Integers; all bits but the lowest five are ignored.
+        index: Src,
+        /// 32 bits an entry.
+        table: &'static [u32; 32],
     },
     /// `dst` = elements in memory.
     Load {
@@ -391,6 +409,7 @@ impl Inst {
             Inst::Move { a, .. }
             | Inst::Unary { a, .. }
             | Inst::Shift { a, .. }
+            | Inst::Lookup { index: a, .. }
             | Inst::Store { a, .. }
             | Inst::Keep { a, .. }
             | Inst::Accumulate { a, .. } => SmallVec::from_slice(&[*a]),
@@ -434,6 +453,7 @@ impl Inst {
             | Inst::MulAdd { dst, .. }
             | Inst::Compare { dst, .. }
             | Inst::Select { dst, .. }
+            | Inst::Lookup { dst, .. }
             | Inst::Load { dst, .. } => Some(*dst),
             Inst::Store { .. }
             | Inst::Keep { .. }
@@ -470,6 +490,7 @@ impl Inst {
             Inst::Select { dst, mask, a, b } => {
                 Inst::Select { dst: reg(dst), mask: src(mask), a: src(a), b: src(b) }
             }
+            Inst::Lookup { dst, index, table } => Inst::Lookup { dst: reg(dst), index: src(index), table },
             Inst::Load { dst, at, guard } => Inst::Load { dst: reg(dst), at, guard },
             Inst::Store { a, at } => Inst::Store { a: src(a), at },
             Inst::Keep { param, a } => Inst::Keep { param, a: src(a) },

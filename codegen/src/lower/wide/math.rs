@@ -1,11 +1,14 @@
 //! Elementary functions of single precision in vector programs: the polynomials of the portable lowering, and for 512
 //! bits what its instructions save.
 //!
-//! Bounds in units in the last place against the exact result: exp 1, log 1, tanh 1.5, erf 1.2. NaN in gives NaN out.
+//! Bounds in units in the last place against the exact result: exp 1, log 1, tanh 1.5, erf 1.2. `1 + erf(x)`, which with
+//! 512 bits is a function of its own: 1 where x is positive, else 2^-23.7 and the relative error 2^-13. NaN in gives NaN
+//! out.
 
 use super::Width;
 use super::lir::{Binary, Compare, Inst, Reg, Shift, Src, Unary};
 use super::select::Selector;
+use super::tables::{INTERVAL, LAST, ONE_PLUS_ERF};
 
 /// Bits of a float in every lane.
 pub(super) fn float(x: f32) -> Src {
@@ -96,9 +99,6 @@ impl Selector<'_> {
             Some(&Inst::Binary { op: Binary::Xor, a, b: SIGN, .. }) => (a, -1.0),
             _ => (x, 1.0),
         };
-        // Results that are too small by far are 0 at once; nearer to the smallest numbers, scaling takes some thousand cycles.
-        let (low, high) = if sign > 0.0 { (-700.0, 88.8) } else { (-88.8, 700.0) };
-        let x = self.clamp(x, low, high);
         // Adding 1.5 * 2^23 rounds to an integer.
         let magic = float(12_582_912.0);
         let shifted = self.mul_add(x, float(sign * std::f32::consts::LOG2_E), magic);
@@ -106,6 +106,8 @@ impl Selector<'_> {
         // sign * r: -ln(2) in two parts, the first of which multiplies n exactly.
         let r = self.mul_add(n, float(sign * -0.693_359_375), x);
         let r = self.mul_add(n, float(sign * 2.121_944_4e-4), r);
+        // Where n is so large that r is anything or, of infinity, NaN, it alone decides; of NaN it is NaN.
+        let r = self.binary(Binary::Bound, r, float(0.5));
         let [c6, c5, c4, c3, c2] =
             [1.381_454_1e-3, 8.368_745e-3, 4.166_839e-2, 1.666_652_1e-1, 4.999_999_4e-1];
         let p = self.horner(r, &[c6, sign * c5, c4, sign * c3, c2, sign, 1.0]);
@@ -261,7 +263,47 @@ impl Selector<'_> {
         // An integer comparison of magnitudes: NaN counts as large and comes through the exponential.
         let threshold = Src::Bits(0.927_734_4f32.to_bits());
         let is_large = self.compare(Compare::GtI, magnitude, threshold);
-        self.select(is_large, large, small)
+        let result = self.select(is_large, large, small);
+        self.erfs.insert(result, x.into());
+        result
+    }
+
+    /// The argument of the error function, where one of two values is that and the other one is 1, and their sum has a
+    /// function of its own.
+    pub fn one_and_erf(&self, x: Src, y: Src) -> Option<Src> {
+        let of = |erf: Src| match erf {
+            Src::Reg(reg) => self.erfs.get(&reg).copied(),
+            Src::Bits(_) | Src::Param(_) => None,
+        };
+        let erf = if x == float(1.0) { of(y) } else { of(x).filter(|_| y == float(1.0)) };
+        erf.filter(|_| self.width() == Width::W512)
+    }
+
+    /// 1 + erf(x): with `z = sqrt(2) * x`, a polynomial for each interval of z.
+    pub fn one_plus_erf(&mut self, x: Src) -> Reg {
+        const ROOT: Src = Src::Bits(std::f32::consts::FRAC_1_SQRT_2.to_bits());
+        let z = match self.definition(x) {
+            Some(&Inst::Binary { op: Binary::MulF, a, b: ROOT, .. }) => a,
+            Some(&Inst::Binary { op: Binary::MulF, a: ROOT, b, .. }) => b,
+            _ => self.binary(Binary::MulF, x, float(std::f32::consts::SQRT_2)).into(),
+        };
+        let z = self.clamp(z, -LAST * INTERVAL, LAST * INTERVAL);
+        // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+        let magic = float(12_582_912.0);
+        let shifted = self.mul_add(z, float(1.0 / INTERVAL), magic);
+        let n = self.binary(Binary::SubF, shifted, magic);
+        let r = self.mul_add(n, float(-INTERVAL), z);
+        let [mut sum, rest @ ..] = ONE_PLUS_ERF.each_ref().map(|table| self.lookup(shifted, table));
+        for c in rest {
+            sum = self.mul_add(sum, r, c);
+        }
+        sum
+    }
+
+    fn lookup(&mut self, index: Reg, table: &'static [u32; 32]) -> Reg {
+        let dst = self.fresh();
+        self.push(Inst::Lookup { dst, index: index.into(), table });
+        dst
     }
 
     /// The nearest bfloat16, ties to even, in the low 16 bits; NaN stays NaN.

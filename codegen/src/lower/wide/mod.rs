@@ -21,6 +21,7 @@ mod prims;
 mod registers;
 mod select;
 mod survey;
+mod tables;
 #[cfg(test)]
 mod tests;
 pub(super) mod tile;

@@ -30,12 +30,18 @@ impl Selector<'_> {
 
     fn float_prim(&mut self, prim: Prim, args: &[Src]) -> Choice<Src> {
         Ok(Src::Reg(match (prim, args) {
-            (Prim::Add, &[x, y]) => self.binary(Binary::AddF, x, y),
+            (Prim::Add, &[x, y]) => match self.one_and_erf(x, y) {
+                Some(of) => self.one_plus_erf(of),
+                None => self.binary(Binary::AddF, x, y),
+            },
             (Prim::Sub, &[x, y]) => self.binary(Binary::SubF, x, y),
             (Prim::Mul, &[x, Src::Bits(ONE)] | &[Src::Bits(ONE), x]) => return Ok(x),
             (Prim::Mul, &[x, y]) => self.binary(Binary::MulF, x, y),
             (Prim::Div, &[x, y]) if self.at_least_one(y) => self.binary(Binary::Ratio, x, y),
-            (Prim::Div, &[x, y]) => self.binary(Binary::DivF, x, y),
+            (Prim::Div, &[x, y]) => match self.divisor_of_row(x, y) {
+                Some(divisor) => self.quotient(x, divisor),
+                None => self.binary(Binary::DivF, x, y),
+            },
             (Prim::Min, &[x, y]) => self.float_min_max(Binary::MinF, x, y),
             (Prim::Max, &[x, y]) => self.float_min_max(Binary::MaxF, x, y),
             (Prim::Neg, &[x]) => self.binary(Binary::Xor, x, Src::Bits(0x8000_0000)),

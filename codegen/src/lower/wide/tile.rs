@@ -16,7 +16,7 @@ use iced_x86::{Code, MemoryOperand, Register};
 use kiln_ir::DType;
 
 use super::asm::{Assembler, Label, at, vector};
-use super::finish::{Finish, Sums};
+use super::finish::{Finish, Sums, SumsInMemory};
 use super::lir::ROWS;
 use super::{WideError, WideFunction, Width};
 use crate::kir::PART;
@@ -355,12 +355,25 @@ impl Tile {
             asm.jump(Code::Je_rel32_64, label);
         }
         asm.jump(Code::Jmp_rel32_64, end);
+        let in_loop = finish.filter(|(finish, _)| finish.is_loop()).map(|found| (found, asm.label()));
         for &(h, label) in tiles.iter().rev() {
             asm.bind(label);
-            needed = needed.max(self.rows(&mut asm, h * self.unit(), finish)?);
+            if let Some((_, sums_are_done)) = in_loop {
+                self.rows(&mut asm, h, finish)?;
+                asm.op2(Code::Mov_rm64_imm32, at(Register::RSP, 8), h as i32);
+                asm.jump(Code::Jmp_rel32_64, sums_are_done);
+                continue;
+            }
+            needed = needed.max(self.rows(&mut asm, h, finish)?);
             asm.op1(Code::Dec_rm32, Register::R11D);
             asm.jump(Code::Jne_rel32_64, next);
             asm.jump(Code::Jmp_rel32_64, end);
+        }
+        if let Some(((finish, slots), sums_are_done)) = in_loop {
+            asm.bind(sums_are_done);
+            needed = self.finish_rows(&mut asm, finish, slots)?;
+            asm.op1(Code::Dec_rm32, Register::R11D);
+            asm.jump(Code::Jne_rel32_64, next);
         }
         asm.bind(end);
         asm.op0(Code::VEX_Vzeroupper);
@@ -415,17 +428,31 @@ impl Tile {
         }
         self.reduction(asm, &codes, height, part.as_ref());
         let mut needed = 0;
-        if let Some((finish, slots)) = finish {
+        if let Some((finish, slots)) = finish.filter(|(finish, _)| !finish.is_loop()) {
             self.sums_to_finish(asm, &codes, height, part.as_ref());
             let sums = Sums { height, vectors: self.count() };
             needed = finish.emit(asm, self.vectors, &sums, slots)?;
         } else {
             self.sums_to_memory(asm, &codes, height, part.as_ref());
         }
-        if finish.is_none() || self.accumulate {
+        let moves_on = finish.is_none_or(|(finish, _)| self.accumulate && !finish.is_loop());
+        if moves_on {
             asm.op2(Code::Add_rm64_imm32, SUMS, (height as i64 * self.sum_stride) as i32);
         }
         asm.op2(Code::Add_rm64_imm32, A, self.row_offset(height) as i32);
+        Ok(needed)
+    }
+
+    /// The epilogue of a tile whose sums are in memory, their rows counted in the mark's place; gives the stack slots that
+    /// it needs.
+    fn finish_rows(&self, asm: &mut Assembler, finish: &Finish, slots: u32) -> Result<u32, WideError> {
+        let sums = SumsInMemory { at: SUMS, stride: self.sum_stride, vectors: self.count(), rows: 8 };
+        let needed = finish.emit_loop(asm, self.vectors, &sums, slots)?;
+        if !self.accumulate {
+            // Sums of the next tile take their place.
+            asm.op2(Code::Mov_r64_rm64, SUMS, at(Register::RSP, 0));
+            asm.op2(Code::Mov_r64_rm64, SUMS, at(SUMS, 8 * i64::from(ROWS.0)));
+        }
         Ok(needed)
     }
 
