@@ -13,8 +13,11 @@ fn single(op: &str, operands: &[Option<(DType, &[i64])>], attributes: Vec<Attrib
     let names: Vec<String> = (0..operands.len()).map(|i| format!("x{i}")).collect();
     let used: Vec<&str> =
         names.iter().zip(operands).map(|(n, o)| if o.is_some() { n.as_str() } else { "" }).collect();
-    let inputs =
-        names.iter().zip(operands).filter_map(|(n, o)| o.map(|(dtype, dims)| value(n, dtype, dims))).collect();
+    let inputs = names
+        .iter()
+        .zip(operands)
+        .filter_map(|(n, o)| o.map(|(dtype, dims)| value(n, dtype, dims)))
+        .collect();
     let mut n = node(op, &used, &["y"], attributes);
     n.domain = "com.microsoft".into();
     let mut m = model(18, graph(vec![n], inputs, &["y"]));
@@ -38,7 +41,12 @@ fn attribute_values_that_are_not_implemented_are_refused_by_name() {
     let joint = [Some((F, &[2, 3, 4][..])), Some((F, &[4, 24][..])), Some((F, &[24][..]))];
     let heads = || int("num_heads", 2);
     refused("Attention", &joint, vec![heads(), int("do_rotary", 1)], "`do_rotary` of 1");
-    refused("Attention", &joint, vec![heads(), int("past_present_share_buffer", 1)], "`past_present_share_buffer`");
+    refused(
+        "Attention",
+        &joint,
+        vec![heads(), int("past_present_share_buffer", 1)],
+        "`past_present_share_buffer`",
+    );
     let grouped = [
         Some((F, &[1, 3, 32][..])),
         Some((F, &[1, 3, 16][..])),
@@ -50,8 +58,18 @@ fn attribute_values_that_are_not_implemented_are_refused_by_name() {
     ];
     let groups = || vec![heads(), int("kv_num_heads", 1)];
     let with = |a: AttributeProto| [groups(), vec![a]].concat();
-    refused("GroupQueryAttention", &grouped, with(string("k_quant_type", "PER_TENSOR")), "`k_quant_type` is PER_TENSOR");
-    refused("GroupQueryAttention", &grouped, with(int("sliding_window_cache", 1)), "`sliding_window_cache` of 1");
+    refused(
+        "GroupQueryAttention",
+        &grouped,
+        with(string("k_quant_type", "PER_TENSOR")),
+        "`k_quant_type` is PER_TENSOR",
+    );
+    refused(
+        "GroupQueryAttention",
+        &grouped,
+        with(int("sliding_window_cache", 1)),
+        "`sliding_window_cache` of 1",
+    );
     let experts = [
         Some((F, &[5, 4][..])),
         Some((F, &[5, 3][..])),

@@ -33,14 +33,32 @@ def _(r):
     b, s, d, n, h, v = projection(r, past_length == 0)
     total = past_length + s
     sizes = [n * h, n * h, n * v]
-    attrs = {"num_heads": n, **r.pick({}, {"unidirectional": 1}), **r.pick({}, {"scale": 0.3}), **r.pick({}, {"mask_filter_value": -1000.0}), **r.pick({}, {"do_rotary": 0}), **r.pick({}, {"past_present_share_buffer": 0})}
+    attrs = {
+        "num_heads": n,
+        **r.pick({}, {"unidirectional": 1}),
+        **r.pick({}, {"scale": 0.3}),
+        **r.pick({}, {"mask_filter_value": -1000.0}),
+        **r.pick({}, {"do_rotary": 0}),
+        **r.pick({}, {"past_present_share_buffer": 0}),
+    }
     if v != h or r.flip():
         attrs["qkv_hidden_sizes"] = sizes
-    forms = ["none", "ends", "ends and starts", "keys", "rows"] if "unidirectional" not in attrs else ["none", "ends", "keys"]
+    forms = (
+        ["none", "ends", "ends and starts", "keys", "rows"]
+        if "unidirectional" not in attrs
+        else ["none", "ends", "keys"]
+    )
     hidden = mask(r, b, s, total, forms)
     past = r.f(2, b, n, past_length, h) if past_length else None
     bias = r.f(r.pick(1, b), r.pick(1, n), s, total) if r.flip() and past is None else None
-    inputs = [r.f(b, s, d), Const(r.f(d, sum(sizes), scale=0.5)), r.pick(None, Const(r.f(sum(sizes)))), hidden, past, bias]
+    inputs = [
+        r.f(b, s, d),
+        Const(r.f(d, sum(sizes), scale=0.5)),
+        r.pick(None, Const(r.f(sum(sizes)))),
+        hidden,
+        past,
+        bias,
+    ]
     if inputs[2] is None:
         inputs[2] = Const(np.zeros(sum(sizes), np.float32))
     return Case(inputs, attrs, 2 if past is not None else r.pick(1, 2) if v == h else 1)
@@ -53,13 +71,30 @@ def _(r):
     total = past_length + s
     kind, columns = r.pick(np.uint8, np.int8), r.flip()
     width = 3 * n * h
-    attrs = {"num_heads": n, **r.pick({}, {"unidirectional": 1}), **r.pick({}, {"scale": 0.3}), **r.pick({}, {"mask_filter_value": -1000.0}), **r.pick({}, {"do_rotary": 0}), **r.pick({}, {"past_present_share_buffer": 0})}
+    attrs = {
+        "num_heads": n,
+        **r.pick({}, {"unidirectional": 1}),
+        **r.pick({}, {"scale": 0.3}),
+        **r.pick({}, {"mask_filter_value": -1000.0}),
+        **r.pick({}, {"do_rotary": 0}),
+        **r.pick({}, {"past_present_share_buffer": 0}),
+    }
     hidden = mask(r, b, s, total, ["none", "ends", "keys"])
     w_scale = (np.abs(r.near(width)) * 0.01 + 0.005).astype(np.float32) if columns else r.scale(0.01, 0.02)
     w_zero = r.pick(None, np.zeros(width, kind) + (0 if kind == np.int8 else 128) if columns else r.zero(kind))
     w_zero = w_zero if w_zero is None else Const(w_zero.astype(kind))
     past = r.f(2, b, n, past_length, h) if past_length else None
-    inputs = [r.q(np.uint8, b, s, d), Const(r.q(kind, d, width)), Const(r.f(width)), Const(r.scale(0.01, 0.02)), Const(w_scale), hidden, r.pick(None, Const(r.zero(np.uint8))), w_zero, past]
+    inputs = [
+        r.q(np.uint8, b, s, d),
+        Const(r.q(kind, d, width)),
+        Const(r.f(width)),
+        Const(r.scale(0.01, 0.02)),
+        Const(w_scale),
+        hidden,
+        r.pick(None, Const(r.zero(np.uint8))),
+        w_zero,
+        past,
+    ]
     return Case(inputs, attrs, 2 if past is not None else r.pick(1, 2))
 
 
@@ -83,7 +118,12 @@ def _(r):
     else:
         qkv = [r.f(b, s, d), r.f(b, n, length, h), r.f(b, n, length, h)]
     causal = length == s and r.flip()
-    attrs = {"num_heads": n, **({"unidirectional": 1} if causal else {}), **r.pick({}, {"scale": 0.3}), **r.pick({}, {"mask_filter_value": -1000.0})}
+    attrs = {
+        "num_heads": n,
+        **({"unidirectional": 1} if causal else {}),
+        **r.pick({}, {"scale": 0.3}),
+        **r.pick({}, {"mask_filter_value": -1000.0}),
+    }
     forms = ["none", "keys", "rows"] if not causal else ["none", "keys"]
     if before == 0:
         forms.append("ends")
@@ -107,7 +147,12 @@ def _(r):
     d, cross = n * h, r.flip()
     before = r.int(1, 5)
     total = before if cross else before + 1
-    attrs = {"num_heads": n, **r.pick({}, {"scale": 0.3}), **r.pick({}, {"mask_filter_value": -1000.0}), **r.pick({}, {"past_present_share_buffer": 0})}
+    attrs = {
+        "num_heads": n,
+        **r.pick({}, {"scale": 0.3}),
+        **r.pick({}, {"mask_filter_value": -1000.0}),
+        **r.pick({}, {"past_present_share_buffer": 0}),
+    }
     hidden = mask(r, b, 1, total, ["none", "keys"])
     extra = r.f(r.pick(1, b), r.pick(1, n), 1, total) if r.flip() else None
     length = None
@@ -116,7 +161,15 @@ def _(r):
     else:
         capacity, length = before + r.int(1, 3), np.array([before], np.int32)
         attrs["past_present_share_buffer"] = 1
-        inputs = [r.f(b, 1, d), r.f(b, 1, d), r.f(b, 1, d), hidden, extra, r.f(b, n, capacity, h), r.f(b, n, capacity, h)]
+        inputs = [
+            r.f(b, 1, d),
+            r.f(b, 1, d),
+            r.f(b, 1, d),
+            hidden,
+            extra,
+            r.f(b, n, capacity, h),
+            r.f(b, n, capacity, h),
+        ]
     shown = cross and r.flip()
     if shown:
         attrs["output_qk"] = 1
@@ -141,8 +194,16 @@ def _(r):
         lengths = r.ints(s, capacity, b, dtype=np.int32)
         longest = int(lengths.max()) + 1
     packed_form, rotary = r.flip(), r.flip()
-    new = [r.f(b, s, (n + 2 * groups) * h, dtype=dtype), None, None] if packed_form else [r.f(b, s, n * h, dtype=dtype), r.f(b, s, groups * h, dtype=dtype), r.f(b, s, groups * h, dtype=dtype)]
-    caches = [r.f(b, groups, capacity, h, dtype=dtype), r.f(b, groups, capacity, h, dtype=dtype)] if capacity or not prompt else [None, None]
+    new = (
+        [r.f(b, s, (n + 2 * groups) * h, dtype=dtype), None, None]
+        if packed_form
+        else [r.f(b, s, n * h, dtype=dtype), r.f(b, s, groups * h, dtype=dtype), r.f(b, s, groups * h, dtype=dtype)]
+    )
+    caches = (
+        [r.f(b, groups, capacity, h, dtype=dtype), r.f(b, groups, capacity, h, dtype=dtype)]
+        if capacity or not prompt
+        else [None, None]
+    )
     width = r.pick(h, 16)
     angles = r.f(20, width // 2)
     tables = [Const(np.cos(angles).astype(dtype)), Const(np.sin(angles).astype(dtype))] if rotary else [None, None]
@@ -150,15 +211,28 @@ def _(r):
     extra = r.f(r.pick(1, b), r.pick(1, n), s, longest, dtype=dtype) if r.flip() and r.flip() else None
     sink = r.f(n, dtype=dtype) if r.flip() and r.flip() else None
     attrs = {
-        "num_heads": n, "kv_num_heads": groups, **r.pick({}, {"scale": 0.3}), **r.pick({}, {"softcap": 2.0}),
-        **({"local_window_size": r.int(1, 4)} if causal and r.flip() else {}), **({} if causal else {"causal": 0}),
-        **({"do_rotary": 1, **r.pick({}, {"rotary_interleaved": 1})} if rotary else {}), **r.pick({}, {"smooth_softmax": 1} if sink is None else {}),
-        **r.pick({}, {"qk_norm_epsilon": 1e-5}), **r.pick({}, {"k_quant_type": "NONE", "v_quant_type": "NONE"}), **r.pick({}, {"sliding_window_cache": 0}),
+        "num_heads": n,
+        "kv_num_heads": groups,
+        **r.pick({}, {"scale": 0.3}),
+        **r.pick({}, {"softcap": 2.0}),
+        **({"local_window_size": r.int(1, 4)} if causal and r.flip() else {}),
+        **({} if causal else {"causal": 0}),
+        **({"do_rotary": 1, **r.pick({}, {"rotary_interleaved": 1})} if rotary else {}),
+        **r.pick({}, {"smooth_softmax": 1} if sink is None else {}),
+        **r.pick({}, {"qk_norm_epsilon": 1e-5}),
+        **r.pick({}, {"k_quant_type": "NONE", "v_quant_type": "NONE"}),
+        **r.pick({}, {"sliding_window_cache": 0}),
     }
     shown = r.pick(0, 0, 1, 2)
     if shown:
+        # What lies beyond a shorter sample's end is not defined.
+        lengths[:] = longest - 1
         attrs["qk_output"] = shown
-    return Case([*new, *caches, lengths, Const(np.array(longest, np.int32)), *tables, None, extra, sink], attrs, 4 if shown else 3)
+    return Case(
+        [*new, *caches, lengths, Const(np.array(longest, np.int32)), *tables, None, extra, sink],
+        attrs,
+        4 if shown else 3,
+    )
 
 
 def rotary(r, needed=False):
@@ -187,4 +261,28 @@ def _(r):
     half = angles.shape[1]
     height, width = half // 3, r.int(0, half // 3)
     attrs |= {"mrope_section": [half - height - width, height, width], **r.pick({}, {"mrope_layout": 1})}
-    return Case([x, r.ints(0, 12, 3, b, s), Const(np.cos(angles).astype(dtype)), Const(np.sin(angles).astype(dtype))], attrs)
+    return Case(
+        [x, r.ints(0, 12, 3, b, s), Const(np.cos(angles).astype(dtype)), Const(np.sin(angles).astype(dtype))], attrs
+    )
+
+
+@op("LinearAttention", 40)
+def _(r):
+    rule = r.pick("linear", "gated", "delta", "gated_delta")
+    kv, (q_each, kv_each) = r.int(1, 2), r.pick((1, 1), (2, 1), (1, 2))
+    n, g = kv * q_each, kv * kv_each
+    b, t, k, v = r.int(1, 3), r.pick(1, 1, r.int(2, 6)), r.int(1, 6), r.int(1, 6)
+    keys = r.f(b, t, g, k)
+    keys /= np.linalg.norm(keys, axis=-1, keepdims=True) + 0.1
+    decay = -np.abs(r.f(b, t, g * r.pick(1, k))) if "gated" in rule else None
+    beta = np.float32(1 / (1 + np.exp(-r.f(b, t, r.pick(1, g))))) if "delta" in rule else None
+    past = r.f(b, g, k, v) if r.flip() else None
+    attrs = {
+        "q_num_heads": n,
+        "kv_num_heads": g,
+        **({"update_rule": rule} if rule != "gated_delta" or r.flip() else {}),
+        **r.pick({}, {"scale": 0.3}),
+        **r.pick({}, {"chunk_size": 16}),
+    }
+    inputs = [r.f(b, t, n * k), keys.reshape(b, t, g * k).astype(np.float32), r.f(b, t, g * v), past, decay, beta]
+    return Case(inputs, attrs, 2)

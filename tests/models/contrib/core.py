@@ -128,9 +128,7 @@ def answers(model, feeds):
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, dict(feeds))
 
 
@@ -181,5 +179,16 @@ def small_ints(values, kind):
 
 
 __all__ = [
-    "Case", "Const", "DOMAIN", "OPS", "Random", "TensorProto", "np", "equivalent", "op", "packed", "small_ints", "write",
+    "Case",
+    "Const",
+    "DOMAIN",
+    "OPS",
+    "Random",
+    "TensorProto",
+    "np",
+    "equivalent",
+    "op",
+    "packed",
+    "small_ints",
+    "write",
 ]

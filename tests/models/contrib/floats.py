@@ -96,7 +96,12 @@ def _(r):
     dtype = r.pick(np.float32, np.float32, np.float16)
     b, s, h, skip = skip_shapes(r)
     attrs = r.pick({}, {"epsilon": 1e-5}, {"epsilon": 0.01})
-    inputs = [r.f(b, s, h, dtype=dtype), r.f(*skip, dtype=dtype), r.near(h, dtype=dtype), r.pick(None, r.f(h, dtype=dtype))]
+    inputs = [
+        r.f(b, s, h, dtype=dtype),
+        r.f(*skip, dtype=dtype),
+        r.near(h, dtype=dtype),
+        r.pick(None, r.f(h, dtype=dtype)),
+    ]
     return Case(inputs, attrs, r.pick(1, [True, False, False, True]), batch=(0,))
 
 
@@ -106,7 +111,9 @@ def _(r):
     axis = r.pick(-1, 1, 2)
     shape = (2, 3, r.int(1, 30))
     attrs = {"axis": axis, **r.pick({}, {"epsilon": 0.01}), **r.pick({}, {"stash_type": 1})}
-    return Case([r.f(*shape, dtype=dtype), r.near(*shape[axis:], dtype=dtype)], attrs, r.pick(1, 2), batch=(0,), domain="")
+    return Case(
+        [r.f(*shape, dtype=dtype), r.near(*shape[axis:], dtype=dtype)], attrs, r.pick(1, 2), batch=(0,), domain=""
+    )
 
 
 @op("EmbedLayerNormalization", 20)
@@ -118,8 +125,13 @@ def _(r):
     inputs = [
         r.ints(0, words, b, s, dtype=np.int32),
         r.ints(0, 2, b, s, dtype=np.int32) if segments else None,
-        Const(r.f(words, h)), Const(r.f(12, h)), Const(r.f(2, h)) if segments else None,
-        Const(r.near(h)), Const(r.f(h)), mask, positions,
+        Const(r.f(words, h)),
+        Const(r.f(12, h)),
+        Const(r.f(2, h)) if segments else None,
+        Const(r.near(h)),
+        Const(r.f(h)),
+        mask,
+        positions,
     ]
     attrs = {**r.pick({}, {"epsilon": 1e-3}), **r.pick({}, {"mask_index_type": 1})}
     outputs = r.pick(2, 3)
@@ -148,7 +160,14 @@ def _(r):
 def _(r):
     dtype, m, h = r.pick(np.float32, np.float16), r.int(1, 4), r.int(2, 17)
     normed = r.flip()
-    inputs = [r.f(2, 3, m, h, dtype=dtype), r.f(2, 3, m, h, dtype=dtype), r.f(2, 3, h, dtype=dtype), r.near(m, h, dtype=dtype), r.near(m, h, dtype=dtype), r.near(m, h, dtype=dtype) if normed else None]
+    inputs = [
+        r.f(2, 3, m, h, dtype=dtype),
+        r.f(2, 3, m, h, dtype=dtype),
+        r.f(2, 3, h, dtype=dtype),
+        r.near(m, h, dtype=dtype),
+        r.near(m, h, dtype=dtype),
+        r.near(m, h, dtype=dtype) if normed else None,
+    ]
     return Case(inputs, r.pick({}, {"epsilon": 0.01}), 2 if normed else 1, batch=(0, 1, 2))
 
 
@@ -195,7 +214,7 @@ def _(r):
         if r.flip():
             attrs["transBatchB"] = 1
             b = np.ascontiguousarray(np.moveaxis(b, -2, 0))
-    plain = "transBatchA" not in attrs and a.ndim > 2
+    plain = "transBatchA" not in attrs and "transBatchB" not in attrs and a.ndim > 2
     return Case([a, b], attrs, batch=((0, 1) if b.ndim == a.ndim else (0,)) if plain else ())
 
 
@@ -206,9 +225,16 @@ def _(r):
 
 
 ACTIVATIONS = [
-    ("Relu", {}), ("Sigmoid", {}), ("Tanh", {}), ("LeakyRelu", {"activation_alpha": 0.2}),
-    ("HardSigmoid", {"activation_alpha": 0.3, "activation_beta": 0.4}), ("Elu", {"activation_alpha": 0.7}),
-    ("Selu", {"activation_alpha": 1.6, "activation_gamma": 1.1}), ("Softplus", {}), ("Softsign", {}), ("ThresholdedRelu", {"activation_alpha": 0.5}),
+    ("Relu", {}),
+    ("Sigmoid", {}),
+    ("Tanh", {}),
+    ("LeakyRelu", {"activation_alpha": 0.2}),
+    ("HardSigmoid", {"activation_alpha": 0.3, "activation_beta": 0.4}),
+    ("Elu", {"activation_alpha": 0.7}),
+    ("Selu", {"activation_alpha": 1.6, "activation_gamma": 1.1}),
+    ("Softplus", {}),
+    ("Softsign", {}),
+    ("ThresholdedRelu", {"activation_alpha": 0.5}),
 ]
 
 
@@ -218,14 +244,30 @@ def _(r):
     ta, tb = r.flip(), r.flip()
     c = r.pick(None, r.f(n), r.f(m, 1), r.f(1, n), r.f(m, n), r.f(1))
     name, parameters = r.pick(*ACTIVATIONS)
-    attrs = {"transA": int(ta), "transB": int(tb), **r.pick({}, {"alpha": 0.5}), **r.pick({}, {"beta": -0.5}), "activation": name, **parameters}
-    return Case([r.f(*((k, m) if ta else (m, k))), r.f(*((n, k) if tb else (k, n))), c], attrs, batch=() if ta else (0,) if c is None or c.shape[0] != m else ())
+    attrs = {
+        "transA": int(ta),
+        "transB": int(tb),
+        **r.pick({}, {"alpha": 0.5}),
+        **r.pick({}, {"beta": -0.5}),
+        "activation": name,
+        **parameters,
+    }
+    return Case(
+        [r.f(*((k, m) if ta else (m, k))), r.f(*((n, k) if tb else (k, n))), c],
+        attrs,
+        batch=() if ta else (0,) if c is None or c.shape[0] != m else (),
+    )
 
 
 @op("CDist", 6)
 def _(r):
     dtype, n = r.pick(np.float32, np.float64), r.int(1, 9)
-    return Case([r.f(r.int(1, 5), n, dtype=dtype), r.f(r.int(1, 7), n, dtype=dtype)], {"metric": r.pick("sqeuclidean", "euclidean")}, rtol=1e-4, atol=1e-4)
+    return Case(
+        [r.f(r.int(1, 5), n, dtype=dtype), r.f(r.int(1, 7), n, dtype=dtype)],
+        {"metric": r.pick("sqeuclidean", "euclidean")},
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 @op("ExpandDims", 6)
@@ -238,12 +280,21 @@ def _(r):
 def _(r):
     depth = r.int(1, 3)
     indices = np.stack([r.ints(0, n, 2, 3, dtype=r.pick(np.int64)) for n in (3, 4, 5)[:depth]], -1)
-    return Case([r.ints(0, 99, 3, 4, 5, dtype=r.pick(np.float32, np.int64, np.uint8)), indices.astype(r.pick(np.int32, np.int64))])
+    return Case(
+        [
+            r.ints(0, 99, 3, 4, 5, dtype=r.pick(np.float32, np.int64, np.uint8)),
+            indices.astype(r.pick(np.int32, np.int64)),
+        ]
+    )
 
 
 @op("GridSample", 24)
 def _(r):
-    attrs = {"mode": r.pick("bilinear", "nearest", "bicubic"), "padding_mode": r.pick("zeros", "border", "reflection"), "align_corners": r.pick(0, 1)}
+    attrs = {
+        "mode": r.pick("bilinear", "nearest", "bicubic"),
+        "padding_mode": r.pick("zeros", "border", "reflection"),
+        "align_corners": r.pick(0, 1),
+    }
     x = r.f(2, 3, r.int(2, 7), r.int(2, 7))
     return Case([x, (r.f(2, 3, 4, 2) * 0.7)], attrs, batch=(0, 1))
 
@@ -253,7 +304,10 @@ def _(r):
     mode = r.pick("constant", "reflect", "edge")
     pads = r.ints(0, 3, 4) if mode == "reflect" else r.ints(-1 if mode == "constant" else 0, 4, 4)
     value = r.pick(None, np.array(2.5, np.float32), np.array([1.5], np.float32)) if mode == "constant" else None
-    return Case([r.f(3, 5), Const(r.pick(pads, pads.reshape(1, 4))), value if value is None else Const(value)], {"mode": mode} if r.flip() or mode != "constant" else {})
+    return Case(
+        [r.f(3, 5), Const(r.pick(pads, pads.reshape(1, 4))), value if value is None else Const(value)],
+        {"mode": mode} if r.flip() or mode != "constant" else {},
+    )
 
 
 @op("Range", 10)
@@ -269,7 +323,11 @@ def _(r):
 @op("Trilu", 12)
 def _(r):
     k = r.pick(None, np.array(r.int(-2, 2), np.int64))
-    return Case([r.ints(1, 99, 2, 4, 5, dtype=r.pick(np.float32, np.float64, np.int64)), k], r.pick({}, {"upper": 0}), batch=(0,))
+    return Case(
+        [r.ints(1, 99, 2, 4, 5, dtype=r.pick(np.float32, np.float64, np.int64)), k],
+        r.pick({}, {"upper": 0}),
+        batch=(0,),
+    )
 
 
 @op("UnfoldTensor", 12)
@@ -390,9 +448,15 @@ def _(r):
     if a.ndim == b.ndim and a.ndim > 2 and r.flip():
         attrs |= {"transBatchA": 1, "transBatchB": 1}
         a, b = (np.ascontiguousarray(np.moveaxis(v, -2, 0)) for v in (a, b))
-    y = attrs.get("alpha", 1.0) * (np.swapaxes(left, -1, -2) if attrs["transA"] else left) @ (np.swapaxes(right, -1, -2) if attrs["transB"] else right)
+    y = (
+        attrs.get("alpha", 1.0)
+        * (np.swapaxes(left, -1, -2) if attrs["transA"] else left)
+        @ (np.swapaxes(right, -1, -2) if attrs["transB"] else right)
+    )
     name, parameters, function = r.pick(
-        ("Relu", {}, lambda v: np.maximum(v, 0)), ("Tanh", {}, np.tanh), ("Sigmoid", {}, sigmoid),
+        ("Relu", {}, lambda v: np.maximum(v, 0)),
+        ("Tanh", {}, np.tanh),
+        ("Sigmoid", {}, sigmoid),
         ("LeakyRelu", {"activation_alpha": 0.2}, lambda v: np.where(v < 0, 0.2 * v, v)),
         ("HardSigmoid", {"activation_alpha": 0.3, "activation_beta": 0.4}, lambda v: np.clip(0.3 * v + 0.4, 0, 1)),
     )
@@ -417,14 +481,22 @@ def _(r):
 def _(r):
     x = r.f(2, 2 * r.int(1, 9))
     y = np.fft.rfft(x.astype(np.float64))
-    return Case([x], {"normalized": 0, "onesided": 1, "signal_ndim": 1}, answer=[np.stack([y.real, y.imag], -1).astype(np.float32)])
+    return Case(
+        [x],
+        {"normalized": 0, "onesided": 1, "signal_ndim": 1},
+        answer=[np.stack([y.real, y.imag], -1).astype(np.float32)],
+    )
 
 
 @op("Irfft", 4, **NUMPY)
 def _(r):
     x = r.f(2, 2 * r.int(1, 9))
     y = np.fft.rfft(x.astype(np.float64))
-    return Case([np.stack([y.real, y.imag], -1).astype(np.float32)], {"normalized": 0, "onesided": 1, "signal_ndim": 1}, answer=[x])
+    return Case(
+        [np.stack([y.real, y.imag], -1).astype(np.float32)],
+        {"normalized": 0, "onesided": 1, "signal_ndim": 1},
+        answer=[x],
+    )
 
 
 @op("TorchEmbedding", 3, **NUMPY)

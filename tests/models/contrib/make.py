@@ -67,6 +67,8 @@ def write_all(arguments):
         if name not in OPS:
             raise SystemExit(f"there are no cases of `{name}`")
         _, count, domain, oracle = OPS[name]
+        # So many that every value of an attribute is drawn.
+        count = max(count, 16)
         seen = {}
         for i, case in enumerate(draw(name, arguments.seed, count * arguments.times)):
             for key, attribute in case.attrs.items():

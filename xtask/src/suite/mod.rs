@@ -99,15 +99,8 @@ impl Options {
     /// be many times slower than an idle one: only what takes minutes counts as hung.
     pub fn floor(floor: usize) -> Self {
         let (tier, workers) = (None, None);
-        let how = How {
-            tier,
-            reload: false,
-            no_passes: false,
-            threads: 1,
-            workers,
-            timeout: 120,
-            release: false,
-        };
+        let how =
+            How { tier, reload: false, no_passes: false, threads: 1, workers, timeout: 120, release: false };
         Self { onnx: Release::V1_22_0, filter: None, floor, verbose: false, data: None, how }
     }
 }

@@ -9,10 +9,8 @@ use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
 use How::Fn;
 
-pub(super) const ROWS: &[Row] = &[
-    row("Attention", &[23, 24, 25], Fn(attention)),
-    row("RotaryEmbedding", &[23], Fn(rotary)),
-];
+pub(super) const ROWS: &[Row] =
+    &[row("Attention", &[23, 24, 25], Fn(attention)), row("RotaryEmbedding", &[23], Fn(rotary))];
 
 pub(super) fn last(dims: &[Dim]) -> Dim {
     dims.last().cloned().unwrap_or(Dim::known(1))

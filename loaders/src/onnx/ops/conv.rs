@@ -115,7 +115,12 @@ pub(super) fn forward(cx: &mut Cx<'_, '_, '_>, x: Value, w: Value, out: DType) -
     Ok(cx.b.add1(Conv::Forward { strides, dilations, pads, groups, layout, out }, &[x, w])?)
 }
 
-pub(super) fn add_bias(cx: &mut Cx<'_, '_, '_>, y: Value, bias: Option<Value>, w: Value) -> Result<Value, OpError> {
+pub(super) fn add_bias(
+    cx: &mut Cx<'_, '_, '_>,
+    y: Value,
+    bias: Option<Value>,
+    w: Value,
+) -> Result<Value, OpError> {
     let Some(bias) = bias else { return Ok(y) };
     let spatial = cx.rank(w)?.saturating_sub(2);
     let bias = per_channel(cx, bias, spatial)?;

@@ -81,6 +81,7 @@ static FAMILIES: &[&[Row]] = &[
     contrib::experts::ROWS,
     contrib::grouped::ROWS,
     contrib::hash::ROWS,
+    contrib::linear::ROWS,
     contrib::matmul::ROWS,
     contrib::movement::ROWS,
     contrib::nbits::ROWS,

@@ -97,7 +97,8 @@ fn bias_softmax(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let shape = if inner { [lines, repeats, row.clone()] } else { [repeats, lines, row.clone()] };
     let x = cx.b.reshape(x, &shape)?;
     let [a, b, _] = &shape;
-    let column = if inner { [a.clone(), Dim::known(1), row.clone()] } else { [Dim::known(1), b.clone(), row] };
+    let column =
+        if inner { [a.clone(), Dim::known(1), row.clone()] } else { [Dim::known(1), b.clone(), row] };
     let bias = cx.b.reshape(bias, &column)?;
     let sum = cx.b.ew("add", &[x, bias])?;
     let y = cx.b.softmax(sum, 2)?;

@@ -1,6 +1,6 @@
 //! Attention over whole sequences, with the projections, masks and caches that BERT- and GPT-like models have.
 
-use kiln_ir::op::{Composite, Contract, Index, Movement, PadMode, ScatterMode};
+use kiln_ir::op::{Composite, Contract, Movement, PadMode};
 use kiln_ir::{Build, DType, Dim, Float, Value};
 
 use super::super::attention::{hide_unless, merge_heads, split_heads};
@@ -40,7 +40,9 @@ impl Heads {
             causal_from_end: self.causal,
             softcap: Float::new(self.softcap),
         };
-        let operands: Vec<Value> = [self.q, self.k, self.v].into_iter().chain(self.bias).collect();
+        let dtype = cx.dtype(self.q)?;
+        let bias = self.bias.map(|v| cx.b.cast(v, dtype)).transpose()?;
+        let operands: Vec<Value> = [self.q, self.k, self.v].into_iter().chain(bias).collect();
         Ok(cx.b.add1(op, &operands)?)
     }
 
@@ -104,7 +106,9 @@ fn mask_bias(cx: &mut Cx<'_, '_, '_>, mask: Value, lengths: &Lengths) -> Result<
         [all] if all == &(batch * Dim::known(2)) => {
             let half = |cx: &mut Cx<'_, '_, '_>, start: Dim| {
                 let part = cx.b.slice_axis(mask, 0, start, batch.clone())?;
-                Ok::<_, OpError>(cx.b.reshape(part, &[batch.clone(), unit.clone(), unit.clone(), unit.clone()])?)
+                Ok::<_, OpError>(
+                    cx.b.reshape(part, &[batch.clone(), unit.clone(), unit.clone(), unit.clone()])?,
+                )
             };
             let (end, start) = (half(cx, Dim::known(0))?, half(cx, batch.clone())?);
             let (ended, early) = (before(cx, end, keys)?, before(cx, start, keys)?);
@@ -257,7 +261,9 @@ fn separate(cx: &mut Cx<'_, '_, '_>, count: i64, bias: Option<Value>) -> Result<
         Ok::<_, OpError>(cx.b.reshape(part, &flat)?)
     };
     let mut parts = match (key, value) {
-        (None, None) if rank == 5 => [unpacked(cx, query, 0)?, unpacked(cx, query, 1)?, unpacked(cx, query, 2)?],
+        (None, None) if rank == 5 => {
+            [unpacked(cx, query, 0)?, unpacked(cx, query, 1)?, unpacked(cx, query, 2)?]
+        }
         (None, None) => {
             let sizes = hidden_sizes(cx, &last(&cx.shape(query)?))?;
             cut(cx, query, &sizes)?
@@ -343,9 +349,9 @@ fn causal_bias(cx: &mut Cx<'_, '_, '_>, lengths: &Lengths) -> Result<Value, OpEr
 }
 
 /// `v` with zeros after its last axis up to `length`.
-fn padded(cx: &mut Cx<'_, '_, '_>, v: Value, length: &Dim) -> Result<Value, OpError> {
+pub(super) fn padded(cx: &mut Cx<'_, '_, '_>, v: Value, length: &Dim) -> Result<Value, OpError> {
     let mut dims = cx.shape(v)?;
-    let Some(slot) = dims.last_mut() else { return Ok(v) };
+    let Some(slot) = dims.last_mut().filter(|slot| *slot != length) else { return Ok(v) };
     let short = length - &*slot;
     *slot = length.clone();
     let mut after = vec![Dim::known(0); dims.len()];
@@ -367,10 +373,9 @@ fn shared_caches(cx: &mut Cx<'_, '_, '_>, k: Value, v: Value) -> Result<([Value;
     let mut joined = vec![];
     for (i, new) in [(5, k), (6, v)] {
         let old = cx.input(i)?;
-        let dims = cx.shape(new)?;
-        let place = cx.b.broadcast(past, &dims)?;
-        let op = Index::ScatterElements { axis: 2, mode: ScatterMode::Assign };
-        joined.push(cx.b.add1(op, &[old, place, new])?);
+        let place = coordinate(cx, &at(&cx.shape(old)?, 2), 2, 4)?;
+        let here = cx.b.ew("eq", &[place, past])?;
+        joined.push(cx.b.ew("where", &[here, new, old])?);
     }
     let &[k, v] = joined.as_slice() else { return Err(OpError::invalid("there are two caches")) };
     let position = coordinate(cx, &at(&cx.shape(k)?, 2), 3, 4)?;

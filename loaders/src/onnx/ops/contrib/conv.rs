@@ -3,12 +3,10 @@
 use kiln_ir::op::{Conv, Index, Layout, Movement, PadMode, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Tensor, Value};
 
-use super::super::conv::{
-    add_bias, centred, conv_of, conv_transpose_with, forward, per_channel, requantize,
-};
+use super::super::conv::{add_bias, centred, conv_of, conv_transpose_with, forward, per_channel, requantize};
 use super::super::pool::max_pool_of;
 use super::super::{MICROSOFT, Row, row_of};
-use super::{Activation, at, known_size, last, only};
+use super::{Activation, at, known_size, last, only, product};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
 pub(in super::super) const ROWS: &[Row] = &[
@@ -118,23 +116,22 @@ fn conv_transpose_with_dynamic_pads(cx: &mut Cx<'_, '_, '_>) -> Outputs {
 }
 
 /// Embeds words by their characters: each window of embedded characters times `w` plus `b`, through tanh; then the
-/// largest over a word's windows. Operands sequence `[B, S, L]`, w, b, c.
+/// largest over a word's windows. Operands words `[..., L]`, w, b, c.
 fn word_conv_embedding(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let (words, w, b, c) = (cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.input(3)?);
     for name in ["char_embedding_size", "conv_window_size", "embedding_size"] {
         cx.attrs.int(name)?;
     }
     let (dims, form) = (cx.shape(words)?, cx.shape(w)?);
-    let [batch, count, length] = dims.as_slice() else {
-        return Err(OpError::invalid("the words must have rank 3"));
+    let [outer @ .., length] = dims.as_slice() else {
+        return Err(OpError::invalid("the words have no axes"));
     };
-    let [filters, one_channel, window, size] = form.as_slice() else {
+    let [filters, _, window, size] = form.as_slice() else {
         return Err(OpError::invalid("the weight must have rank 4"));
     };
-    let _ = one_channel;
     let embedded = cx.b.add1(Index::Gather { axis: 0 }, &[c, words])?;
-    let lines = batch * count;
-    let image = cx.b.reshape(embedded, &[lines, Dim::known(1), length.clone(), size.clone()])?;
+    let lines = product(outer);
+    let image = cx.b.reshape(embedded, &[lines.clone(), Dim::known(1), length.clone(), size.clone()])?;
     let op = Conv::Forward {
         strides: vec![1, 1],
         dilations: vec![1, 1],
@@ -154,8 +151,9 @@ fn word_conv_embedding(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     };
     let present = cx.b.ew("gt", &[words, zero])?;
     let present = cx.b.cast(present, DType::I32)?;
-    let characters = cx.b.reduce(ReduceKind::Sum, present, &[2], true)?;
-    let characters = cx.b.reshape(characters, &[batch * count, Dim::known(1), Dim::known(1), Dim::known(1)])?;
+    let characters = cx.b.reduce(ReduceKind::Sum, present, &[outer.len()], true)?;
+    let characters =
+        cx.b.reshape(characters, &[lines.clone(), Dim::known(1), Dim::known(1), Dim::known(1)])?;
     let positions = length - window + Dim::known(1);
     let start = super::super::index::coordinate(cx, &positions, 2, 4)?;
     let start = cx.b.cast(start, DType::I32)?;
@@ -171,10 +169,12 @@ fn word_conv_embedding(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let y = cx.b.ew("where", &[counts, y, lowest])?;
     let y = cx.b.reduce(ReduceKind::Max, y, &[2, 3], false)?;
     let empty = cx.b.ew("eq", &[characters, none])?;
-    let empty = cx.b.reshape(empty, &[batch * count, Dim::known(1)])?;
+    let empty = cx.b.reshape(empty, &[lines, Dim::known(1)])?;
     let nothing = cx.b.scalar(DType::F32, 0.0)?;
     let y = cx.b.ew("where", &[empty, nothing, y])?;
-    one(cx.b.reshape(y, &[batch.clone(), count.clone(), filters.clone()])?)
+    let mut shape = outer.to_vec();
+    shape.push(filters.clone());
+    one(cx.b.reshape(y, &shape)?)
 }
 
 /// A depthwise convolution along the last axis that sees only what came before, with what it has seen as its state.

@@ -1,8 +1,9 @@
 //! Mixtures of experts: every expert sees every token, and the ones that a router does not choose weigh nothing.
 
-use kiln_ir::op::{Contract, Order, ReduceKind};
+use kiln_ir::op::{Contract, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Tensor, Value};
 
+use super::super::index::coordinate;
 use super::super::{MICROSOFT, Row, row_of};
 use super::nbits::{real_blocks, unpack};
 use super::{at, known_size, last, only, product, with_scalar};
@@ -31,8 +32,18 @@ impl Layer {
     }
 }
 
-/// The weight `[T, E]` of each expert for each token: the softmax of the scores where it is among the `k` best, else 0.
-fn routing(cx: &mut Cx<'_, '_, '_>, scores: Value, given: Option<Value>) -> Result<Value, OpError> {
+/// Where the weights of the chosen experts come from.
+enum Weighing {
+    /// The softmax of all scores, normalized over the chosen ones if the attribute says so.
+    All,
+    /// The softmax of the chosen scores.
+    Chosen,
+    /// An operand, normalized over the chosen ones if the attribute says so.
+    Given(Value),
+}
+
+/// The weight `[T, E]` of each expert for each token, 0 unless its score is among the `k` best.
+fn routing(cx: &mut Cx<'_, '_, '_>, scores: Value, weighing: &Weighing) -> Result<Value, OpError> {
     only(cx, "use_sparse_mixer", 0)?;
     let k = cx.attrs.int_or("k", 1)?;
     let count = known_size(&last(&cx.shape(scores)?), "a number of experts")?;
@@ -40,25 +51,38 @@ fn routing(cx: &mut Cx<'_, '_, '_>, scores: Value, given: Option<Value>) -> Resu
         return Err(OpError::invalid(format!("{k} of {count} experts")));
     }
     let scores = cx.b.cast(scores, DType::F32)?;
-    let amount = cx.ints(&[k])?;
-    let best = cx.b.add(Order::TopK { axis: 1, largest: true, sorted: true }.into(), &[scores, amount])?;
-    let &[_, chosen] = best.as_slice() else { return Err(OpError::invalid("two results were expected")) };
-    let dims = cx.shape(chosen)?;
-    let column = cx.b.reshape(chosen, &[at(&dims, 0), Dim::known(k), Dim::known(1)])?;
-    let all = cx.b.constant(Tensor::ints(&(0..count).collect::<Vec<_>>()))?;
-    let hits = cx.b.ew("eq", &[column, all])?;
-    let among = cx.b.reduce(ReduceKind::Any, hits, &[1], false)?;
-    let weights = match given {
-        Some(weights) => cx.b.cast(weights, DType::F32)?,
-        None => cx.b.softmax(scores, 1)?,
+    let among = best(cx, scores, k, count)?;
+    let weights = match *weighing {
+        Weighing::Given(weights) => cx.b.cast(weights, DType::F32)?,
+        Weighing::All | Weighing::Chosen => cx.b.softmax(scores, 1)?,
     };
     let zero = cx.b.scalar(DType::F32, 0.0)?;
     let weights = cx.b.ew("where", &[among, weights, zero])?;
-    if !cx.attrs.flag("normalize_routing_weights", false)? {
+    let asked = cx.attrs.flag("normalize_routing_weights", false)?;
+    if !asked && !matches!(weighing, Weighing::Chosen) {
         return Ok(weights);
     }
     let sum = cx.b.reduce(ReduceKind::Sum, weights, &[1], true)?;
     Ok(cx.b.ew("div", &[weights, sum])?)
+}
+
+/// Which of `count` scores are among the `k` best of their row: those that fewer than `k` others beat. Of equal ones the
+/// later wins.
+fn best(cx: &mut Cx<'_, '_, '_>, scores: Value, k: i64, count: i64) -> Result<Value, OpError> {
+    let rows = at(&cx.shape(scores)?, 0);
+    let (size, unit) = (Dim::known(count), Dim::known(1));
+    let own = cx.b.reshape(scores, &[rows.clone(), size.clone(), unit.clone()])?;
+    let other = cx.b.reshape(scores, &[rows, unit, size.clone()])?;
+    let (place, rival) = (coordinate(cx, &size, 1, 3)?, coordinate(cx, &size, 2, 3)?);
+    let (above, equal) = (cx.b.ew("gt", &[other, own])?, cx.b.ew("eq", &[other, own])?);
+    let later = cx.b.ew("gt", &[rival, place])?;
+    let later = cx.b.ew("and", &[equal, later])?;
+    let beats = cx.b.ew("or", &[above, later])?;
+    let beats = cx.b.cast(beats, DType::I32)?;
+    let rank = cx.b.reduce(ReduceKind::Sum, beats, &[2], false)?;
+    let k = i32::try_from(k).map_err(|_| OpError::invalid(format!("{k} experts")))?;
+    let k = cx.b.constant(Tensor::scalar(k))?;
+    Ok(cx.b.ew("lt", &[rank, k])?)
 }
 
 /// Gates and values of a gated unit: two halves of one layer's result, or two layers' results.
@@ -125,14 +149,14 @@ fn mixed(
     cx: &mut Cx<'_, '_, '_>,
     [first, second]: [Layer; 2],
     third: Option<Layer>,
-    given: Option<Value>,
+    weighing: &Weighing,
 ) -> Outputs {
     let (x, scores) = (cx.input(0)?, cx.input(1)?);
     let (dtype, dims) = (cx.dtype(x)?, cx.shape(x)?);
     let [outer @ .., size] = dims.as_slice() else { return Err(OpError::invalid("the operand has no axes")) };
     let x = cx.b.reshape(x, &[product(outer), size.clone()])?;
     let x = cx.b.cast(x, DType::F32)?;
-    let weights = routing(cx, scores, given)?;
+    let weights = routing(cx, scores, weighing)?;
     let inner = first.apply(cx, x)?;
     let third = third.map(|layer| layer.apply(cx, x)).transpose()?;
     let inner = activated(cx, inner, third)?;
@@ -153,7 +177,7 @@ fn experts(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let first = layer(cx, 2)?.ok_or_else(missing)?;
     let second = layer(cx, 4)?.ok_or_else(missing)?;
     let third = layer(cx, 6)?;
-    mixed(cx, [first, second], third, None)
+    mixed(cx, [first, second], third, &Weighing::All)
 }
 
 /// A layer of integers: weights, scales and bias are operands `at` to `at + 2`, zero points operand `zeros`.
@@ -216,9 +240,9 @@ fn quantized_experts(cx: &mut Cx<'_, '_, '_>) -> Outputs {
         }
         layers.push(quantized_layer(cx, 2 + 3 * i, 11 + i, bits, block)?);
     }
-    let given = cx.optional(14);
+    let weighing = cx.optional(14).map_or(Weighing::Chosen, Weighing::Given);
     match <[Option<Layer>; 3]>::try_from(layers) {
-        Ok([Some(first), Some(second), third]) => mixed(cx, [first, second], third, given),
+        Ok([Some(first), Some(second), third]) => mixed(cx, [first, second], third, &weighing),
         _ => Err(OpError::invalid("a layer's weights are missing")),
     }
 }

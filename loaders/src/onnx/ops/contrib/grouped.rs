@@ -1,13 +1,13 @@
 //! Attention of grouped queries with a cache of keys and values, as decoders of language models have it.
 
-use kiln_ir::op::{Composite, Index, Movement, PadMode, ScatterMode};
+use kiln_ir::op::{Composite, Index, Movement, PadMode};
 use kiln_ir::{Build, DType, Dim, Float, Tensor, Value};
 
 use super::super::attention::{merge_heads, split_heads};
 use super::super::generate::as_dims;
 use super::super::index::coordinate;
 use super::super::{MICROSOFT, Row, row_of};
-use super::attention::{Heads, heads, hidden, scale};
+use super::attention::{Heads, heads, hidden, padded, scale};
 use super::{absent, at, last, only};
 use crate::onnx::cx::{Cx, OpError, Outputs};
 
@@ -21,6 +21,8 @@ struct Cache {
     total: Value,
     /// The length of the cache that results.
     length: Dim,
+    /// How many keys the longest sample has now.
+    longest: Dim,
 }
 
 /// Reads the lengths: a first prompt, which has as many queries as the longest sample has keys, starts an empty cache.
@@ -44,9 +46,9 @@ fn cache(cx: &mut Cx<'_, '_, '_>, batch: &Dim, queries: &Dim) -> Result<Cache, O
     let past = cx.b.ew("where", &[first, zero, before])?;
     let length = match cx.optional(3) {
         Some(old) => at(&cx.shape(old)?, 2).greater(&longest_dim),
-        None => longest_dim,
+        None => longest_dim.clone(),
     };
-    Ok(Cache { past, total, length })
+    Ok(Cache { past, total, length, longest: longest_dim })
 }
 
 impl Cache {
@@ -59,6 +61,7 @@ impl Cache {
         if let Some(slot) = form.get_mut(2) {
             *slot = self.length.clone();
         }
+        let position = coordinate(cx, &self.length, 2, 4)?;
         let base = match old {
             Some(old) => {
                 let old_length = at(&cx.shape(old)?, 2);
@@ -70,17 +73,22 @@ impl Cache {
                 let pad = Movement::Pad { mode: PadMode::Constant, before: vec![none; 4], after };
                 let padded = cx.b.add1(pad, &[old, zero])?;
                 let padded = cx.b.reshape(padded, &form)?;
-                let position = coordinate(cx, &self.length, 2, 4)?;
                 let is_old = cx.b.ew("lt", &[position, self.past])?;
                 cx.b.ew("where", &[is_old, padded, zero])?
             }
-            None => cx.b.broadcast(zero, &form)?,
+            None => zero,
         };
-        let place = coordinate(cx, &at(&dims, 2), 2, 4)?;
-        let place = cx.b.ew("add", &[place, self.past])?;
-        let place = cx.b.broadcast(place, &dims)?;
-        let op = Index::ScatterElements { axis: 2, mode: ScatterMode::Assign };
-        Ok(cx.b.add1(op, &[base, place, new])?)
+        // Each place takes the new key that belongs there, if there is one.
+        let from = cx.b.ew("sub", &[position, self.past])?;
+        let first = cx.b.constant(Tensor::scalar(0i64))?;
+        let last = cx.b.dims(&[at(&dims, 2) - Dim::known(1)])?;
+        let last = cx.b.reshape(last, &[])?;
+        let nearest = cx.b.ew("clamp", &[from, first, last])?;
+        let (late, is_place) = (cx.b.ew("ge", &[from, first])?, cx.b.ew("le", &[from, last])?);
+        let is_new = cx.b.ew("and", &[late, is_place])?;
+        let nearest = cx.b.broadcast(nearest, &form)?;
+        let moved = cx.b.add1(Index::GatherElements { axis: 2 }, &[new, nearest])?;
+        Ok(cx.b.ew("where", &[is_new, moved, base])?)
     }
 
     /// Which keys each query sees, bool `[B, 1, L, S]`.
@@ -213,27 +221,32 @@ fn grouped(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let mut bias = hidden(cx, seen)?;
     if let Some(more) = cx.optional(10) {
         let more = cx.b.cast(more, DType::F32)?;
+        let more = padded(cx, more, &cache.length)?;
         bias = cx.b.ew("add", &[bias, more])?;
     }
     let softcap = cx.attrs.float_or("softcap", 0.0)?;
     let scale = scale(cx, &last(&dims))?;
-    let plain = Heads { q, k, v, bias: Some(bias), scale, softcap, causal: false };
+    let mut all = Heads { q, k, v, bias: Some(bias), scale, softcap, causal: false };
+    let sink = cx.optional(11);
+    if sink.is_some() || cx.attrs.int_or("smooth_softmax", 0)? == 1 {
+        all = with_sink(cx, all, sink)?;
+    }
     let shown = match cx.attrs.int_or("qk_output", 0)? {
         0 => None,
         1 => {
-            let scores = plain.scores(cx)?;
+            let scores = all.scores(cx)?;
+            let scores = cx.b.slice_axis(scores, 3, Dim::known(0), cache.longest.clone())?;
+            let seen = cx.b.slice_axis(seen, 3, Dim::known(0), cache.longest.clone())?;
             let zero = cx.b.scalar(DType::F32, 0.0)?;
             Some(cx.b.ew("where", &[seen, scores, zero])?)
         }
         2 => {
-            let scores = plain.scores(cx)?;
-            Some(cx.b.softmax(scores, 3)?)
+            let scores = all.scores(cx)?;
+            let weights = cx.b.softmax(scores, 3)?;
+            Some(cx.b.slice_axis(weights, 3, Dim::known(0), cache.longest.clone())?)
         }
         other => return Err(OpError::invalid(format!("qk_output {other}"))),
     };
-    let sink = cx.optional(11);
-    let smooth = cx.attrs.int_or("smooth_softmax", 0)? == 1;
-    let all = if smooth || sink.is_some() { with_sink(cx, plain, sink)? } else { plain };
     let y = all.attend(cx)?;
     let dtype = cx.dtype(k)?;
     let shown = shown.map(|v| cx.b.cast(v, dtype)).transpose()?;

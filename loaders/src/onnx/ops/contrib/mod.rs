@@ -7,6 +7,8 @@ pub(super) mod attention;
 pub(super) mod conv;
 pub(super) mod experts;
 pub(super) mod grouped;
+pub(super) mod hash;
+pub(super) mod linear;
 pub(super) mod matmul;
 pub(super) mod movement;
 pub(super) mod nbits;
@@ -15,7 +17,6 @@ pub(super) mod qlinear;
 pub(super) mod recurrent;
 pub(super) mod rotary;
 pub(super) mod streams;
-pub(super) mod hash;
 
 use kiln_ir::{Build, DType, Dim, Value};
 

@@ -112,9 +112,8 @@ fn cdist(cx: &mut Cx<'_, '_, '_>) -> Outputs {
 
 /// Products of complex numbers, whose parts are the last axis.
 fn complex_mul(cx: &mut Cx<'_, '_, '_>, conjugate: bool) -> Outputs {
-    let part = |cx: &mut Cx<'_, '_, '_>, v: Value, i: i64| {
-        super::slice_last(cx, v, &Dim::known(i), &Dim::known(1))
-    };
+    let part =
+        |cx: &mut Cx<'_, '_, '_>, v: Value, i: i64| super::slice_last(cx, v, &Dim::known(i), &Dim::known(1));
     let (a, b) = (cx.input(0)?, cx.input(1)?);
     let (ar, ai, br, mut bi) = (part(cx, a, 0)?, part(cx, a, 1)?, part(cx, b, 0)?, part(cx, b, 1)?);
     if conjugate {

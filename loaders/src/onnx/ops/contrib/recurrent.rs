@@ -1,6 +1,6 @@
 //! Recurrent layers of quantized weights, whose operands are quantized step by step.
 
-use kiln_ir::op::{Composite, Contract, Control, Index};
+use kiln_ir::op::{Composite, Contract, Control, Index, ReduceKind};
 use kiln_ir::{Build, DType, Dim, InferError, Tensor, Type, Value};
 
 use super::super::{MICROSOFT, Row, row_of};
@@ -53,7 +53,6 @@ struct Layer {
     functions: Vec<Function>,
     clip: Option<f64>,
     input_forget: bool,
-    reverse: bool,
     peepholes: bool,
     lengths: bool,
 }
@@ -120,13 +119,15 @@ impl Layer {
         }
     }
 
-    /// The body of the loop: number, condition, hidden state, cell state, last position, then what comes from outside.
+    /// The body of the loop: number, condition, hidden and cell state, both as they were where a sequence ended, then what
+    /// comes from outside.
     fn step(&self, b: &mut dyn Build, operands: &[Value]) -> Result<Vec<Value>, InferError> {
-        let &[number, go_on, hidden, cell, last, inputs, weights, scale, ref rest @ ..] = operands else {
+        let &[number, go_on, hidden, cell, ended_hidden, ended_cell, inputs, weights, scale, ref rest @ ..] =
+            operands
+        else {
             return Err(InferError::new("a loop body misses an operand"));
         };
-        let position = if self.reverse { b.ew("sub", &[last, number])? } else { number };
-        let x = node(b, Index::Gather { axis: 0 }, &[inputs, position])?;
+        let x = node(b, Index::Gather { axis: 0 }, &[inputs, number])?;
         let sums = product(b, "bk,kg->bg", hidden, weights, scale)?;
         let sums = b.ew("add", &[x, sums])?;
         let peepholes = rest.first().copied().filter(|_| self.peepholes);
@@ -140,23 +141,24 @@ impl Layer {
         };
         let candidate = self.gate(b, sums, 3, 1, None)?;
         let (kept, added) = (b.ew("mul", &[forget, cell])?, b.ew("mul", &[input, candidate])?);
-        let mut new_cell = b.ew("add", &[kept, added])?;
+        let new_cell = b.ew("add", &[kept, added])?;
         let output = self.gate(b, sums, 1, 0, peep(1, new_cell))?;
         let shown = match self.functions.get(2) {
             Some(function) => function.apply(b, new_cell)?,
             None => return Err(InferError::new("an activation is missing")),
         };
-        let mut new_hidden = b.ew("mul", &[output, shown])?;
-        let mut y = new_hidden;
-        if let Some(&lengths) = rest.last().filter(|_| self.lengths) {
-            // A step beyond a sequence's end changes nothing.
-            let inside = b.ew("lt", &[position, lengths])?;
-            let zero = b.scalar(DType::F32, 0.0)?;
-            y = b.ew("where", &[inside, new_hidden, zero])?;
-            new_hidden = b.ew("where", &[inside, new_hidden, hidden])?;
-            new_cell = b.ew("where", &[inside, new_cell, cell])?;
-        }
-        Ok(vec![go_on, new_hidden, new_cell, y])
+        let new_hidden = b.ew("mul", &[output, shown])?;
+        let Some(&lengths) = rest.last().filter(|_| self.lengths) else {
+            return Ok(vec![go_on, new_hidden, new_cell, new_hidden, new_cell, new_hidden]);
+        };
+        // Steps beyond a sequence's end do not show; they are made all the same, for their states are in the range that
+        // the states of all sequences are quantized by.
+        let inside = b.ew("lt", &[number, lengths])?;
+        let zero = b.scalar(DType::F32, 0.0)?;
+        let y = b.ew("where", &[inside, new_hidden, zero])?;
+        let ended_hidden = b.ew("where", &[inside, new_hidden, ended_hidden])?;
+        let ended_cell = b.ew("where", &[inside, new_cell, ended_cell])?;
+        Ok(vec![go_on, new_hidden, new_cell, ended_hidden, ended_cell, y])
     }
 
     /// The sequence `[T, B, H]` and the last states.
@@ -167,27 +169,47 @@ impl Layer {
         states: [Value; 2],
         outside: &Outside,
     ) -> Result<[Value; 3], OpError> {
-        let scalar = |cx: &mut Cx<'_, '_, '_>, dim: &Dim| {
-            let v = cx.b.dims(std::slice::from_ref(dim))?;
-            Ok::<_, OpError>(cx.b.reshape(v, &[])?)
-        };
-        let (trips, last) = (scalar(cx, steps)?, scalar(cx, &(steps - Dim::known(1)))?);
+        let trips = cx.b.dims(std::slice::from_ref(steps))?;
+        let trips = cx.b.reshape(trips, &[])?;
         let holds = cx.b.constant(Tensor::from_bools(&[], &[true])?)?;
-        let mut operands = vec![trips, holds, states[0], states[1], last];
+        let mut operands = vec![trips, holds, states[0], states[1], states[0], states[1]];
         operands.extend(&outside.0);
         let types: Vec<Type> = operands.iter().map(|&v| cx.b.ty(v).clone()).collect();
         let body = cx.b.subgraph("steps", &types, &mut |b, inputs| self.step(b, inputs))?;
-        let results = cx.b.add(Control::Loop { body, carried: 2 }.into(), &operands)?;
-        let &[hidden, cell, mut sequence] = results.as_slice() else {
-            return Err(OpError::invalid("three results were expected"));
-        };
-        if self.reverse {
-            let number = super::super::index::coordinate(cx, steps, 0, 1)?;
-            let back = cx.b.ew("sub", &[last, number])?;
-            sequence = cx.b.add1(Index::Gather { axis: 0 }, &[sequence, back])?;
+        let results = cx.b.add(Control::Loop { body, carried: 4 }.into(), &operands)?;
+        match results.as_slice() {
+            &[_, _, hidden, cell, sequence] => Ok([sequence, hidden, cell]),
+            _ => Err(OpError::invalid("five results were expected")),
         }
-        Ok([sequence, hidden, cell])
     }
+}
+
+/// Each sequence of `[T, B, ...]` backwards, within its length; what lies beyond stays.
+fn backwards(cx: &mut Cx<'_, '_, '_>, v: Value, lengths: Option<Value>) -> Result<Value, OpError> {
+    let dims = cx.shape(v)?;
+    let step = super::super::index::coordinate(cx, &at(&dims, 0), 0, 3)?;
+    let unit = Dim::known(1);
+    let end = match lengths {
+        Some(lengths) => cx.b.reshape(lengths, &[unit.clone(), at(&dims, 1), unit])?,
+        None => cx.b.dims(&[at(&dims, 0)])?,
+    };
+    let one = cx.b.constant(Tensor::scalar(1i64))?;
+    let back = cx.b.ew("sub", &[end, step])?;
+    let back = cx.b.ew("sub", &[back, one])?;
+    let inside = cx.b.ew("lt", &[step, end])?;
+    let places = cx.b.ew("where", &[inside, back, step])?;
+    let places = cx.b.broadcast(places, &dims)?;
+    Ok(cx.b.add1(Index::GatherElements { axis: 0 }, &[v, places])?)
+}
+
+/// The input without what lies beyond the end of the longest sequence.
+fn within(cx: &mut Cx<'_, '_, '_>, x: Value, lengths: Option<Value>) -> Result<Value, OpError> {
+    let Some(lengths) = lengths else { return Ok(x) };
+    let step = super::super::index::coordinate(cx, &at(&cx.shape(x)?, 0), 0, 3)?;
+    let longest = cx.b.reduce(ReduceKind::Max, lengths, &[0, 1], false)?;
+    let inside = cx.b.ew("lt", &[step, longest])?;
+    let zero = cx.b.scalar(DType::F32, 0.0)?;
+    Ok(cx.b.ew("where", &[inside, x, zero])?)
 }
 
 /// Entry `d` of the first axis, without the axis.
@@ -198,12 +220,7 @@ fn of_direction(cx: &mut Cx<'_, '_, '_>, v: Value, d: i64) -> Result<Value, OpEr
 }
 
 /// Weights of a direction less their zero point, and their scale: operands `weights`, `scale` and `scale + 1`.
-fn weights(
-    cx: &mut Cx<'_, '_, '_>,
-    weights: usize,
-    scale: usize,
-    d: i64,
-) -> Result<(Value, Value), OpError> {
+fn weights(cx: &mut Cx<'_, '_, '_>, weights: usize, scale: usize, d: i64) -> Result<(Value, Value), OpError> {
     let (w, s, z) = (cx.input(weights)?, cx.input(scale)?, cx.input(scale + 1)?);
     let (w, s, z) = (of_direction(cx, w, d)?, of_direction(cx, s, d)?, of_direction(cx, z, d)?);
     let (w, z) = (cx.b.cast(w, DType::I32)?, cx.b.cast(z, DType::I32)?);
@@ -212,9 +229,9 @@ fn weights(
 
 /// The activations of both directions, three each.
 fn functions(cx: &Cx<'_, '_, '_>, directions: usize) -> Result<Vec<Function>, OpError> {
-    let defaults = ["Sigmoid", "Tanh", "Tanh"].map(str::to_owned).to_vec();
+    let defaults = || ["Sigmoid", "Tanh", "Tanh"].repeat(directions).into_iter().map(str::to_owned).collect();
     let names = cx.attrs.strings("activations")?.filter(|n| !n.is_empty());
-    let names = names.unwrap_or_else(|| defaults.repeat(directions));
+    let names: Vec<String> = names.unwrap_or_else(defaults);
     if names.len() != 3 * directions {
         return Err(OpError::invalid(format!("{} activations, expected {}", names.len(), 3 * directions)));
     }
@@ -272,13 +289,14 @@ fn lstm(cx: &mut Cx<'_, '_, '_>) -> Outputs {
         }
         None => None,
     };
+    let x = within(cx, x, lengths)?;
     let mut parts: [Vec<Value>; 3] = Default::default();
     for (d, &reverse) in (0..).zip(reversed) {
         let own: Vec<Function> = functions.iter().skip(3 * d as usize).take(3).cloned().collect();
         let (peepholes, given) = (cx.optional(7).is_some(), lengths.is_some());
         let hidden_size = hidden.clone();
         let layer =
-            Layer { hidden: hidden_size, functions: own, clip, input_forget, reverse, peepholes, lengths: given };
+            Layer { hidden: hidden_size, functions: own, clip, input_forget, peepholes, lengths: given };
         let mut states = vec![];
         for i in [5, 6] {
             states.push(match cx.optional(i) {
@@ -290,8 +308,13 @@ fn lstm(cx: &mut Cx<'_, '_, '_>) -> Outputs {
             });
         }
         let states = <[Value; 2]>::try_from(states).map_err(|_| OpError::invalid("there are two states"))?;
-        let outside = outside(cx, x, d, &hidden, lengths)?;
-        for (part, v) in parts.iter_mut().zip(layer.run(cx, &steps, states, &outside)?) {
+        let own = if reverse { backwards(cx, x, lengths)? } else { x };
+        let outside = outside(cx, own, d, &hidden, lengths)?;
+        let mut results = layer.run(cx, &steps, states, &outside)?;
+        if reverse {
+            results[0] = backwards(cx, results[0], lengths)?;
+        }
+        for (part, v) in parts.iter_mut().zip(results) {
             part.push(v);
         }
     }

@@ -6,7 +6,7 @@ use kiln_ir::{Build, DType, Dim, Tensor, Value};
 use super::super::attention::{merge_heads, split_heads};
 use super::super::index::coordinate;
 use super::super::{MICROSOFT, Row, row_of};
-use super::{at, known_size, last};
+use super::{at, known_size, last, with_scalar};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
 pub(in super::super) const ROWS: &[Row] = &[
@@ -35,9 +35,8 @@ fn split(cx: &mut Cx<'_, '_, '_>, x: Value, cache: Value) -> Result<(Value, bool
 }
 
 fn turned(cx: &mut Cx<'_, '_, '_>, x: Value, merged: bool, cos: Value, sin: Value) -> Outputs {
-    // Each token has its position in packed batches, too; the factor has no effect in any version.
+    // Each token has its position in packed batches, too.
     cx.attrs.flag("is_packed_batching", false)?;
-    cx.attrs.float("scale")?;
     let interleaved = cx.attrs.flag("interleaved", false)?;
     let rotary_dim = match cx.attrs.int_or("rotary_embedding_dim", 0)? {
         0 => known_size(&last(&cx.shape(x)?), "a head size")?,
@@ -58,6 +57,8 @@ fn rotary(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     }
     cos = cx.b.add1(Index::Gather { axis: 0 }, &[cos, positions])?;
     sin = cx.b.add1(Index::Gather { axis: 0 }, &[sin, positions])?;
+    // Documented as a factor, it has no effect here.
+    cx.attrs.float("scale")?;
     turned(cx, x, merged, cos, sin)
 }
 
@@ -105,7 +106,11 @@ fn sectioned_rotary(cx: &mut Cx<'_, '_, '_>) -> Outputs {
                 }
             });
         }
-        angles.extend(chosen);
+        for v in chosen {
+            // The factor belongs to what is turned.
+            let scale = cx.attrs.float_or("scale", 1.0)?;
+            angles.push(if scale == 1.0 { v } else { with_scalar(cx, "mul", v, scale)? });
+        }
     }
     let [cos, sin] = angles[..] else { return Err(OpError::invalid("there are two caches")) };
     turned(cx, x, merged, cos, sin)
