@@ -17,7 +17,7 @@ pub(in super::super) const ROWS: &[Row] = &[
     row_of(MICROSOFT, "ComplexMulConj", |cx| complex_mul(cx, true)),
     row_of(MICROSOFT, "ExpandDims", expand_dims),
     row_of(MICROSOFT, "GatherND", gather_nd),
-    row_of(MICROSOFT, "GridSample", grid_sample),
+    row_of(MICROSOFT, "GridSample", contrib_grid_sample),
     row_of(MICROSOFT, "Irfft", |cx| fourier(cx, true)),
     row_of(MICROSOFT, "NGramRepeatBlock", ngram_repeat_block),
     row_of(MICROSOFT, "Pad", contrib_pad),
@@ -42,6 +42,32 @@ fn contrib_pad(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     // The form that the default domain has from here on.
     cx.opset = 13;
     pad(cx)
+}
+
+/// A sample of cubic interpolation that lies beyond the border is moved to it first, not each element that it reads.
+fn contrib_grid_sample(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+    let cubic = cx.attrs.string_or("mode", "bilinear")? == "bicubic";
+    if !cubic || cx.attrs.string_or("padding_mode", "zeros")? != "border" {
+        return grid_sample(cx);
+    }
+    let (x, grid) = (cx.input(0)?, cx.input(1)?);
+    let unit = cx.b.scalar(DType::F32, 1.0)?;
+    let bound = if cx.attrs.flag("align_corners", false)? {
+        unit
+    } else {
+        // The centres of the outermost elements; the last spatial axis is the first coordinate.
+        let dims = cx.shape(x)?;
+        let sizes = cx.b.dims(&[at(&dims, 3), at(&dims, 2)])?;
+        let sizes = cx.b.cast(sizes, DType::F32)?;
+        let half = cx.b.ew("reciprocal", &[sizes])?;
+        cx.b.ew("sub", &[unit, half])?
+    };
+    let low = cx.b.ew("neg", &[bound])?;
+    let grid = cx.b.ew("clamp", &[grid, low, bound])?;
+    if let Some(slot) = cx.inputs.get_mut(1) {
+        *slot = Some(grid);
+    }
+    grid_sample(cx)
 }
 
 /// The step may be left out.
