@@ -82,6 +82,9 @@ fn attribute_values_that_are_not_implemented_are_refused_by_name() {
     refused("CDist", &rows, vec![string("metric", "cosine")], "metric `cosine`");
     let conv = [Some((F, &[1, 2, 5, 5][..])), Some((F, &[3, 2, 3, 3][..]))];
     refused("FusedConv", &conv, vec![string("activation", "Mish")], "activation `Mish`");
+    let grid = [Some((F, &[1, 2, 5, 5][..])), Some((F, &[1, 3, 3, 2][..]))];
+    let cubic = vec![string("mode", "bicubic"), string("padding_mode", "border")];
+    refused("GridSample", &grid, cubic, "`bicubic` with padding_mode `border`");
     let causal = [Some((F, &[1, 2, 5][..])), Some((F, &[2, 1, 3][..]))];
     refused("CausalConvWithState", &causal, vec![int("state_window", 2)], "`state_window` of 2");
 }

@@ -290,11 +290,9 @@ def _(r):
 
 @op("GridSample", 24)
 def _(r):
-    attrs = {
-        "mode": r.pick("bilinear", "nearest", "bicubic"),
-        "padding_mode": r.pick("zeros", "border", "reflection"),
-        "align_corners": r.pick(0, 1),
-    }
+    mode = r.pick("bilinear", "nearest", "bicubic")
+    paddings = ("zeros", "reflection") if mode == "bicubic" else ("zeros", "border", "reflection")
+    attrs = {"mode": mode, "padding_mode": r.pick(*paddings), "align_corners": r.pick(0, 1)}
     x = r.f(2, 3, r.int(2, 7), r.int(2, 7))
     return Case([x, (r.f(2, 3, 4, 2) * 0.7)], attrs, batch=(0, 1))
 

@@ -106,7 +106,7 @@ fn sectioned_rotary(cx: &mut Cx<'_, '_, '_>) -> Outputs {
                 }
             });
         }
-        for v in chosen {
+        if let Some(v) = chosen {
             // The factor belongs to what is turned.
             let scale = cx.attrs.float_or("scale", 1.0)?;
             angles.push(if scale == 1.0 { v } else { with_scalar(cx, "mul", v, scale)? });
