@@ -4,6 +4,7 @@
 
 mod accuracy;
 mod check;
+mod contrib;
 mod hostile;
 mod kernels;
 mod models;
@@ -38,6 +39,8 @@ enum Task {
     Test(check::Options),
     /// Runs the ONNX backend suite through the compiled path and says why each case that fails does so.
     OnnxSuite(suite::Options),
+    /// Operators of `com.microsoft` against onnxruntime: random single-node models.
+    Contrib(contrib::Options),
     /// Hostile files: each must end in a typed error, in bounded time and memory.
     Hostile(hostile::Options),
     /// Writes the benchmark models: real architectures, random weights, fixed seed.
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
     let result = Workspace::find().and_then(|workspace| match &arguments.task {
         Task::Test(options) => check::run(&workspace, options),
         Task::OnnxSuite(options) => suite::run(&workspace, options),
+        Task::Contrib(options) => contrib::run(&workspace, options),
         Task::Hostile(options) => hostile::run(&workspace, options),
         Task::Zoo(options) => zoo::run(&workspace, options),
         Task::Models(options) => models::run(&workspace, options),

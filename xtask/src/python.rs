@@ -17,6 +17,8 @@ pub enum Purpose {
     Cases,
     /// onnxruntime: reference answers and a peer.
     Ort,
+    /// onnx and onnxruntime: cases of contributed operators, with answers.
+    Contrib,
     /// OpenVINO: a peer.
     OpenVino,
     /// PyTorch and the exporters: the benchmark models, and Inductor as a peer.
@@ -29,6 +31,7 @@ impl Purpose {
             Self::Fetch => "fetch",
             Self::Cases => "cases",
             Self::Ort => "ort",
+            Self::Contrib => "contrib",
             Self::OpenVino => "openvino",
             Self::Zoo => "zoo",
         }
@@ -39,6 +42,7 @@ impl Purpose {
             Self::Fetch => "",
             Self::Cases => include_str!("../py/requirements-cases.txt"),
             Self::Ort => include_str!("../py/requirements-ort.txt"),
+            Self::Contrib => include_str!("../py/requirements-contrib.txt"),
             Self::OpenVino => include_str!("../py/requirements-openvino.txt"),
             Self::Zoo => include_str!("../py/requirements-zoo.txt"),
         }

@@ -10,7 +10,7 @@ mod pool;
 mod report;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -47,11 +47,9 @@ impl Release {
     }
 }
 
+/// How cases run.
 #[derive(clap::Args)]
-pub struct Options {
-    /// The release whose cases run.
-    #[arg(long, value_enum, default_value_t = Release::V1_22_0)]
-    onnx: Release,
+pub struct How {
     /// The instruction set to compile for: x86-64-v2, x86-64-v3, x86-64-v4 or aarch64 [default: this machine's].
     #[arg(long)]
     tier: Option<String>,
@@ -64,49 +62,50 @@ pub struct Options {
     /// Threads that each case runs on. Above one, the outputs must also be those of one thread, bit by bit.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Runs only the cases whose name contains this text.
-    #[arg(long)]
-    filter: Option<String>,
     /// Worker processes [default: one a core].
     #[arg(long)]
     workers: Option<usize>,
-    /// The number of passing cases below which the task fails.
-    #[arg(long, default_value_t = 1_000)]
-    floor: usize,
     /// Seconds that one case may take.
     #[arg(long, default_value_t = 10)]
     timeout: u64,
-    /// Prints a line for every case, not only for those that do not pass.
-    #[arg(long)]
-    verbose: bool,
     /// Builds the worker optimized.
     #[arg(long)]
     release: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// The release whose cases run.
+    #[arg(long, value_enum, default_value_t = Release::V1_22_0)]
+    onnx: Release,
+    /// Runs only the cases whose name contains this text.
+    #[arg(long)]
+    filter: Option<String>,
+    /// The number of passing cases below which the task fails.
+    #[arg(long, default_value_t = 1_000)]
+    floor: usize,
+    /// Prints a line for every case, not only for those that do not pass.
+    #[arg(long)]
+    verbose: bool,
     /// The suite's unpacked `onnx/backend/test/data`, instead of the release's own.
     #[arg(long)]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    how: How,
 }
 
 impl Options {
     /// The options that `cargo xtask test` runs the suite with. The worker is not optimized there, and a busy machine may
     /// be many times slower than an idle one: only what takes minutes counts as hung.
     pub fn floor(floor: usize) -> Self {
-        Self {
-            onnx: Release::V1_22_0,
-            tier: None,
-            reload: false,
-            no_passes: false,
-            threads: 1,
-            filter: None,
-            workers: None,
-            floor,
-            timeout: 120,
-            verbose: false,
-            release: false,
-            data: None,
-        }
+        let (tier, workers) = (None, None);
+        let how =
+            How { tier, reload: false, no_passes: false, threads: 1, workers, timeout: 120, release: false };
+        Self { onnx: Release::V1_22_0, filter: None, floor, verbose: false, data: None, how }
     }
+}
 
+impl How {
     fn worker(&self, program: PathBuf) -> Worker {
         let mut arguments = vec![format!("--threads={}", self.threads)];
         arguments.extend(self.tier.iter().map(|tier| format!("--tier={tier}")));
@@ -114,6 +113,37 @@ impl Options {
         arguments.extend(self.no_passes.then(|| "--no-passes".to_owned()));
         Worker { program, arguments }
     }
+
+    /// The verdicts of the suite's worker, built first, on the cases.
+    fn ask(&self, workspace: &Workspace, cases: &[Case]) -> Result<Vec<Verdict>> {
+        let profile = if self.release { Profile::Release } else { Profile::Dev };
+        let program =
+            workspace.build("kiln-tests", "onnx_cases", profile).context("building the suite's worker")?;
+        let workers = self.workers.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
+        let timeout = Duration::from_secs(self.timeout);
+        pool::run(&self.worker(program), cases, workers.unwrap_or(1), timeout)
+    }
+}
+
+/// What became of a case.
+pub struct Ran {
+    pub name: String,
+    pub passed: bool,
+    /// Steps of its program that the reference evaluator runs.
+    pub evaluator_steps: usize,
+}
+
+/// Runs the cases of a folder in the suite's layout, and prints why those fail that do.
+pub fn run_cases(workspace: &Workspace, data: &Path, how: &How) -> Result<Vec<Ran>> {
+    let found = cases::discover(data)?;
+    let verdicts = how.ask(workspace, &found)?;
+    report::print_reasons(&found, &verdicts);
+    let ran = |(case, verdict): (Case, Verdict)| Ran {
+        name: case.name,
+        passed: verdict.status == Status::Passed,
+        evaluator_steps: verdict.evaluator_steps,
+    };
+    Ok(found.into_iter().zip(verdicts).map(ran).collect())
 }
 
 /// Runs the suite and prints its report, whose last line is `onnx VERSION: N of M passed, K without evaluator steps`.
@@ -135,12 +165,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if chosen.is_empty() {
         bail!("no case's name contains `{}`", options.filter.as_deref().unwrap_or_default());
     }
-    let profile = if options.release { Profile::Release } else { Profile::Dev };
-    let program =
-        workspace.build("kiln-tests", "onnx_cases", profile).context("building the suite's worker")?;
-    let workers = options.workers.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
-    let timeout = Duration::from_secs(options.timeout);
-    let verdicts = pool::run(&options.worker(program), &chosen, workers.unwrap_or(1), timeout)?;
+    let verdicts = options.how.ask(workspace, &chosen)?;
     let outcome = report::print(&chosen, &verdicts, options.verbose);
     let draws = chosen.iter().filter(|case| case.draws.is_some()).count();
     println!("{draws} cases are random by definition: shape, range and frequencies are checked, not values");

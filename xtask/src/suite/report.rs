@@ -68,7 +68,7 @@ fn counts<'a>(verdicts: impl Iterator<Item = &'a Verdict>) -> [usize; 6] {
 
 /// Prints `STATUS: REASON (N)` for each reason, the broken ones last, with the cases below it and what is particular to
 /// each.
-fn print_reasons(cases: &[Case], verdicts: &[Verdict]) {
+pub fn print_reasons(cases: &[Case], verdicts: &[Verdict]) {
     let mut reasons: BTreeMap<(Status, &str), Vec<(&Case, &Verdict)>> = BTreeMap::new();
     for (case, verdict) in cases.iter().zip(verdicts) {
         if verdict.status != Status::Passed {

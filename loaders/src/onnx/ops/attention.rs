@@ -4,18 +4,15 @@ use kiln_ir::op::{Composite, Contract, Index, Movement, PadMode, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Float, Tensor, Value};
 
 use super::index::coordinate;
-use super::{How, MICROSOFT, Row, row, row_of};
+use super::{How, Row, row};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
 use How::Fn;
 
-pub(super) const ROWS: &[Row] = &[
-    row("Attention", &[23, 24, 25], Fn(attention)),
-    row("RotaryEmbedding", &[23], Fn(rotary)),
-    row_of(MICROSOFT, "RotaryEmbedding", contrib_rotary),
-];
+pub(super) const ROWS: &[Row] =
+    &[row("Attention", &[23, 24, 25], Fn(attention)), row("RotaryEmbedding", &[23], Fn(rotary))];
 
-fn last(dims: &[Dim]) -> Dim {
+pub(super) fn last(dims: &[Dim]) -> Dim {
     dims.last().cloned().unwrap_or(Dim::known(1))
 }
 
@@ -33,7 +30,7 @@ pub(super) fn split_heads(cx: &mut Cx<'_, '_, '_>, v: Value, heads: i64) -> Resu
 }
 
 /// `[B, H, L, D]` as `[B, L, H * D]`.
-fn merge_heads(cx: &mut Cx<'_, '_, '_>, v: Value) -> Result<Value, OpError> {
+pub(super) fn merge_heads(cx: &mut Cx<'_, '_, '_>, v: Value) -> Result<Value, OpError> {
     let moved = cx.b.transpose(v, &[0, 2, 1, 3])?;
     let dims = cx.shape(moved)?;
     Ok(cx.b.reshape(moved, &[at(&dims, 0), at(&dims, 1), at(&dims, 2) * at(&dims, 3)])?)
@@ -177,7 +174,7 @@ fn as_long_as(cx: &mut Cx<'_, '_, '_>, mask: Value, keys: &Dim) -> Result<Value,
 }
 
 /// 0 where `keep` holds, else negative infinity.
-fn hide_unless(cx: &mut Cx<'_, '_, '_>, keep: Value, dtype: DType) -> Result<Value, OpError> {
+pub(super) fn hide_unless(cx: &mut Cx<'_, '_, '_>, keep: Value, dtype: DType) -> Result<Value, OpError> {
     let (zero, hidden) = (cx.b.scalar(dtype, 0.0)?, cx.b.scalar(dtype, f64::NEG_INFINITY)?);
     Ok(cx.b.ew("where", &[keep, zero, hidden])?)
 }
@@ -334,13 +331,4 @@ fn rotary(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let (x, cos, sin) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
     let positions = cx.optional(3);
     rotate(cx, Rotation { x, cos, sin, positions })
-}
-
-/// Operands x, positions, cos, sin; the caches are always looked up.
-fn contrib_rotary(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let (x, positions, cos, sin) = (cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.input(3)?);
-    if cx.rank(positions)? != 2 {
-        return Err(OpError::unsupported("positions given by an offset"));
-    }
-    rotate(cx, Rotation { x, cos, sin, positions: Some(positions) })
 }

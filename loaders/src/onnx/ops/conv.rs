@@ -3,7 +3,7 @@
 use kiln_ir::op::{Conv, Layout, Quant};
 use kiln_ir::{Build, DType, Dim, Value};
 
-use super::{How, MICROSOFT, Row, row, row_of};
+use super::{How, Row, row};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
 use How::Fn;
@@ -13,7 +13,6 @@ pub(super) const ROWS: &[Row] = &[
     row("ConvInteger", &[10], Fn(conv_integer)),
     row("ConvTranspose", &[1, 11, 22], Fn(conv_transpose)),
     row("QLinearConv", &[10], Fn(qlinear_conv)),
-    row_of(MICROSOFT, "FusedConv", fused_conv),
 ];
 
 /// The attributes that windows over spatial axes share.
@@ -108,7 +107,7 @@ pub(super) fn per_channel(cx: &mut Cx<'_, '_, '_>, v: Value, spatial: usize) -> 
     Ok(cx.b.reshape(v, &dims)?)
 }
 
-fn forward(cx: &mut Cx<'_, '_, '_>, x: Value, w: Value, out: DType) -> Result<Value, OpError> {
+pub(super) fn forward(cx: &mut Cx<'_, '_, '_>, x: Value, w: Value, out: DType) -> Result<Value, OpError> {
     let kernel = kernel(cx, w)?;
     let Windows { strides, dilations, pads } = windows(cx, x, &kernel)?;
     let groups = cx.attrs.int_or("group", 1)?;
@@ -116,7 +115,12 @@ fn forward(cx: &mut Cx<'_, '_, '_>, x: Value, w: Value, out: DType) -> Result<Va
     Ok(cx.b.add1(Conv::Forward { strides, dilations, pads, groups, layout, out }, &[x, w])?)
 }
 
-fn add_bias(cx: &mut Cx<'_, '_, '_>, y: Value, bias: Option<Value>, w: Value) -> Result<Value, OpError> {
+pub(super) fn add_bias(
+    cx: &mut Cx<'_, '_, '_>,
+    y: Value,
+    bias: Option<Value>,
+    w: Value,
+) -> Result<Value, OpError> {
     let Some(bias) = bias else { return Ok(y) };
     let spatial = cx.rank(w)?.saturating_sub(2);
     let bias = per_channel(cx, bias, spatial)?;
@@ -124,37 +128,20 @@ fn add_bias(cx: &mut Cx<'_, '_, '_>, y: Value, bias: Option<Value>, w: Value) ->
 }
 
 fn conv(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let (x, w) = (cx.input(0)?, cx.input(1)?);
-    let out = cx.dtype(x)?;
-    let y = forward(cx, x, w, out)?;
-    let bias = cx.optional(2);
-    one(add_bias(cx, y, bias, w)?)
+    let (x, w, bias) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
+    one(conv_of(cx, x, w, bias)?)
 }
 
-/// A convolution, an addend, and an activation.
-fn fused_conv(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let [mut y] = conv(cx)?[..] else { return Err(OpError::invalid("one result was expected")) };
-    if let Some(addend) = cx.optional(3) {
-        y = cx.b.ew("add", &[y, addend])?;
-    }
-    let parameters = cx.attrs.floats("activation_params")?.unwrap_or_default();
-    let at = |i: usize, default: f64| parameters.get(i).copied().unwrap_or(default);
-    let y = match cx.attrs.string_or("activation", "")?.as_str() {
-        "" => y,
-        "Relu" => cx.b.ew("relu", &[y])?,
-        "Sigmoid" => cx.b.ew("sigmoid", &[y])?,
-        "Tanh" => cx.b.ew("tanh", &[y])?,
-        "LeakyRelu" => cx.b.ew_with("leaky_relu", &[at(0, 0.01)], &[y])?,
-        "HardSigmoid" => cx.b.ew_with("hard_sigmoid", &[at(0, 0.2), at(1, 0.5)], &[y])?,
-        "Clip" => {
-            let dtype = cx.dtype(y)?;
-            let (lo, hi) = (f64::from(f32::MIN), f64::from(f32::MAX));
-            let (lo, hi) = (cx.b.scalar(dtype, at(0, lo))?, cx.b.scalar(dtype, at(1, hi))?);
-            cx.b.ew("clamp", &[y, lo, hi])?
-        }
-        other => return Err(OpError::unsupported(format!("activation `{other}`"))),
-    };
-    one(y)
+/// The convolution that the node's attributes describe, of an image with channels first.
+pub(super) fn conv_of(
+    cx: &mut Cx<'_, '_, '_>,
+    x: Value,
+    w: Value,
+    bias: Option<Value>,
+) -> Result<Value, OpError> {
+    let out = cx.dtype(x)?;
+    let y = forward(cx, x, w, out)?;
+    add_bias(cx, y, bias, w)
 }
 
 /// An integer operand as i32 with its zero point taken off; a rank-1 zero point belongs to the axis `axis`.
@@ -219,13 +206,27 @@ pub(super) fn requantize(
 }
 
 fn conv_transpose(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+    let bias = cx.optional(2);
+    one(conv_transpose_with(cx, None, bias)?)
+}
+
+/// A transposed convolution that crops `pads`, begin and end of each spatial axis, or else what the attributes say.
+pub(super) fn conv_transpose_with(
+    cx: &mut Cx<'_, '_, '_>,
+    pads: Option<Vec<(i64, i64)>>,
+    bias: Option<Value>,
+) -> Result<Value, OpError> {
     let (x, w) = (cx.input(0)?, cx.input(1)?);
     let kernel = kernel(cx, w)?;
     let spatial = kernel.len();
     let strides = per_axis(cx, "strides", spatial, 1)?;
     let dilations = per_axis(cx, "dilations", spatial, 1)?;
     let extra = per_axis(cx, "output_padding", spatial, 0)?;
-    let pads = transposed_pads(cx, x, &kernel, &strides, &dilations, &extra)?;
+    let pads = match pads {
+        Some(pads) if pads.len() == spatial => known_pads(pads),
+        Some(pads) => return Err(OpError::invalid(format!("pads of {} axes for {spatial}", pads.len()))),
+        None => transposed_pads(cx, x, &kernel, &strides, &dilations, &extra)?,
+    };
     let op = Conv::Transposed {
         strides,
         dilations,
@@ -235,8 +236,7 @@ fn conv_transpose(cx: &mut Cx<'_, '_, '_>) -> Outputs {
         layout: Layout::ChannelsFirst,
     };
     let y = cx.b.add1(op, &[x, w])?;
-    let bias = cx.optional(2);
-    one(add_bias(cx, y, bias, w)?)
+    add_bias(cx, y, bias, w)
 }
 
 /// What a transposed convolution crops: `pads`, or what leads to `output_shape` or to the input times the stride.

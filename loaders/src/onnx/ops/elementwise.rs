@@ -3,7 +3,7 @@
 use kiln_ir::op::Host;
 use kiln_ir::{Build, DType, Dim, Value};
 
-use super::{How, MICROSOFT, Row, row, row_of};
+use super::{How, Row, row};
 use crate::onnx::cx::{Cx, OpError, Outputs, normalize_axis, one};
 
 use How::{Ew, EwAttrs, Fn};
@@ -78,10 +78,6 @@ pub(super) const ROWS: &[Row] = &[
     row("ThresholdedRelu", &[10, 22], EwAttrs("thresholded_relu", &[("alpha", 1.0)])),
     row("Where", &[9, 16], Fn(where_)),
     row("Xor", &[1, 7], Ew("xor")),
-    row_of(MICROSOFT, "Gelu", exact_gelu),
-    row_of(MICROSOFT, "FastGelu", fast_gelu),
-    row_of(MICROSOFT, "BiasGelu", bias_gelu),
-    row_of(MICROSOFT, "QuickGelu", quick_gelu),
 ];
 
 /// A node of one elementwise row.
@@ -181,35 +177,6 @@ fn gelu(cx: &mut Cx<'_, '_, '_>) -> Outputs {
         "tanh" => one(cx.b.ew("gelu_tanh", &[x])?),
         other => Err(OpError::invalid(format!("approximate `{other}`"))),
     }
-}
-
-fn exact_gelu(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let x = cx.input(0)?;
-    one(cx.b.ew("gelu", &[x])?)
-}
-
-fn with_bias(cx: &mut Cx<'_, '_, '_>) -> Result<Value, OpError> {
-    let x = cx.input(0)?;
-    match cx.optional(1) {
-        Some(bias) => Ok(cx.b.ew("add", &[x, bias])?),
-        None => Ok(x),
-    }
-}
-
-fn fast_gelu(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let x = with_bias(cx)?;
-    one(cx.b.ew("gelu_tanh", &[x])?)
-}
-
-fn bias_gelu(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let x = with_bias(cx)?;
-    one(cx.b.ew("gelu", &[x])?)
-}
-
-fn quick_gelu(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let x = cx.input(0)?;
-    let alpha = cx.attrs.float_or("alpha", 1.702)?;
-    one(cx.b.ew_with("silu", &[alpha], &[x])?)
 }
 
 /// Integers are compared and shifted as floats, which the attributes are, and truncated at the end.

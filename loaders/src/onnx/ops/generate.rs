@@ -24,7 +24,7 @@ pub(super) const ROWS: &[Row] = &[
     row("Range", &[11, 27], Fn(range)),
 ];
 
-fn range(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+pub(super) fn range(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let mut operands = cx.all_inputs()?;
     for v in &mut operands {
         *v = cx.b.reshape(*v, &[])?;

@@ -32,7 +32,7 @@ fn image_decoder(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     one(cx.b.add1(Host::ImageDecode { pixels }, &[file])?)
 }
 
-fn grid_sample(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+pub(super) fn grid_sample(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let (x, grid) = (cx.input(0)?, cx.input(1)?);
     let mode = match cx.attrs.string_or("mode", "linear")?.as_str() {
         "linear" | "bilinear" => Interpolation::Linear,

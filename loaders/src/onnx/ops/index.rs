@@ -54,7 +54,7 @@ fn gather_elements(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     one(cx.b.add1(Index::GatherElements { axis }, &[x, indices])?)
 }
 
-fn gather_nd(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+pub(super) fn gather_nd(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let x = cx.input(0)?;
     let indices = indices(cx, 1)?;
     let batch = cx.attrs.int_or("batch_dims", 0)?;
@@ -149,7 +149,7 @@ fn reverse_sequence(cx: &mut Cx<'_, '_, '_>) -> Outputs {
 }
 
 /// Keeps the triangle on one side of diagonal `k`.
-fn trilu(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+pub(super) fn trilu(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let x = cx.input(0)?;
     let dims = cx.shape(x)?;
     let [.., rows, columns] = dims.as_slice() else {

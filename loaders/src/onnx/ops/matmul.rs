@@ -1,11 +1,11 @@
 //! Products of matrices and general contractions.
 
-use kiln_ir::op::{Composite, Contract, ContractSpec, Dynamic, ReduceKind};
+use kiln_ir::op::{Contract, ContractSpec, Dynamic, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Value};
 
 use super::conv::{centred, requantize};
 use super::movement::dynamic;
-use super::{How, MICROSOFT, Row, row, row_of};
+use super::{How, Row, row};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
 pub(super) const ROWS: &[Row] = &[
@@ -14,16 +14,13 @@ pub(super) const ROWS: &[Row] = &[
     row("MatMul", &[1, 9, 13], How::Fn(mat_mul)),
     row("MatMulInteger", &[10], How::Fn(mat_mul_integer)),
     row("QLinearMatMul", &[10, 21], How::Fn(qlinear_mat_mul)),
-    row_of(MICROSOFT, "DynamicQuantizeMatMul", dynamic_quantize_mat_mul),
-    row_of(MICROSOFT, "FusedMatMul", fused_mat_mul),
-    row_of(MICROSOFT, "MatMulIntegerToFloat", mat_mul_integer_to_float),
 ];
 
 /// Which axes of a matrix product are swapped first.
 #[derive(Clone, Copy, Default)]
-struct Swaps {
-    a: bool,
-    b: bool,
+pub(super) struct Swaps {
+    pub(super) a: bool,
+    pub(super) b: bool,
 }
 
 /// Letters for batch axes, from the last one back; `m`, `k`, `n` are taken.
@@ -34,7 +31,7 @@ fn batch_labels(count: usize) -> Result<Vec<u8>, OpError> {
 
 /// Matrix product as NumPy's `matmul` has it: batch axes broadcast, vectors are rows or columns. `out` is the
 /// result's dtype.
-fn product(
+pub(super) fn product(
     cx: &mut Cx<'_, '_, '_>,
     mut a: Value,
     mut b: Value,
@@ -132,19 +129,7 @@ fn mat_mul(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     one(product(cx, a, b, Swaps::default(), out)?)
 }
 
-fn fused_mat_mul(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let (a, b) = (cx.input(0)?, cx.input(1)?);
-    if cx.attrs.flag("transBatchA", false)? || cx.attrs.flag("transBatchB", false)? {
-        return Err(OpError::unsupported("attributes `transBatchA` and `transBatchB`"));
-    }
-    let swaps = Swaps { a: cx.attrs.flag("transA", false)?, b: cx.attrs.flag("transB", false)? };
-    let out = cx.dtype(a)?;
-    let y = product(cx, a, b, swaps, out)?;
-    let alpha = cx.attrs.float_or("alpha", 1.0)?;
-    one(scaled(cx, y, alpha)?)
-}
-
-fn scaled(cx: &mut Cx<'_, '_, '_>, v: Value, factor: f64) -> Result<Value, OpError> {
+pub(super) fn scaled(cx: &mut Cx<'_, '_, '_>, v: Value, factor: f64) -> Result<Value, OpError> {
     if factor == 1.0 {
         return Ok(v);
     }
@@ -159,7 +144,7 @@ fn scaled(cx: &mut Cx<'_, '_, '_>, v: Value, factor: f64) -> Result<Value, OpErr
     Ok(cx.b.ew("mul", &[v, factor])?)
 }
 
-fn gemm(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+pub(super) fn gemm(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let (a, b) = (cx.input(0)?, cx.input(1)?);
     let out = cx.dtype(a)?;
     let swaps = Swaps { a: cx.attrs.flag("transA", false)?, b: cx.attrs.flag("transB", false)? };
@@ -174,7 +159,7 @@ fn gemm(cx: &mut Cx<'_, '_, '_>) -> Outputs {
 }
 
 /// Zero points of rank 1 belong to rows of `a` and columns of `b`.
-fn centred_factors(
+pub(super) fn centred_factors(
     cx: &mut Cx<'_, '_, '_>,
     (a, a_zero): (Value, Option<Value>),
     (b, b_zero): (Value, Option<Value>),
@@ -210,53 +195,6 @@ fn qlinear_mat_mul(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     }
     let scale = cx.b.ew("mul", &[a_scale, b_scale])?;
     one(requantize(cx, sums, scale, 6, 7)?)
-}
-
-/// An integer factor with its scale and zero point.
-struct Quantized {
-    value: Value,
-    scale: Value,
-    zero: Option<Value>,
-}
-
-/// The product of quantized factors in floats, plus a bias.
-fn real_product(
-    cx: &mut Cx<'_, '_, '_>,
-    a: &Quantized,
-    b: &Quantized,
-    bias: Option<Value>,
-) -> Result<Value, OpError> {
-    let dtype = cx.dtype(a.scale)?;
-    let (left, right) = centred_factors(cx, (a.value, a.zero), (b.value, b.zero))?;
-    let sums = product(cx, left, right, Swaps::default(), DType::I32)?;
-    let sums = cx.b.cast(sums, dtype)?;
-    let scale = cx.b.ew("mul", &[a.scale, b.scale])?;
-    let y = cx.b.ew("mul", &[sums, scale])?;
-    match bias {
-        Some(bias) => Ok(cx.b.ew("add", &[y, bias])?),
-        None => Ok(y),
-    }
-}
-
-/// Operands a, b, scale of a, scale of b, zero point of a, zero point of b, bias.
-fn mat_mul_integer_to_float(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let a = Quantized { value: cx.input(0)?, scale: cx.input(2)?, zero: cx.optional(4) };
-    let b = Quantized { value: cx.input(1)?, scale: cx.input(3)?, zero: cx.optional(5) };
-    let bias = cx.optional(6);
-    one(real_product(cx, &a, &b, bias)?)
-}
-
-/// Operands a (floats, quantized here), b, scale of b, zero point of b, bias.
-fn dynamic_quantize_mat_mul(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let x = cx.input(0)?;
-    let parts = cx.b.add(Composite::DynamicQuantize {}.into(), &[x])?;
-    let [value, scale, zero] = parts.as_slice() else {
-        return Err(OpError::invalid("three results were expected"));
-    };
-    let a = Quantized { value: *value, scale: *scale, zero: Some(*zero) };
-    let b = Quantized { value: cx.input(1)?, scale: cx.input(2)?, zero: cx.optional(3) };
-    let bias = cx.optional(4);
-    one(real_product(cx, &a, &b, bias)?)
 }
 
 /// An operand of an einsum with its labels.

@@ -2,6 +2,7 @@
 //! and how it is imported.
 
 mod attention;
+mod contrib;
 mod control;
 mod conv;
 mod elementwise;
@@ -74,6 +75,21 @@ const MICROSOFT: &str = "com.microsoft";
 
 static FAMILIES: &[&[Row]] = &[
     attention::ROWS,
+    contrib::activation::ROWS,
+    contrib::attention::ROWS,
+    contrib::conv::ROWS,
+    contrib::experts::ROWS,
+    contrib::grouped::ROWS,
+    contrib::hash::ROWS,
+    contrib::linear::ROWS,
+    contrib::matmul::ROWS,
+    contrib::movement::ROWS,
+    contrib::nbits::ROWS,
+    contrib::norm::ROWS,
+    contrib::qlinear::ROWS,
+    contrib::recurrent::ROWS,
+    contrib::rotary::ROWS,
+    contrib::streams::ROWS,
     control::ROWS,
     conv::ROWS,
     elementwise::ROWS,

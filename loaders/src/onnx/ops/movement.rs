@@ -284,7 +284,7 @@ fn slice(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     one(dynamic(cx, Dynamic::Slice {}, &[x, starts, ends, axes, steps])?)
 }
 
-fn pad(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+pub(super) fn pad(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let x = cx.input(0)?;
     let mode = match cx.attrs.string_or("mode", "constant")?.as_str() {
         "constant" => PadMode::Constant,

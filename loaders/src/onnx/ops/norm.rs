@@ -4,7 +4,7 @@ use kiln_ir::op::{Composite, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Float, Value};
 
 use super::conv::per_channel;
-use super::{How, MICROSOFT, Row, row, row_of};
+use super::{How, Row, row};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
 use How::Fn;
@@ -22,9 +22,6 @@ pub(super) const ROWS: &[Row] = &[
     row("MeanVarianceNormalization", &[9, 13], Fn(mean_variance)),
     row("RMSNormalization", &[23], Fn(rms_norm)),
     row("Softmax", &[1, 11, 13], Fn(|cx| softmax(cx, |axis| Composite::Softmax { axis }))),
-    row_of(MICROSOFT, "SkipLayerNormalization", skip_layer_norm),
-    row_of(MICROSOFT, "SkipSimplifiedLayerNormalization", skip_rms_norm),
-    row_of(MICROSOFT, "SimplifiedLayerNormalization", rms_norm),
 ];
 
 /// Before opset 13 the operand is seen as a matrix, split before `axis`, whose rows are normalized.
@@ -153,7 +150,7 @@ fn lrn(cx: &mut Cx<'_, '_, '_>) -> Outputs {
 }
 
 /// A bias of zeros in the shape of `scale`.
-fn zeros_like(cx: &mut Cx<'_, '_, '_>, scale: Value) -> Result<Value, OpError> {
+pub(super) fn zeros_like(cx: &mut Cx<'_, '_, '_>, scale: Value) -> Result<Value, OpError> {
     let (dtype, dims) = (cx.dtype(scale)?, cx.shape(scale)?);
     let zero = cx.b.scalar(dtype, 0.0)?;
     Ok(cx.b.broadcast(zero, &dims)?)
@@ -182,7 +179,7 @@ fn layer_norm(cx: &mut Cx<'_, '_, '_>) -> Outputs {
 }
 
 /// Mean and inverse standard deviation over the axes from `axis` on, computed in f32 for narrower dtypes.
-fn moments(
+pub(super) fn moments(
     cx: &mut Cx<'_, '_, '_>,
     x: Value,
     axis: usize,
@@ -201,7 +198,7 @@ fn moments(
     Ok((mean, cx.b.ew("rsqrt", &[shifted])?))
 }
 
-fn rms_norm(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+pub(super) fn rms_norm(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let (x, scale) = (cx.input(0)?, cx.input(1)?);
     let epsilon = epsilon(cx)?;
     let rank = cx.rank(x)?;
@@ -212,44 +209,6 @@ fn rms_norm(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     common_dtype(cx, &mut operands)?;
     let y = cx.b.add1(Composite::RmsNorm { axis, epsilon }, &operands)?;
     one(cx.b.cast(y, dtype)?)
-}
-
-/// The sum of operand, skip and bias, and the index of the first normalization parameter.
-fn skip_sum(cx: &mut Cx<'_, '_, '_>, bias: usize) -> Result<Value, OpError> {
-    let (x, skip) = (cx.input(0)?, cx.input(1)?);
-    let sum = cx.b.ew("add", &[x, skip])?;
-    match cx.optional(bias) {
-        Some(bias) => Ok(cx.b.ew("add", &[sum, bias])?),
-        None => Ok(sum),
-    }
-}
-
-/// Operands x, skip, gamma, beta, bias; results y, mean, inverse deviation, sum.
-fn skip_layer_norm(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let sum = skip_sum(cx, 4)?;
-    let scale = cx.input(2)?;
-    let epsilon = Float::new(cx.attrs.float_or("epsilon", 1e-12)?);
-    let bias = match cx.optional(3) {
-        Some(bias) => bias,
-        None => zeros_like(cx, scale)?,
-    };
-    let axis = cx.axis(-1, cx.rank(sum)?)?;
-    let y = cx.b.add1(Composite::LayerNorm { axis, epsilon }, &[sum, scale, bias])?;
-    let (mean, inverse) = if cx.wants(1) || cx.wants(2) { moments(cx, sum, axis, epsilon)? } else { (y, y) };
-    Ok(vec![y, mean, inverse, sum])
-}
-
-/// Operands x, skip, gamma, bias.
-fn skip_rms_norm(cx: &mut Cx<'_, '_, '_>) -> Outputs {
-    let sum = skip_sum(cx, 3)?;
-    let scale = cx.input(2)?;
-    let epsilon = Float::new(cx.attrs.float_or("epsilon", 1e-12)?);
-    let axis = cx.axis(-1, cx.rank(sum)?)?;
-    let y = cx.b.add1(Composite::RmsNorm { axis, epsilon }, &[sum, scale])?;
-    if cx.wants(1) || cx.wants(2) {
-        return Err(OpError::unsupported("results `mean` and `inv_std_var`"));
-    }
-    Ok(vec![y, y, y, sum])
 }
 
 /// Rows of norm 0 give zeros.

@@ -35,9 +35,19 @@ fn pool(cx: &mut Cx<'_, '_, '_>, x: Value, kind: WindowKind) -> Result<Value, Op
 
 fn average_pool(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let x = cx.input(0)?;
+    one(average_pool_of(cx, x)?)
+}
+
+/// The average pool that the node's attributes describe, of an image with channels first.
+pub(super) fn average_pool_of(cx: &mut Cx<'_, '_, '_>, x: Value) -> Result<Value, OpError> {
     let with_pad = cx.attrs.flag("count_include_pad", false)?;
     let kind = if with_pad { WindowKind::AverageWithPad } else { WindowKind::Average };
-    one(pool(cx, x, kind)?)
+    pool(cx, x, kind)
+}
+
+/// The max pool that the node's attributes describe, of an image with channels first.
+pub(super) fn max_pool_of(cx: &mut Cx<'_, '_, '_>, x: Value) -> Result<Value, OpError> {
+    pool(cx, x, WindowKind::Max)
 }
 
 fn max_pool(cx: &mut Cx<'_, '_, '_>) -> Outputs {

@@ -3,7 +3,7 @@
 use kiln_ir::op::{Composite, Quant};
 use kiln_ir::{Build, DType, Value};
 
-use super::{How, MICROSOFT, Row, row, row_of};
+use super::{How, Row, row};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
 use How::Fn;
@@ -12,8 +12,6 @@ pub(super) const ROWS: &[Row] = &[
     row("DequantizeLinear", &[10, 13, 19, 21, 23, 24, 25], Fn(dequantize)),
     row("DynamicQuantizeLinear", &[11], Fn(dynamic_quantize)),
     row("QuantizeLinear", &[10, 13, 19, 21, 23, 24, 25], Fn(quantize)),
-    row_of(MICROSOFT, "DequantizeLinear", dequantize),
-    row_of(MICROSOFT, "QuantizeLinear", quantize),
 ];
 
 /// To what part of `x` a scale belongs.
@@ -43,7 +41,7 @@ fn zero_point(cx: &mut Cx<'_, '_, '_>, scale: Value, dtype: DType) -> Result<Val
     Ok(cx.b.broadcast(zero, &dims)?)
 }
 
-fn quantize(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+pub(super) fn quantize(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let (x, scale) = (cx.input(0)?, cx.input(1)?);
     let to = match cx.optional(2) {
         Some(zero) => cx.dtype(zero)?,
@@ -55,7 +53,7 @@ fn quantize(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     one(cx.b.add1(Quant::Quantize { to, axis, block, saturate }, &[x, scale, zero])?)
 }
 
-fn dequantize(cx: &mut Cx<'_, '_, '_>) -> Outputs {
+pub(super) fn dequantize(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let (x, scale) = (cx.input(0)?, cx.input(1)?);
     let to = match cx.attrs.dtype("output_dtype")? {
         Some(dtype) => dtype,
