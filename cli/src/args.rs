@@ -36,7 +36,7 @@ pub enum Command {
     Bench(BenchArgs),
     /// Show where the time goes, kernel by kernel.
     Profile(ProfileArgs),
-    /// Show entry points, inputs, outputs, operators, weights and plan.
+    /// Show entry points, inputs, outputs, operators, weights and plan; of a checkpoint tensors and hyper-parameters.
     Inspect(InspectArgs),
     /// Compare the compiled result with the reference evaluator, node by node where they differ.
     Check(CheckArgs),
@@ -252,8 +252,11 @@ pub struct ProfileArgs {
 /// `kiln inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// Model or artifact.
+    /// Model, artifact or checkpoint (PyTorch, safetensors, GGUF, or the index of a sharded one).
     pub model: PathBuf,
+    /// Print one JSON object instead of text (a checkpoint).
+    #[arg(long)]
+    pub json: bool,
     /// Print the graph's text form (a model) or the plan, step by step (an artifact).
     #[arg(long)]
     pub text: bool,

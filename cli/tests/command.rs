@@ -191,6 +191,35 @@ fn wrong_usage_ends_with_2() {
 }
 
 #[test]
+fn a_checkpoint_is_inspected() {
+    let file = |name: &str| repository(&format!("loaders/tests/checkpoints/{name}"));
+    let output = kiln(&["inspect", &file("lightning.ckpt")]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for part in [
+        "state_dict.model.0.weight",
+        "[4, 3]",
+        "hyper_parameters:",
+        "layers: [3, 4]",
+        "lr: 0.001",
+        "name: \"tïny\"",
+    ] {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+    let output = kiln(&["inspect", &file("zip_p2.pt")]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("is shared by `weight`, `tied`, `transposed`, `part`"), "{text}");
+    let output = kiln(&["inspect", &file("blocks.gguf"), "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["values"]["test.words"][2], "é");
+    let is_q4 = |t: &serde_json::Value| t["name"] == "q4_0" && t["dtype"] == "q4_0" && t["shape"][1] == 256;
+    assert!(json["tensors"].as_array().unwrap().iter().any(is_q4), "{json}");
+    fails(2, &["inspect", &file("zip_p2.pt"), "--text"], &["--text"]);
+    fails(2, &["inspect", &digits(), "--json"], &["--json"]);
+    fails(1, &["compile", &file("zip_p2.pt"), "-o", "x"], &["holds weights and no graph"]);
+}
+
+#[test]
 fn a_closed_pipe_is_no_failure() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kiln"))
         .args(["inspect", &digits(), "--text"])

@@ -2,23 +2,31 @@
 
 use std::fmt;
 
+use crate::checkpoint::{safetensors, sharded, tar};
+
 /// A format that Kiln knows by sight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// ONNX `ModelProto`.
     Onnx,
-    /// TorchScript or torch checkpoint: a zip archive with pickles.
+    /// Torch checkpoint: a zip archive with a pickle.
     TorchZip,
+    /// TorchScript: a zip archive with pickles and source text.
+    TorchScript,
+    /// Torch checkpoint of the first versions: a tar archive with pickles.
+    TorchTar,
     /// `torch.export` archive.
     TorchExport,
     /// Keras 3 archive.
     Keras,
     /// NumPy archive or array.
     Numpy,
-    /// Bare pickle.
+    /// Pickle: bare, or those that a legacy torch checkpoint begins with.
     Pickle,
     /// safetensors.
     Safetensors,
+    /// Index of a sharded checkpoint.
+    ShardIndex,
     /// GGUF.
     Gguf,
     /// TensorFlow Lite.
@@ -48,11 +56,18 @@ impl Format {
         if bytes.get(4..8) == Some(b"TFL3") {
             return Some(Format::Tflite);
         }
-        if let [0x80, 2..=5, ..] = bytes {
+        // Protocols 0 and 1 have no header of their own; torch's legacy files begin with their magic number.
+        if matches!(bytes, [0x80, 2..=5, ..]) || bytes.starts_with(b"L119547037146038801333356L\n.") {
             return Some(Format::Pickle);
         }
-        if is_safetensors(bytes) {
+        if safetensors::is_safetensors(bytes) {
             return Some(Format::Safetensors);
+        }
+        if tar::is_tar(bytes) {
+            return Some(Format::TorchTar);
+        }
+        if sharded::is_index(bytes) {
+            return Some(Format::ShardIndex);
         }
         protobuf_format(bytes)
     }
@@ -61,12 +76,15 @@ impl Format {
     pub const fn name(self) -> &'static str {
         match self {
             Format::Onnx => "an ONNX model",
-            Format::TorchZip => "a TorchScript or PyTorch checkpoint archive",
+            Format::TorchZip => "a PyTorch checkpoint archive",
+            Format::TorchScript => "a TorchScript archive",
+            Format::TorchTar => "a PyTorch tar archive",
             Format::TorchExport => "a torch.export archive",
             Format::Keras => "a Keras archive",
             Format::Numpy => "a NumPy file",
             Format::Pickle => "a pickle",
             Format::Safetensors => "a safetensors file",
+            Format::ShardIndex => "an index of a sharded checkpoint",
             Format::Gguf => "a GGUF file",
             Format::Tflite => "a TensorFlow Lite model",
             Format::Hdf5 => "an HDF5 file",
@@ -92,15 +110,11 @@ fn zip_format(bytes: &[u8]) -> Format {
         Format::Keras
     } else if has(b".npy") {
         Format::Numpy
+    } else if has(b"/constants.pkl") {
+        Format::TorchScript
     } else {
         Format::TorchZip
     }
-}
-
-/// Eight bytes of header length, then a JSON object.
-fn is_safetensors(bytes: &[u8]) -> bool {
-    let length = bytes.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
-    length.is_some_and(|n| n > 1 && n < 100_000_000) && bytes.get(8) == Some(&b'{')
 }
 
 /// A protobuf whose top-level fields are those of a `ModelProto` with a graph, or of a `SavedModel`.

@@ -31,6 +31,14 @@ pub enum LoadError {
         /// Name of the format.
         format: &'static str,
     },
+    /// The content is a checkpoint: weights without a graph.
+    #[error("{path}: this is {format}, which holds weights and no graph; `kiln inspect` shows them")]
+    NoGraph {
+        /// File.
+        path: String,
+        /// Name of the format.
+        format: &'static str,
+    },
     /// The bytes are not well-formed.
     #[error("{path}: malformed ONNX model: {reason}")]
     Malformed {

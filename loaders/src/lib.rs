@@ -4,14 +4,15 @@
 //! the model's folder, and answers with a typed error that names the place.
 #![deny(unsafe_code)]
 
+pub mod checkpoint;
 pub mod detect;
 mod error;
+mod folder;
 mod map;
 pub mod npz;
 pub mod onnx;
 
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata};
 use std::path::Path;
 
 use kiln_ir::{Dim, Module};
@@ -69,23 +70,12 @@ pub struct LoadOptions {
 
 /// Loads a model file of any supported format. The file is mapped; weights share the map.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Module, LoadError> {
-    let name = || path.display().to_string();
-    let io = |source| LoadError::Io { path: name(), source };
-    let reason = |meta: &Metadata| match meta.is_file() {
-        true => None,
-        false if meta.is_dir() => Some("it is a folder"),
-        false => Some("it is not a regular file"),
-    };
-    // Before it is opened: a pipe that nobody writes to lets the opener wait.
-    let found = std::fs::metadata(path).map_err(io)?;
-    if let Some(reason) = reason(&found) {
-        return Err(LoadError::NotAModel { path: name(), reason: reason.to_owned() });
-    }
-    let file = File::open(path).map_err(io)?;
-    if let Some(reason) = reason(&file.metadata().map_err(io)?) {
-        return Err(LoadError::NotAModel { path: name(), reason: reason.to_owned() });
-    }
-    let bytes = map::map(&file).map_err(io)?;
+    let bytes = map::open(path).map_err(|error| match error {
+        map::OpenError::Io(source) => LoadError::Io { path: path.display().to_string(), source },
+        map::OpenError::NotAFile(reason) => {
+            LoadError::NotAModel { path: path.display().to_string(), reason: reason.to_owned() }
+        }
+    })?;
     recognize(path, bytes, options)
 }
 
@@ -99,6 +89,9 @@ fn recognize(path: &Path, bytes: bytes::Bytes, options: &LoadOptions) -> Result<
     let name = || path.display().to_string();
     match Format::of(&bytes) {
         Some(Format::Onnx) => onnx::load(path, bytes, options),
+        Some(format) if checkpoint::is_checkpoint(format) => {
+            Err(LoadError::NoGraph { path: name(), format: format.name() })
+        }
         Some(other) => Err(LoadError::UnsupportedFormat { path: name(), format: other.name() }),
         None if bytes.is_empty() => {
             Err(LoadError::NotAModel { path: name(), reason: "the file is empty".to_owned() })

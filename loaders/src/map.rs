@@ -1,7 +1,30 @@
 //! Memory-mapped files: the only unsafe code of the loaders.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::path::Path;
+
+/// Why a path gives no bytes.
+pub(crate) enum OpenError {
+    /// It cannot be read.
+    Io(io::Error),
+    /// It is something other than a regular file.
+    NotAFile(&'static str),
+}
+
+/// Opens and maps a regular file.
+pub(crate) fn open(path: &Path) -> Result<bytes::Bytes, OpenError> {
+    let check = |meta: Metadata| match meta.is_file() {
+        true => Ok(()),
+        false if meta.is_dir() => Err(OpenError::NotAFile("it is a folder")),
+        false => Err(OpenError::NotAFile("it is not a regular file")),
+    };
+    // Before it is opened: a pipe that nobody writes to lets the opener wait.
+    std::fs::metadata(path).map_err(OpenError::Io).and_then(check)?;
+    let file = File::open(path).map_err(OpenError::Io)?;
+    file.metadata().map_err(OpenError::Io).and_then(check)?;
+    map(&file).map_err(OpenError::Io)
+}
 
 /// The contents of an open file as shared bytes, not read until touched. An empty file gives empty bytes.
 ///

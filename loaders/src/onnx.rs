@@ -36,6 +36,6 @@ pub fn load(path: &Path, bytes: bytes::Bytes, options: &LoadOptions) -> Result<M
     })?;
     let model = proto::ModelProto::decode(bytes)
         .map_err(|e| LoadError::Malformed { path: name.clone(), reason: e.to_string() })?;
-    let folder = external::Folder::of(path);
+    let folder = crate::folder::Folder::of(path);
     import::import(&name, size, &model, &folder, options)
 }

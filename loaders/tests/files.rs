@@ -128,7 +128,7 @@ fn formats_are_recognised_by_content() {
     let cases: &[(&[u8], &str)] = &[
         (b"", "the file is empty"),
         (b"hello, this is text", "no format that Kiln knows"),
-        (b"GGUF\x03\0\0\0\0\0", "a GGUF file, which is recognised but not supported yet"),
+        (b"GGUF\x03\0\0\0\0\0", "a GGUF file, which holds weights and no graph"),
         (b"\x80\x02}q\x00.", "a pickle"),
         (b"\x10\0\0\0\0\0\0\0{\"w\":{}}        ", "a safetensors file"),
         (b"PK\x03\x04............m/data.pkl", "PyTorch checkpoint"),

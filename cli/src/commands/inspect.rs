@@ -1,5 +1,7 @@
 //! `kiln inspect`.
 
+mod checkpoint;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use kiln::ShapeOverride;
 use kiln::ir::{GraphId, Module, Op, op::Source};
+use kiln::loaders::LoadError;
 use kiln::runtime::program::{Action, Port, Program};
 use kiln::runtime::{Executable, Session, SessionOptions};
 
@@ -21,7 +24,13 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     if kiln::is_artifact(&args.model)? {
         return run_artifact(args);
     }
-    let module = kiln::load_within(&args.model, &args.shapes, &args.limits.loading())?;
+    let module = match kiln::load_within(&args.model, &args.shapes, &args.limits.loading()) {
+        Err(kiln::Error::Load(LoadError::NoGraph { .. })) => return run_checkpoint(args),
+        loaded => loaded?,
+    };
+    if args.json {
+        return Err(misplaced(args, "a model", "--json applies to a checkpoint"));
+    }
     if args.text {
         let (text, _) = kiln::ir::text::print_module(&module);
         out!("{text}")?;
@@ -34,11 +43,29 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     Ok(())
 }
 
+/// An option that does not go with what the file is.
+fn misplaced(args: &InspectArgs, found: &str, what: &str) -> anyhow::Error {
+    Usage(format!("{}: this is {found}; {what}", args.model.display())).into()
+}
+
+fn run_checkpoint(args: &InspectArgs) -> Result<()> {
+    if args.dot.is_some() || args.text || !args.shapes.is_empty() {
+        return Err(misplaced(args, "a checkpoint", "--text, --dot and --shape apply to a model's graph"));
+    }
+    let found = kiln::loaders::checkpoint::open(&args.model, &args.limits.loading())?;
+    match args.json {
+        true => out!("{}\n", checkpoint::to_json(&found))?,
+        false => out!("{}", checkpoint::describe(&found))?,
+    }
+    Ok(())
+}
+
 fn run_artifact(args: &InspectArgs) -> Result<()> {
     if args.dot.is_some() {
-        let place = args.model.display();
-        let what = "this is a compiled artifact; --dot applies to a model's graph";
-        return Err(Usage(format!("{place}: {what}")).into());
+        return Err(misplaced(args, "a compiled artifact", "--dot applies to a model's graph"));
+    }
+    if args.json {
+        return Err(misplaced(args, "a compiled artifact", "--json applies to a checkpoint"));
     }
     let exe = Executable::open(&args.model)?;
     out!("{}", describe_program(exe.program(), exe.code().len() as u64))?;

@@ -3,6 +3,7 @@
 //! `cargo xtask hostile` runs each in a process of its own and measures it; `tests/hostile_files.rs` runs them all in one.
 
 mod build;
+mod checkpoints;
 mod graphs;
 mod operators;
 mod tensors;
@@ -13,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use kiln::loaders::{Limits, LoadError, checkpoint};
 use kiln::runtime::{RunOptions, SessionOptions};
 use kiln::{Options, sample_inputs};
 
@@ -82,7 +84,7 @@ fn link(target: &str, place: &Path) -> io::Result<()> {
 
 /// All files, in an order that does not change.
 pub fn all() -> Vec<Hostile> {
-    [wire::files(), graphs::files(), tensors::files(), operators::files()].concat()
+    [wire::files(), graphs::files(), tensors::files(), operators::files(), checkpoints::files()].concat()
 }
 
 /// Bytes that a run may hold beside the compiled program.
@@ -101,6 +103,7 @@ pub enum End {
 pub fn take(path: &Path, deadline: Instant) -> End {
     let module = match kiln::load(path, &[]) {
         Ok(module) => module,
+        Err(kiln::Error::Load(LoadError::NoGraph { .. })) => return take_checkpoint(path),
         Err(error) => return End::Error("load", error.to_string()),
     };
     let compiled = match kiln::compile(module, &Options { threads: Some(1), ..Options::default() }) {
@@ -122,5 +125,23 @@ pub fn take(path: &Path, deadline: Instant) -> End {
     match session.run_with(&entry.name, &inputs, &run) {
         Ok(_) => End::Ran,
         Err(error) => End::Error("run", error.to_string()),
+    }
+}
+
+/// Opens a checkpoint and reads all its tensors. Values that only a call would make are an error to who expects weights.
+fn take_checkpoint(path: &Path) -> End {
+    let limits = Limits::default();
+    let checkpoint = match checkpoint::open(path, &limits) {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => return End::Error("load", error.to_string()),
+    };
+    for (name, tensor) in checkpoint.tensors() {
+        if let Err(fault) = tensor.to_tensor(limits.sparse) {
+            return End::Error("tensor", format!("{name}: {fault}"));
+        }
+    }
+    match checkpoint.opaque().first() {
+        Some(value) => End::Error("opaque", format!("{}: only a call would make {}", value.path, value.name)),
+        None => End::Ran,
     }
 }
