@@ -83,16 +83,17 @@ fn out_of_order() -> Untidy {
 }
 
 fn node_names() -> Untidy {
-    let mut nodes = vec![
+    let nodes = vec![
         node("Neg", &["x"], &["a"], vec![]),
         node("Abs", &["a"], &["b"], vec![]),
         node("Sqrt", &["b"], &["c"], vec![]),
         node("Add", &["c", "x"], &["y"], vec![]),
     ];
-    for (node, name) in nodes.iter_mut().zip(["same", "same", "", ""]) {
-        node.name = name.to_owned();
-    }
-    case("duplicate and empty node names", nodes, vec![])
+    let mut found = case("duplicate and empty node names", nodes, vec![]);
+    found.tidy = Some(found.model.clone());
+    let nodes = found.model.graph.iter_mut().flat_map(|g| &mut g.node);
+    nodes.zip(["same", "same", "", ""]).for_each(|(node, name)| node.name = name.to_owned());
+    found
 }
 
 fn clashing_names() -> Untidy {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_ir::{DType, Datum, Evaluator, Module, Tensor};
+use kiln_ir::{Datum, Evaluator, Module, Tensor};
 pub use kiln_loaders::onnx::make::*;
 use kiln_loaders::onnx::proto::*;
 use kiln_loaders::onnx::tensor::tensor_proto;

@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use kiln::ir::{Datum, Tensor};
 use kiln_tests::choices::{Choices, numbers, shrink};
 use kiln_tests::differential::{
-    Agreement, Answer, Failure, Kind, Opinion, Peer, Setting, Tally, check_caught, compiled, cut, opinion,
-    write,
+    Agreement, Answer, Failure, Kind, LOST, Opinion, Peer, Setting, Tally, check_caught, compiled, cut,
+    opinion, write,
 };
 use kiln_tests::random_model::{Model, NUMBERS, Refusal, grow};
 
@@ -286,6 +286,13 @@ impl<'a> Worker<'a> {
         match said {
             Opinion::Agrees => {}
             Opinion::Refuses(reason) => {
+                if reason == LOST {
+                    println!(
+                        "seed {}: onnxruntime is lost: {}",
+                        grown.seed,
+                        grown.model.operators().join(" ")
+                    );
+                }
                 *self.tally.refused.entry(Tally::class(&reason)).or_default() += 1;
             }
             Opinion::Torn(reason) => {

@@ -22,7 +22,7 @@ use kiln::runtime::{RunOptions, SessionOptions};
 pub use agree::Agreement;
 pub use cut::cut;
 pub use golden::{golden, write};
-pub use peer::{Answer, Peer};
+pub use peer::{Answer, LOST, Peer};
 pub use tally::Tally;
 
 use crate::choices::Choices;

@@ -24,6 +24,9 @@ pub enum Answer {
 /// Ways to run a model: without optimizations, with all of them.
 pub const WAYS: usize = 2;
 
+/// Why there is no answer about a model that ends the process.
+pub const LOST: &str = "the process was lost";
+
 /// How long a batch may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -127,7 +130,7 @@ impl Peer {
     pub fn ask(&mut self, model: &ModelProto, inputs: &[(String, Tensor)]) -> io::Result<[Answer; WAYS]> {
         self.send(&[(model, inputs)])?;
         let answer = self.receive().and_then(|mut all| all.pop());
-        Ok(answer.unwrap_or_else(|| [0; WAYS].map(|_| Answer::Refused("the process was lost".to_owned()))))
+        Ok(answer.unwrap_or_else(|| [0; WAYS].map(|_| Answer::Refused(LOST.to_owned()))))
     }
 }
 

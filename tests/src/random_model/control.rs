@@ -1,7 +1,7 @@
 //! Control flow, sequences, optionals.
 
 use kiln::ir::{DType, Tensor};
-use kiln::loaders::onnx::make::{graph, graph_attr, int, node, tensor_value};
+use kiln::loaders::onnx::make::{graph, graph_attr, int, node, raw_value, tensor_value};
 use kiln::loaders::onnx::proto::{GraphProto, NodeProto, ValueInfoProto};
 use kiln::loaders::onnx::tensor::{data_type, tensor_proto};
 
@@ -135,7 +135,10 @@ pub(super) fn scan(g: &mut Grower<'_>) -> Option<()> {
     nodes.extend(chain(g, &middle, &next, Some(&e), dtype.is_float()));
     nodes.push(node("Neg", &[middle.as_str()], &[each.as_str()], vec![]));
     let inputs = [&s, &e].map(|name| tensor_value(name, data_type(dtype), None)).to_vec();
-    let whole = body(nodes, inputs, &[&next, &each], dtype);
+    let mut whole = body(nodes, inputs, &[&next, &each], dtype);
+    // onnxruntime wants the shapes of what a scan collects.
+    let sizes: Vec<i64> = dims[1..].iter().map(|&d| d as i64).collect();
+    whole.output = [&next, &each].map(|name| raw_value(name, data_type(dtype), &sizes)).to_vec();
     let mut attributes = vec![graph_attr("body", whole), int("num_scan_inputs", 1)];
     if g.c.flag() {
         attributes.push(kiln::loaders::onnx::make::ints("scan_input_directions", &[1]));

@@ -167,7 +167,7 @@ pub(super) fn variadic(g: &mut Grower<'_>) -> Option<()> {
     let dtypes: &[DType] = if matches!(op, "Max" | "Min") {
         &[DType::F32, DType::F32, DType::I32, DType::I64, DType::F16, DType::F64, DType::U32]
     } else {
-        &[DType::F32, DType::F32, DType::F16, DType::F64]
+        &[DType::F32, DType::F32, DType::F16]
     };
     let x = g.any(dtypes, 0..=4);
     let mut operands = vec![x];

@@ -17,6 +17,10 @@ pub(super) fn matmul(g: &mut Grower<'_>) -> Option<()> {
 pub(super) fn product(g: &mut Grower<'_>, x: V) -> Option<V> {
     let (dtype, dims) = (g.dtype(x), g.dims(x));
     let (&k, before) = dims.split_last()?;
+    // onnxruntime leaves products of nothing as memory was.
+    if k == 0 {
+        return None;
+    }
     let n = 1 + g.c.below(6);
     let found = if g.c.below(3) == 0 {
         g.find(|t| t.dtype() == dtype && t.dims().len() == 2 && t.dims()[0] == k)
@@ -43,6 +47,9 @@ pub(super) fn gemm(g: &mut Grower<'_>) -> Option<()> {
     let (dtype, dims) = (g.dtype(x), g.dims(x));
     let (a, b) = (g.c.flag(), g.c.flag());
     let (m, k) = if a { (dims[1], dims[0]) } else { (dims[0], dims[1]) };
+    if k == 0 {
+        return None;
+    }
     let n = 1 + g.c.below(6);
     let y = g.weights(dtype, &if b { [n, k] } else { [k, n] });
     let bias = match g.c.below(5) {
@@ -63,6 +70,9 @@ pub(super) fn gemm(g: &mut Grower<'_>) -> Option<()> {
 pub(super) fn einsum(g: &mut Grower<'_>) -> Option<()> {
     let x = g.any(&[DType::F32, DType::F32, DType::F64, DType::I32], 2..=4);
     let (dtype, dims) = (g.dtype(x), g.dims(x));
+    if dims.contains(&0) {
+        return None;
+    }
     let n = 1 + g.c.below(4);
     let (text, other) = match (&dims[..], g.c.below(4)) {
         (&[_, k], 0) => ("ik,kj->ij", Some(vec![k, n])),
@@ -91,6 +101,9 @@ pub(super) fn integers(g: &mut Grower<'_>) -> Option<()> {
     let x = g.any(&[DType::U8, DType::I8], 2..=3);
     let (dtype, dims) = (g.dtype(x), g.dims(x));
     let k = *dims.last()?;
+    if k == 0 {
+        return None;
+    }
     let n = 1 + g.c.below(5);
     let other = if dtype == DType::U8 { g.c.of(&[DType::U8, DType::I8]) } else { DType::I8 };
     let y = g.weights(other, &[k, n]);
@@ -119,7 +132,8 @@ pub(super) fn normalization(g: &mut Grower<'_>) -> Option<()> {
         "InstanceNormalization" | "GroupNormalization" => g.any(&[DType::F32], 3..=4),
         "LRN" | "MeanVarianceNormalization" => g.any(&[DType::F32], 4..=4),
         "BatchNormalization" => g.any(&[DType::F32, DType::F32, DType::F16, DType::F64], 2..=4),
-        "LayerNormalization" => g.any(&[DType::F32, DType::F32, DType::F16, DType::F64], 1..=4),
+        // onnxruntime ends with a fault over other dtypes.
+        "LayerNormalization" => g.any(&[DType::F32], 1..=4),
         _ => g.any(&[DType::F32, DType::F64], 1..=4),
     };
     if g.tensor(x).numel() == 0 {
@@ -142,7 +156,8 @@ pub(super) fn normalization(g: &mut Grower<'_>) -> Option<()> {
             attributes.push(int("axis", spelled));
             g.add(op, &[Some(x), Some(scale), bias], 1, attributes, Rounding::USUAL).map(drop)
         }
-        "InstanceNormalization" => {
+        // Of one element, onnxruntime's sum of scaled element and scaled mean cancels.
+        "InstanceNormalization" if dims[2..].iter().product::<usize>() > 1 => {
             let [scale, bias] = [0; 2].map(|_| g.weights(dtype, &[dims[1]]));
             let attributes = epsilon(g);
             g.one(op, &[x, scale, bias], attributes, Rounding::USUAL).map(drop)
@@ -163,12 +178,25 @@ pub(super) fn normalization(g: &mut Grower<'_>) -> Option<()> {
             let attributes = vec![int("axis", g.axis(rank).1), int("p", g.c.between(1, 2))];
             g.one(op, &[x], attributes, Rounding::USUAL).map(drop)
         }
-        "MeanVarianceNormalization" => {
+        // onnxruntime leaves the epsilon of the standard's function out.
+        "MeanVarianceNormalization" if spread(g, x) => {
             let attributes = if g.c.flag() { vec![ints("axes", &[0, 2, 3])] } else { vec![] };
             g.one(op, &[x], attributes, Rounding::USUAL).map(drop)
         }
         _ => None,
     }
+}
+
+/// Whether every channel of an image varies.
+fn spread(g: &Grower<'_>, x: V) -> bool {
+    let (dims, numbers) = (g.dims(x), g.numbers(x));
+    let image = dims[2] * dims[3];
+    (0..dims[1]).all(|channel| {
+        let of = |n: usize| numbers.iter().skip((n * dims[1] + channel) * image).take(image);
+        let all: Vec<f64> = (0..dims[0]).flat_map(of).copied().collect();
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64 > 1e-2
+    })
 }
 
 fn epsilon(g: &mut Grower<'_>) -> Vec<kiln::loaders::onnx::proto::AttributeProto> {
@@ -186,17 +214,17 @@ pub(super) fn recurrent(g: &mut Grower<'_>) -> Option<()> {
     let x = g.any(&[DType::F32], 3..=3);
     let dims = g.dims(x);
     let (steps, batch, size) = (dims[0], dims[1], dims[2]);
-    if steps * batch * size == 0 || !FLOATS.contains(&g.dtype(x)) {
+    if steps * batch * size == 0 || !g.is_finite(x) || !FLOATS.contains(&g.dtype(x)) {
         return None;
     }
     let (op, gates) = g.c.of(&[("LSTM", 4), ("GRU", 3), ("RNN", 1)]);
     let hidden = 1 + g.c.below(4);
     let direction = g.c.of(&["forward", "reverse", "bidirectional"]);
     let directions = if direction == "bidirectional" { 2 } else { 1 };
-    let w = g.weights(DType::F32, &[directions, gates * hidden, size]);
-    let r = g.weights(DType::F32, &[directions, gates * hidden, hidden]);
-    let bias = g.c.flag().then(|| g.weights(DType::F32, &[directions, 2 * gates * hidden]));
-    let start = g.c.flag().then(|| g.weights(DType::F32, &[directions, batch, hidden]));
+    let w = g.finite_weights(DType::F32, &[directions, gates * hidden, size]);
+    let r = g.finite_weights(DType::F32, &[directions, gates * hidden, hidden]);
+    let bias = g.c.flag().then(|| g.finite_weights(DType::F32, &[directions, 2 * gates * hidden]));
+    let start = g.c.flag().then(|| g.finite_weights(DType::F32, &[directions, batch, hidden]));
     let mut attributes = vec![int("hidden_size", hidden as i64), string("direction", direction)];
     if op == "GRU" {
         attributes.push(int("linear_before_reset", g.c.below(2) as i64));

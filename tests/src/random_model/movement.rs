@@ -21,8 +21,12 @@ pub(super) fn reshape(g: &mut Grower<'_>) -> Option<()> {
         1 => {
             let ones: Vec<i64> =
                 (0..dims.len() as i64).filter(|&i| dims[i as usize] == 1 && g.c.flag()).collect();
-            let axes = (!ones.is_empty()).then(|| g.longs(&ones));
-            g.add("Squeeze", &[Some(x), axes], 1, vec![], Rounding::Exact).map(drop)
+            // onnxruntime needs axes.
+            if ones.is_empty() {
+                return None;
+            }
+            let axes = g.longs(&ones);
+            g.one("Squeeze", &[x, axes], vec![], Rounding::Exact).map(drop)
         }
         2 => {
             let at = g.c.below(dims.len() + 1) as i64;

@@ -9,7 +9,8 @@ use super::grower::{Grower, MOVED, V};
 pub(super) fn arg(g: &mut Grower<'_>) -> Option<()> {
     let op = g.c.of(&["ArgMax", "ArgMin"]);
     let x = g.any(&[DType::F32, DType::F32, DType::I32, DType::F64, DType::U8], 1..=4);
-    if g.tensor(x).numel() == 0 {
+    // onnxruntime skips what is no number.
+    if g.tensor(x).numel() == 0 || g.numbers(x).iter().any(|v| v.is_nan()) {
         return None;
     }
     let rank = g.rank(x);

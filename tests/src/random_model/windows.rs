@@ -60,7 +60,9 @@ pub(super) fn convolved(g: &mut Grower<'_>, x: V) -> Option<V> {
     let strides = if g.c.below(3) == 2 { each(g, spatial, 1, 3) } else { vec![1; spatial] };
     match g.c.below(6) {
         0 => {}
-        1 => attributes.push(string("auto_pad", g.c.of(&["SAME_UPPER", "SAME_LOWER", "VALID"]))),
+        1 if dilations.iter().all(|&d| d == 1) => {
+            attributes.push(string("auto_pad", g.c.of(&["SAME_UPPER", "SAME_LOWER", "VALID"])));
+        }
         2 => attributes.push(ints("pads", &each(g, 2 * spatial, 0, 2))),
         _ => {
             let half: Vec<i64> = kernel.iter().map(|k| k / 2).collect();
@@ -180,6 +182,11 @@ pub(super) fn resize(g: &mut Grower<'_>) -> Option<()> {
         // Powers of two, with which positions are exact.
         let scales: Vec<f32> =
             (0..dims.len()).map(|i| if i < 2 { 1.0 } else { g.c.of(&[2.0, 1.0, 0.5, 4.0, 1.5]) }).collect();
+        // Whether the size that corners align to has its fraction is left open.
+        let whole = dims.iter().zip(&scales).all(|(&d, s)| (d as f32 * s).fract() == 0.0);
+        if matches!(coordinates, "align_corners" | "pytorch_half_pixel") && !whole {
+            return None;
+        }
         (Some(g.constant(Tensor::from_slice(&[dims.len()], &scales).ok()?)), None)
     } else {
         let sizes: Vec<i64> = dims
@@ -189,6 +196,10 @@ pub(super) fn resize(g: &mut Grower<'_>) -> Option<()> {
             .collect();
         (None, Some(g.longs(&sizes)))
     };
+    // The text and the reference implementation place the one element of a cubic `pytorch_half_pixel` differently.
+    if mode == "cubic" && coordinates == "pytorch_half_pixel" {
+        return None;
+    }
     let rounding = if mode == "nearest" { Rounding::Exact } else { Rounding::Units(16.0, 1e-6) };
     g.add("Resize", &[Some(x), None, scales, sizes], 1, attributes, rounding).map(drop)
 }
