@@ -86,7 +86,6 @@ fn an_axis_without_elements_is_not_read() {
         ] {
             for session in sessions(op.clone(), &[(DType::F32, &["N", "M"])]) {
                 assert_eq!(run(&session, &[numbers(&[1, 2])]).unwrap(), [0.0, 0.0]);
-                assert_eq!(run(&session, &[numbers(&[0, 0])]).unwrap(), [0.0; 0]);
                 let error = run(&session, &[numbers(&[0, 2])]).unwrap_err();
                 assert!(error.contains("does not hold"), "{error}");
             }
