@@ -66,15 +66,15 @@ pub struct ModelArgs {
 #[derive(Debug, Clone, Args, PartialEq, Eq)]
 #[command(next_help_heading = "Limits on model files")]
 pub struct LimitArgs {
-    /// Most nodes, those of called functions counted at every call.
-    #[arg(long, default_value_t = Limits::default().nodes, value_name = "N")]
-    pub max_nodes: usize,
+    /// Most nodes, those of called functions counted at every call. [default: 1048576, for files below 8 MiB less]
+    #[arg(long, value_name = "N")]
+    pub max_nodes: Option<usize>,
     /// Deepest nesting of graphs and functions.
     #[arg(long, default_value_t = Limits::default().depth, value_name = "N")]
     pub max_depth: usize,
-    /// Most memory, in MiB, of the decoded graph without its weights; small files get less.
-    #[arg(long, default_value_t = Limits::default().structure >> 20, value_name = "MIB")]
-    pub max_structure: usize,
+    /// Most memory, in MiB, of the decoded graph without its weights. [default: 512, for files below 21 MiB less]
+    #[arg(long, value_name = "MIB")]
+    pub max_structure: Option<usize>,
     /// Most memory, in MiB, of sparse weights in dense form.
     #[arg(long, default_value_t = Limits::default().sparse >> 20, value_name = "MIB")]
     pub max_sparse: usize,
@@ -93,7 +93,7 @@ impl LimitArgs {
         Limits {
             nodes: self.max_nodes,
             depth: self.max_depth,
-            structure: bytes(self.max_structure),
+            structure: self.max_structure.map(bytes),
             sparse: bytes(self.max_sparse),
             ..Limits::default()
         }

@@ -23,14 +23,16 @@ pub use error::{Issue, IssueKind, LoadError};
 /// Bounds on what a file may ask for.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Nodes of all graphs together, functions inlined. Small files get less, see [`Limits::nodes_of`].
-    pub nodes: usize,
+    /// Nodes of all graphs together, functions inlined. If not given, 2^20, and small files get less: 65536, or one in
+    /// eight bytes. A node takes more than eight bytes; a function that is called often is written once.
+    pub nodes: Option<usize>,
     /// Nesting of graphs and functions.
     pub depth: usize,
     /// Bytes that the decoded form of a file's messages takes in memory: nodes, names, types, but not the data of
     /// tensors and lists of numbers, which cannot be much larger than in the file. Counted before anything is decoded.
-    /// Small files get less, see [`Limits::structure_of`].
-    pub structure: usize,
+    /// If not given, 512 MiB, and small files get less: 16 MiB and 24 times the file. Graphs of real models take up to
+    /// about 15 times their part of the file; empty messages a hundred times.
+    pub structure: Option<usize>,
     /// Bytes that the dense forms of all sparse tensors take together.
     pub sparse: usize,
     /// Problems that an error lists; more are counted.
@@ -38,22 +40,20 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What the messages of a file of so many bytes may take: the limit, or if that is less, 16 MiB and 24 times the
-    /// file. Graphs of real models take up to about 15 times their part of the file; empty messages a hundred times.
+    /// What the messages of a file of so many bytes may take.
     pub fn structure_of(&self, file: usize) -> usize {
-        self.structure.min(file.saturating_mul(24).saturating_add(16 << 20))
+        self.structure.unwrap_or_else(|| file.saturating_mul(24).saturating_add(16 << 20).min(512 << 20))
     }
 
-    /// How many nodes a file of so many bytes may have: the limit, or if that is less, 65536 or one in eight bytes. A node
-    /// takes more than eight bytes; a function that is called often is written once.
+    /// How many nodes a file of so many bytes may have.
     pub fn nodes_of(&self, file: usize) -> usize {
-        self.nodes.min((file / 8).max(1 << 16))
+        self.nodes.unwrap_or_else(|| (file / 8).clamp(1 << 16, 1 << 20))
     }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { nodes: 1 << 20, depth: 64, structure: 512 << 20, sparse: 32 << 20, problems: 10_000 }
+        Limits { nodes: None, depth: 64, structure: None, sparse: 32 << 20, problems: 10_000 }
     }
 }
 

@@ -4,6 +4,7 @@ mod attrs;
 mod cx;
 mod external;
 mod import;
+pub mod make;
 mod ops;
 pub mod pb;
 pub mod proto;

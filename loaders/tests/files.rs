@@ -339,7 +339,7 @@ fn empty_messages_do_not_take_all_memory() {
         assert_eq!((path.as_str(), *limit), ("m.onnx", expected));
     }
     let mut small = options();
-    small.limits.structure = 100;
+    small.limits.structure = Some(100);
     let bytes = bytes::Bytes::from(varied().encode_to_vec());
     let error = kiln_loaders::load_bytes("m.onnx", bytes, &small).unwrap_err();
     assert!(error.to_string().contains("in bytes, is more than the limit of 100"), "{error}");

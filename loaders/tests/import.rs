@@ -152,9 +152,28 @@ fn recursive_and_too_deep_functions_are_refused() {
     });
     let g = graph(vec![local(node("F0", &["x"], &["y"], vec![]))], x3(), &["y"]);
     let mut options = LoadOptions::default();
-    options.limits.nodes = 10_000;
+    options.limits.nodes = Some(10_000);
     let error = import_with(&with_functions(g, bomb.collect()), &options).unwrap_err();
     assert!(matches!(error, LoadError::Limit { limit: 10_000, .. }), "{error}");
+}
+
+#[test]
+fn a_raised_limit_of_nodes_holds_for_small_files_too() {
+    // 2^17 nodes from a few hundred bytes.
+    let doubling = (0..17).map(|i| {
+        let next = format!("F{}", i + 1);
+        let call = |from: &str, to: &str| match i {
+            16 => node("Relu", &[from], &[to], vec![]),
+            _ => local(node(&next, &[from], &[to], vec![])),
+        };
+        function(&format!("F{i}"), &["x"], &["y"], vec![call("x", "a"), call("a", "y")])
+    });
+    let g = graph(vec![local(node("F0", &["x"], &["y"], vec![]))], x3(), &["y"]);
+    let m = with_functions(g, doubling.collect());
+    assert!(matches!(import(&m).unwrap_err(), LoadError::Limit { limit: 65_536, .. }));
+    let mut options = LoadOptions::default();
+    options.limits.nodes = Some(1 << 19);
+    assert!(import_with(&m, &options).is_ok());
 }
 
 #[test]

@@ -47,7 +47,12 @@ fn arg_extremum(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let (rank, size) = (b.rank(x)?, b.shape(x)?.get(axis).cloned());
     let size = size.ok_or(Refusal::NoMatch)?;
     require(size.as_known() != Some(0), "no element is the greatest of none")?;
-    let best = b.reduce(kind, x, &[axis], true)?;
+    let mut best = b.reduce(kind, x, &[axis], true)?;
+    if size.as_known().is_none() {
+        // The first element changes nothing, and its kernel refuses to run where there is none.
+        let first = b.slice_axis(x, axis, Dim::known(0), Dim::known(1))?;
+        best = b.ew(if matches!(kind, ReduceKind::Max) { "max" } else { "min" }, &[best, first])?;
+    }
     let mut hit = b.ew("eq", &[x, best])?;
     if dtype.is_float() {
         let nan = b.ew("is_nan", &[x])?;

@@ -1,9 +1,9 @@
 //! Inlining: calls, branches on constant conditions, loops that run once or never.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use kiln_ir::op::Control;
-use kiln_ir::{Build, Edit, Graph, Module, NodeId, Op, Patch, Value};
+use kiln_ir::op::{Attr, Control};
+use kiln_ir::{Build, Edit, Graph, Module, NodeId, Op, Patch, Symbol, Type, Value};
 use rustc_hash::FxBuildHasher;
 
 use crate::rewrite::{Cx, Refusal, Rule, matches, require, run_rules};
@@ -45,11 +45,44 @@ fn replace_all(cx: &Cx<'_>, mut p: Patch<'_>, id: NodeId, new: &[Value]) -> Resu
     for (&old, &new) in old.iter().zip(new) {
         let (a, b) = (cx.graph.ty(old), p.ty(new));
         require(a.is_compatible(b), format!("a result is {a} outside and {b} inside"))?;
+        keeps_symbols(cx, a, b)?;
         p.replace(old, new);
     }
     // The node may have effects that dead-code elimination respects; they are now those of the copy.
     p.remove(id);
     Ok(p.finish())
+}
+
+/// Refuses to lose a size that an operator names and that only the old result shows.
+fn keeps_symbols(cx: &Cx<'_>, old: &Type, new: &Type) -> Result<(), Refusal> {
+    let mut lost: HashSet<Symbol, FxBuildHasher> = HashSet::default();
+    Attr::visit_dims(old, &mut |d| lost.extend(d.as_symbol().cloned()));
+    let mut keep = |ty: &Type| {
+        Attr::visit_dims(ty, &mut |d| {
+            d.as_symbol().map(|s| lost.remove(s));
+        });
+    };
+    keep(new);
+    cx.graph.inputs().iter().for_each(|&v| keep(cx.graph.ty(v)));
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let mut named = None;
+    for (_, graph) in cx.module.graphs() {
+        for (_, node) in graph.scheduled() {
+            node.op.visit_dims(&mut |d| {
+                d.symbols(&mut |s| {
+                    if lost.contains(s) {
+                        named = Some(s.clone());
+                    }
+                });
+            });
+        }
+    }
+    require(
+        named.is_none(),
+        format!("the size `{}` shows only here", named.map_or(String::new(), |s| s.to_string())),
+    )
 }
 
 fn call(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {

@@ -21,7 +21,7 @@ pub const ULP: f64 = 4.0;
 
 /// Runs of the interpreter with errors (more where fewer do not explain a result), and how far beyond their spread
 /// results may lie, as a multiple of it.
-const DISTURBED_RUNS: [u64; 3] = [4, 16, 64];
+pub const DISTURBED_RUNS: [u64; 3] = [4, 16, 64];
 const BEYOND: f64 = 3.0;
 
 /// A kernel and what it is run on.
@@ -133,7 +133,7 @@ fn compare(
         while (runs.len() as u64) < count {
             runs.push(interpreted(case, points, Some(runs.len() as u64))?);
         }
-        suspects.retain(|s| !within(s, &others(s, runs)));
+        suspects.retain(|s| !within(s.dtype, s.want, s.got, &others(s, runs)));
     }
     let Some(s) = suspects.first() else { return Ok(()) };
     let (low, high) = range(s.want, &others(s, runs));
@@ -178,8 +178,8 @@ fn element(dtype: DType, bytes: &[u8], i: usize) -> Scalar {
     scalar_from_bits(dtype, u64::from_le_bytes(word)).expect("kernels store numbers")
 }
 
-/// Units in the last place of a dtype, relative and at least.
-fn unit(dtype: DType) -> (f64, f64) {
+/// A unit in the last place of a dtype, relative and at least.
+pub fn unit(dtype: DType) -> (f64, f64) {
     match dtype {
         DType::F64 => (f64::EPSILON, f64::MIN_POSITIVE),
         DType::F32 => (f64::from(f32::EPSILON), f64::from(f32::MIN_POSITIVE)),
@@ -189,7 +189,8 @@ fn unit(dtype: DType) -> (f64, f64) {
     }
 }
 
-fn close(dtype: DType, want: Scalar, got: Scalar) -> bool {
+/// Whether a result is the wanted one but for a few units in the last place.
+pub fn close(dtype: DType, want: Scalar, got: Scalar) -> bool {
     match (want, got) {
         (Scalar::F(a), Scalar::F(b)) if a.is_nan() || b.is_nan() => a.is_nan() && b.is_nan(),
         (Scalar::F(a), Scalar::F(b)) => {
@@ -206,8 +207,7 @@ fn close(dtype: DType, want: Scalar, got: Scalar) -> bool {
 }
 
 /// Whether `got` lies where results with errors lie, or somewhat outside.
-fn within(suspect: &Suspect, others: &[Scalar]) -> bool {
-    let &Suspect { dtype, want, got, .. } = suspect;
+pub fn within(dtype: DType, want: Scalar, got: Scalar, others: &[Scalar]) -> bool {
     if others.iter().any(|&other| close(dtype, other, got)) {
         return true;
     }
@@ -226,7 +226,7 @@ fn within(suspect: &Suspect, others: &[Scalar]) -> bool {
 }
 
 /// The smallest and the largest of the finite numbers: an infinite one does not allow everything.
-fn range(want: Scalar, others: &[Scalar]) -> (f64, f64) {
+pub fn range(want: Scalar, others: &[Scalar]) -> (f64, f64) {
     let numbers = others.iter().chain([&want]).map(|s| match *s {
         Scalar::F(x) => x,
         Scalar::I(x) => x as f64,

@@ -88,3 +88,8 @@ pub fn shrink(numbers: &[u16], mut fails: impl FnMut(&[u16]) -> bool) -> Vec<u16
     }
     best
 }
+
+/// A hash of a text.
+pub fn hash(text: &str) -> u64 {
+    text.bytes().fold(0, |state, byte| mix(state ^ u64::from(byte)))
+}

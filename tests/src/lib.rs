@@ -2,7 +2,10 @@
 
 pub mod agreement;
 pub mod choices;
+pub mod differential;
 pub mod golden;
 pub mod hostile;
 pub mod random_graph;
 pub mod random_kernel;
+pub mod random_model;
+pub mod untidy;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -17,6 +18,9 @@ pub struct Options {
     /// Memory that one file may take beyond its size, in MiB.
     #[arg(long, default_value_t = 64.0)]
     mebibytes: f64,
+    /// Seconds after which a file's process is killed, which breaks the bound of time.
+    #[arg(long, default_value_t = 20.0)]
+    patience: f64,
     /// Runs only the files whose name contains this text.
     #[arg(long)]
     filter: Option<String>,
@@ -47,12 +51,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if files.is_empty() {
         bail!("no hostile file has such a name");
     }
+    let patience = Duration::try_from_secs_f64(options.patience).context("--patience")?;
     let (mut good, mut slowest, mut largest) = (0, 0.0_f64, 0.0_f64);
     for path in &files {
         let name = path.strip_prefix(&folder).unwrap_or(path);
         let name = name.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
         let name = name.unwrap_or_default();
-        let answer = match ask(&worker, path) {
+        let answer = match ask(&worker, path, patience) {
             Ok(answer) => answer,
             Err(error) => {
                 println!("{name}: no answer: {error:#}");
@@ -87,7 +92,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn ask(worker: &Path, model: &Path) -> Result<Answer> {
-    let said = workspace::output(Command::new(worker).arg("--take").arg(model))?;
+fn ask(worker: &Path, model: &Path, patience: Duration) -> Result<Answer> {
+    let mut command = Command::new(worker);
+    let said = workspace::output_within(command.arg("--take").arg(model), patience)?;
     serde_json::from_str(&said).with_context(|| format!("the worker's answer is no verdict: {said}"))
 }

@@ -4,7 +4,7 @@
 
 mod accuracy;
 mod check;
-mod contrib;
+mod differential;
 mod hostile;
 mod kernels;
 mod models;
@@ -57,6 +57,8 @@ enum Task {
     Symbolic(symbolic::Options),
     /// Random kernels: the interpreter against every lowering that this machine executes.
     Kernels(kernels::Options),
+    /// Random ONNX models: compiled code against the reference evaluator and onnxruntime.
+    Differential(differential::Options),
     /// The property tests over fresh random cases, seed by seed.
     Random(random::Options),
     /// Architecture checks: crate arrows, forbidden dependencies, unsafe code, file sizes.
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Task::Nodes(options) => nodes::run(&workspace, options),
         Task::Symbolic(options) => symbolic::run(&workspace, options),
         Task::Kernels(options) => kernels::run(&workspace, options),
+        Task::Differential(options) => differential::run(&workspace, options),
         Task::Random(options) => random::run(&workspace, options),
         Task::Tidy => tidy::run(&workspace),
     });

@@ -85,6 +85,11 @@ impl Python {
         Ok(python)
     }
 
+    /// The interpreter.
+    pub fn interpreter(&self) -> &Path {
+        &self.interpreter
+    }
+
     /// The interpreter with arguments.
     pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = Command::new(&self.interpreter);

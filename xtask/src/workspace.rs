@@ -2,9 +2,11 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -100,6 +102,35 @@ pub fn output(command: &mut Command) -> Result<String> {
         .with_context(|| format!("`{}` printed bytes that are not UTF-8", line(command)))
 }
 
+/// As [`output`], of a command that is killed when `patience` is over.
+pub fn output_within(command: &mut Command, patience: Duration) -> Result<String> {
+    let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = started.with_context(|| format!("cannot start `{}`", line(command)))?;
+    // Read beside the wait: a pipe that is full would keep the child from ending.
+    let said = child.stdout.take().map(|stream| thread::spawn(move || io::read_to_string(stream)));
+    let errors = child.stderr.take().map(|stream| thread::spawn(move || io::read_to_string(stream)));
+    let start = Instant::now();
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if start.elapsed() < patience => thread::sleep(Duration::from_millis(2)),
+            None => {
+                // Fails only if it has ended by now.
+                let _ = child.kill();
+                child.wait()?;
+                bail!("no end within {} s, killed", patience.as_secs_f64());
+            }
+        }
+    };
+    let text = |reader: Option<thread::JoinHandle<io::Result<String>>>| {
+        reader.and_then(|reader| reader.join().ok()).unwrap_or_else(|| Ok(String::new()))
+    };
+    if !status.success() {
+        bail!("`{}` ended with {status}\n{}", line(command), text(errors)?.trim_end());
+    }
+    Ok(text(said)?)
+}
+
 /// Runs `task` under a heading and returns the seconds that it took.
 pub fn step(title: &str, task: impl FnOnce() -> Result<()>) -> Result<f64> {
     println!("==> {title}");
@@ -112,4 +143,23 @@ fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|argument| argument.to_string_lossy().into_owned()));
     words.join(" ")
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Result<String> {
+        output_within(Command::new("sh").args(["-c", script]), Duration::from_millis(500))
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_is_killed() {
+        let start = Instant::now();
+        let error = shell("exec sleep 30").expect_err("it sleeps").to_string();
+        assert!(error.contains("no end within 0.5 s"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(10));
+        assert_eq!(shell("echo said").expect("it ends"), "said\n");
+        assert!(shell("echo why >&2; exit 3").expect_err("it fails").to_string().contains("why"));
+    }
 }

@@ -212,19 +212,6 @@ impl Expr {
         (!low.is_unknown() && !high.is_unknown()).then_some((low, high))
     }
 
-    /// The axes of the expression, those inside opaque atoms too.
-    pub fn axes(&self) -> Vec<AxisId> {
-        let mut all = vec![];
-        self.visit(&mut |atom, _| {
-            if let Atom::Axis(axis) = atom
-                && !all.contains(axis)
-            {
-                all.push(*axis);
-            }
-        });
-        all
-    }
-
     /// Largest value that the expression takes, if it is evident and the smallest is not negative.
     pub fn upper(&self, axes: &Axes) -> Option<Dim> {
         if !self.constant.is_non_negative() {

@@ -155,6 +155,19 @@ impl Terms {
         id
     }
 
+    /// The axes that an expression depends on, those of computed positions too.
+    pub fn axes_of(&self, e: &Expr) -> SmallVec<[AxisId; 6]> {
+        let mut axes = SmallVec::new();
+        e.visit(&mut |atom, _| match atom {
+            Atom::Axis(a) => axes.push(*a),
+            Atom::Value(t) => axes.extend_from_slice(&self.get(*t).axes),
+            Atom::Div(..) | Atom::Mod(..) | Atom::Min(..) | Atom::Max(..) => {}
+        });
+        axes.sort_unstable();
+        axes.dedup();
+        axes
+    }
+
     fn collect_axes(&self, term: &Term, axes: &mut SmallVec<[AxisId; 6]>) {
         let of_expr = |e: &Expr, axes: &mut SmallVec<[AxisId; 6]>| {
             e.visit(&mut |atom, _| match atom {

@@ -261,7 +261,7 @@ impl<'a, 'g> Trace<'a, 'g> {
                 continue;
             }
             // Nothing is read where an axis is empty.
-            let extents = at.axes().into_iter().map(|a| self.axes.extent(a));
+            let extents = self.terms.axes_of(at).into_iter().map(|a| self.axes.extent(a));
             let some = extents.fold(Dim::known(1), |all, e| all * e).lesser(&Dim::known(1));
             let past_end = (&high + Dim::known(1)) * &some - Dim::known(1);
             let before = (Dim::known(0) - &low) * &some + (size - Dim::known(1));

@@ -50,7 +50,7 @@ pub enum PbError {
 fn message<M: Message + Default>(path: &Path, kind: Kind) -> Result<M, PbError> {
     let name = || path.display().to_string();
     let bytes = std::fs::read(path).map_err(|source| PbError::Io { path: name(), source })?;
-    check(&bytes, kind, Limits::default().structure)
+    check(&bytes, kind, Limits::default().structure_of(usize::MAX))
         .map_err(|source| PbError::Wire { path: name(), source })?;
     M::decode(bytes::Bytes::from(bytes)).map_err(|source| PbError::Decode { path: name(), source })
 }

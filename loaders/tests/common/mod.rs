@@ -3,101 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_ir::{DType, Datum, Evaluator, Module, Tensor};
+use kiln_ir::{Datum, Evaluator, Module, Tensor};
+pub use kiln_loaders::onnx::make::*;
 use kiln_loaders::onnx::proto::*;
-use kiln_loaders::onnx::tensor::{data_type, tensor_proto};
+use kiln_loaders::onnx::tensor::tensor_proto;
 use kiln_loaders::{Issue, LoadError, LoadOptions};
 use prost::Message;
-
-/// A node with attributes.
-pub fn node(op: &str, inputs: &[&str], outputs: &[&str], attributes: Vec<AttributeProto>) -> NodeProto {
-    NodeProto {
-        op_type: op.to_owned(),
-        name: format!("{op}_{}", outputs.first().copied().unwrap_or("")),
-        input: inputs.iter().map(|&s| s.to_owned()).collect(),
-        output: outputs.iter().map(|&s| s.to_owned()).collect(),
-        attribute: attributes,
-        ..NodeProto::default()
-    }
-}
-
-pub fn int(name: &str, v: i64) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: attribute_type::INT, i: Some(v), ..Default::default() }
-}
-
-pub fn ints(name: &str, v: &[i64]) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: attribute_type::INTS, ints: v.to_vec(), ..Default::default() }
-}
-
-pub fn float(name: &str, v: f32) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: attribute_type::FLOAT, f: Some(v), ..Default::default() }
-}
-
-pub fn string(name: &str, v: &str) -> AttributeProto {
-    let s = Some(bytes::Bytes::copy_from_slice(v.as_bytes()));
-    AttributeProto { name: name.into(), r#type: attribute_type::STRING, s, ..Default::default() }
-}
-
-pub fn floats(name: &str, v: &[f32]) -> AttributeProto {
-    let floats = v.to_vec();
-    AttributeProto { name: name.into(), r#type: attribute_type::FLOATS, floats, ..Default::default() }
-}
-
-pub fn strings(name: &str, v: &[&str]) -> AttributeProto {
-    let strings = v.iter().map(|s| bytes::Bytes::copy_from_slice(s.as_bytes())).collect();
-    AttributeProto { name: name.into(), r#type: attribute_type::STRINGS, strings, ..Default::default() }
-}
-
-pub fn graph_attr(name: &str, g: GraphProto) -> AttributeProto {
-    AttributeProto {
-        name: name.into(),
-        r#type: attribute_type::GRAPH,
-        g: Some(Box::new(g)),
-        ..Default::default()
-    }
-}
-
-pub fn reference(name: &str, to: &str, ty: i32) -> AttributeProto {
-    AttributeProto { name: name.into(), ref_attr_name: to.into(), r#type: ty, ..Default::default() }
-}
-
-/// A value with dims; negative ones are symbols `N1`, `N2`, ...
-pub fn value(name: &str, dtype: DType, dims: &[i64]) -> ValueInfoProto {
-    let dim = |&d: &i64| DimensionProto {
-        value: Some(if d < 0 {
-            DimensionValue::DimParam(format!("N{}", -d))
-        } else {
-            DimensionValue::DimValue(d)
-        }),
-    };
-    let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
-    let tensor = TensorTypeProto { elem_type: data_type(dtype), shape };
-    ValueInfoProto { name: name.into(), r#type: Some(TypeProto { value: Some(TypeValue::Tensor(tensor)) }) }
-}
-
-/// A value without a type.
-pub fn untyped(name: &str) -> ValueInfoProto {
-    ValueInfoProto { name: name.into(), r#type: None }
-}
-
-pub fn graph(nodes: Vec<NodeProto>, inputs: Vec<ValueInfoProto>, outputs: &[&str]) -> GraphProto {
-    GraphProto {
-        name: "g".into(),
-        node: nodes,
-        input: inputs,
-        output: outputs.iter().map(|&o| untyped(o)).collect(),
-        ..GraphProto::default()
-    }
-}
-
-pub fn model(opset: i64, graph: GraphProto) -> ModelProto {
-    ModelProto {
-        ir_version: 8,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: opset }],
-        graph: Some(graph),
-        ..ModelProto::default()
-    }
-}
 
 pub fn f32s(dims: &[usize], values: &[f32]) -> Tensor {
     Tensor::from_slice(dims, values).unwrap()

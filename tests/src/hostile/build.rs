@@ -1,68 +1,18 @@
-//! Small messages, in few words.
+//! Models of one graph with constants, in few words.
 
 use bytes::Bytes;
 use kiln::ir::{DType, Tensor};
+use kiln::loaders::onnx::make;
+pub use kiln::loaders::onnx::make::{
+    float, graph_attr, int, ints, node, opset, raw_value, string, tensor_attr, untyped, value,
+};
 use kiln::loaders::onnx::proto::*;
-use kiln::loaders::onnx::tensor::{data_type, tensor_proto};
+use kiln::loaders::onnx::tensor::tensor_proto;
 use prost::Message;
-
-pub fn node(op: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {
-    NodeProto {
-        op_type: op.to_owned(),
-        name: format!("n_{}", outputs.first().copied().unwrap_or("")),
-        input: inputs.iter().map(|&s| s.to_owned()).collect(),
-        output: outputs.iter().map(|&s| s.to_owned()).collect(),
-        attribute,
-        ..NodeProto::default()
-    }
-}
-
-pub fn int(name: &str, v: i64) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: attribute_type::INT, i: Some(v), ..Default::default() }
-}
-
-pub fn ints(name: &str, v: &[i64]) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: attribute_type::INTS, ints: v.to_vec(), ..Default::default() }
-}
-
-pub fn float(name: &str, v: f32) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: attribute_type::FLOAT, f: Some(v), ..Default::default() }
-}
-
-pub fn string(name: &str, v: &str) -> AttributeProto {
-    let s = Some(Bytes::copy_from_slice(v.as_bytes()));
-    AttributeProto { name: name.into(), r#type: attribute_type::STRING, s, ..Default::default() }
-}
-
-pub fn graph_attr(name: &str, g: GraphProto) -> AttributeProto {
-    let g = Some(Box::new(g));
-    AttributeProto { name: name.into(), r#type: attribute_type::GRAPH, g, ..Default::default() }
-}
-
-pub fn tensor_attr(name: &str, t: TensorProto) -> AttributeProto {
-    let t = Some(Box::new(t));
-    AttributeProto { name: name.into(), r#type: attribute_type::TENSOR, t, ..Default::default() }
-}
-
-/// A value of a dtype's number and dims.
-pub fn raw_value(name: &str, elem_type: i32, dims: &[i64]) -> ValueInfoProto {
-    let dim = |&d: &i64| DimensionProto { value: Some(DimensionValue::DimValue(d)) };
-    let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
-    let tensor = TensorTypeProto { elem_type, shape };
-    ValueInfoProto { name: name.into(), r#type: Some(TypeProto { value: Some(TypeValue::Tensor(tensor)) }) }
-}
-
-pub fn value(name: &str, dtype: DType, dims: &[i64]) -> ValueInfoProto {
-    raw_value(name, data_type(dtype), dims)
-}
 
 /// An f32 value.
 pub fn floats(name: &str, dims: &[i64]) -> ValueInfoProto {
     value(name, DType::F32, dims)
-}
-
-pub fn untyped(name: &str) -> ValueInfoProto {
-    ValueInfoProto { name: name.into(), r#type: None }
 }
 
 pub fn graph(
@@ -71,18 +21,7 @@ pub fn graph(
     constants: Vec<TensorProto>,
     outputs: &[&str],
 ) -> GraphProto {
-    GraphProto {
-        name: "g".into(),
-        node: nodes,
-        input: inputs,
-        initializer: constants,
-        output: outputs.iter().map(|&o| untyped(o)).collect(),
-        ..GraphProto::default()
-    }
-}
-
-pub fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
-    OperatorSetIdProto { domain: domain.to_owned(), version }
+    GraphProto { initializer: constants, ..make::graph(nodes, inputs, outputs) }
 }
 
 pub fn model(graph: GraphProto) -> ModelProto {

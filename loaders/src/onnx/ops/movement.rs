@@ -318,7 +318,9 @@ fn split(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let x = cx.input(0)?;
     let axis = cx.attrs.int_or("axis", 0)?;
     let sizes = match ints_operand(cx, "split", 1)? {
-        Some(sizes) => sizes,
+        // As many pieces as the node has results, whatever is known of the operand.
+        Some(sizes) if cx.shape(sizes).is_ok_and(|d| d.iter().all(|d| d.as_known().is_some())) => sizes,
+        Some(sizes) => cx.b.reshape(sizes, &[Dim::known(cx.node.output.len() as i64)])?,
         None => {
             let count = cx.attrs.int_or("num_outputs", cx.node.output.len() as i64)?;
             even_pieces(cx, x, axis, count)?
@@ -436,8 +438,14 @@ fn depth_to_space(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let x = cx.input(0)?;
     let b = Dim::known(block(cx)?);
     let [n, c, h, w] = image_dims(cx, x)?;
-    let inner =
-        c.exact_div(&(&b * &b)).ok_or_else(|| OpError::invalid("channels do not divide by blocksize²"))?;
+    let inner = match c.exact_div(&(&b * &b)) {
+        Some(inner) => inner,
+        None if c.as_known().is_some() => {
+            return Err(OpError::invalid("channels do not divide by blocksize²"));
+        }
+        // The reshape fails when the program runs with channels that do not divide.
+        None => c.floor_div(&(&b * &b)),
+    };
     let (split, perm): (Vec<Dim>, [usize; 6]) = match cx.attrs.string_or("mode", "DCR")?.as_str() {
         "DCR" => {
             (vec![n.clone(), b.clone(), b.clone(), inner.clone(), h.clone(), w.clone()], [0, 3, 4, 1, 5, 2])

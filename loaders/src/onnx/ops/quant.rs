@@ -28,7 +28,13 @@ fn granularity(cx: &Cx<'_, '_, '_>, x: Value, scale: Value) -> Result<Granularit
     if block == 0 && single {
         return Ok(Granularity { axis: None, block });
     }
-    Ok(Granularity { axis: Some(cx.axis(axis, cx.rank(x)?)?), block })
+    let axis = match (cx.rank(x), usize::try_from(axis)) {
+        (Ok(rank), _) => cx.axis(axis, rank)?,
+        // From the front, an axis is what it is whatever the rank.
+        (Err(_), Ok(axis)) => axis,
+        (Err(error), Err(_)) => return Err(error),
+    };
+    Ok(Granularity { axis: Some(axis), block })
 }
 
 /// The operand `zero_point`, or zeros of `dtype` in the shape of the scale.

@@ -1,0 +1,184 @@
+//! Whether outputs agree: integers and bools are equal, floats within units in the last place; where nodes magnify
+//! rounding errors, results lie where those of the evaluator lie when the operands and results of every node are off by as
+//! much as it may round.
+
+use std::collections::BTreeMap;
+
+use kiln::ir::{DType, Datum, Evaluator, GraphId, Module, Scalar, Tensor};
+use kiln::loaders::onnx::make::raw_value;
+use kiln::loaders::onnx::proto::ModelProto;
+
+use crate::agreement::{DISTURBED_RUNS, close, range, unit, within};
+use crate::choices::mix;
+use crate::random_model::{Model, Rounding, Step, load};
+
+/// Agreement with a model's outputs.
+pub struct Agreement<'m> {
+    model: &'m Model,
+    /// Made when something is suspect.
+    steps: Option<Vec<Loaded>>,
+    runs: Vec<Vec<Option<Tensor>>>,
+}
+
+/// A node, ready to be evaluated with disturbed operands.
+struct Loaded {
+    module: Module,
+    entry: GraphId,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    rounding: Rounding,
+}
+
+impl<'m> Agreement<'m> {
+    /// Agreement with what the model computes.
+    pub fn new(model: &'m Model) -> Self {
+        Agreement { model, steps: None, runs: vec![] }
+    }
+
+    /// Fails with the first element that does not agree.
+    pub fn compare(&mut self, want: &[Tensor], got: &[Tensor]) -> Result<(), String> {
+        if want.len() != got.len() {
+            return Err(format!("{} outputs instead of {}", got.len(), want.len()));
+        }
+        for (i, (want, got)) in want.iter().zip(got).enumerate() {
+            self.tensor(i, want, got).map_err(|reason| format!("output {i}{reason}"))?;
+        }
+        Ok(())
+    }
+
+    fn tensor(&mut self, output: usize, want: &Tensor, got: &Tensor) -> Result<(), String> {
+        if want.dtype() != got.dtype() {
+            return Err(format!(" is {} instead of {}", got.ty(), want.ty()));
+        }
+        if want.dims() != got.dims() {
+            // A count of elements may hang on a rounding.
+            let allowed = |run: &Option<Tensor>| run.as_ref().is_none_or(|t| t.dims() == got.dims());
+            if self.others(output, DISTURBED_RUNS[2]).iter().any(allowed) {
+                return Ok(());
+            }
+            return Err(format!(" is {} instead of {}", got.ty(), want.ty()));
+        }
+        let (Some(a), Some(b)) = (want.to_scalars(), got.to_scalars()) else {
+            return if want == got { Ok(()) } else { Err(" has other elements".to_owned()) };
+        };
+        let dtype = want.dtype();
+        let mut suspects: Vec<usize> = (0..a.len()).filter(|&i| !close(dtype, a[i], b[i])).collect();
+        for count in DISTURBED_RUNS {
+            if suspects.is_empty() {
+                return Ok(());
+            }
+            let runs = self.others(output, count);
+            // Where a node fails or gives another shape when its operands are a little off, nothing is certain.
+            if runs.iter().any(|run| run.as_ref().is_none_or(|t| t.dims() != want.dims())) {
+                return Ok(());
+            }
+            suspects.retain(|&i| !within(dtype, a[i], b[i], &elements(runs, i)));
+        }
+        let Some(&i) = suspects.first() else { return Ok(()) };
+        let runs = self.others(output, DISTURBED_RUNS[2]);
+        let (low, high) = range(a[i], &elements(runs, i));
+        let count = suspects.len();
+        Err(format!(
+            "[{i}] of {} is {:?}, the evaluator's is {:?}, with errors {low:e} to {high:e}; {count} such elements",
+            want.ty(),
+            b[i],
+            a[i]
+        ))
+    }
+
+    /// The output in so many disturbed runs.
+    fn others(&mut self, output: usize, count: u64) -> &[Option<Tensor>] {
+        let steps = self.steps.get_or_insert_with(|| self.model.steps.iter().filter_map(open).collect());
+        let names = self.model.outputs();
+        if self.runs.is_empty() {
+            self.runs = vec![vec![]; names.len()];
+        }
+        let have = self.runs.first().map_or(0, Vec::len) as u64;
+        for seed in have..count {
+            let values = disturbed(self.model, steps, seed);
+            for (name, runs) in names.iter().zip(&mut self.runs) {
+                runs.push(values.get(name).and_then(|d| d.as_tensor().cloned()));
+            }
+        }
+        self.runs.get(output).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn elements(runs: &[Option<Tensor>], i: usize) -> Vec<Scalar> {
+    runs.iter().flatten().filter_map(|t| t.element(i)).collect()
+}
+
+/// A node whose float constants are operands, which may be disturbed, where it allows that.
+fn open(step: &Step) -> Option<Loaded> {
+    let mut opened = step.model.clone();
+    if let Some(graph) = &mut opened.graph {
+        let floats = |data_type: i32| matches!(data_type, 1 | 10 | 11 | 16);
+        for tensor in graph.initializer.iter().filter(|t| floats(t.data_type)) {
+            graph.input.push(raw_value(&tensor.name, tensor.data_type, &tensor.dims));
+        }
+        graph.initializer.retain(|t| !floats(t.data_type));
+    }
+    let loaded = |model: &ModelProto| {
+        let module = load(model).ok()?;
+        let graph = model.graph.as_ref()?;
+        let inputs = graph.input.iter().map(|i| i.name.clone()).collect();
+        let outputs = graph.output.iter().map(|o| o.name.clone()).collect();
+        let entry = *module.entries().first()?;
+        Some(Loaded { entry, module, inputs, outputs, rounding: step.rounding })
+    };
+    loaded(&opened).or_else(|| loaded(&step.model))
+}
+
+/// All values, when each node rounds at random within its bounds. What fails has none.
+fn disturbed(model: &Model, steps: &[Loaded], seed: u64) -> BTreeMap<String, Datum> {
+    let mut state = mix(seed ^ 0x5bf0_3635);
+    let made: Vec<&String> = steps.iter().flat_map(|s| &s.outputs).collect();
+    let mut values: BTreeMap<String, Datum> = model.values.clone();
+    values.retain(|name, _| !made.contains(&name));
+    for step in steps {
+        let operands: Option<Vec<Datum>> = step
+            .inputs
+            .iter()
+            .map(|name| values.get(name).map(|d| shaken(d, step.rounding, false, &mut state)))
+            .collect();
+        let Some(operands) = operands else { continue };
+        let Ok(results) = Evaluator::new(&step.module).run(step.entry, &operands) else { continue };
+        for (name, datum) in step.outputs.iter().zip(results) {
+            values.insert(name.clone(), shaken(&datum, step.rounding, true, &mut state));
+        }
+    }
+    values
+}
+
+fn shaken(datum: &Datum, rounding: Rounding, result: bool, state: &mut u64) -> Datum {
+    let Rounding::Units(units, least) = rounding else { return datum.clone() };
+    let Datum::Tensor(t) = datum else { return datum.clone() };
+    let dtype = t.dtype();
+    if !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
+        return datum.clone();
+    }
+    let (relative, smallest) = unit(dtype);
+    // Double precision has approximations of its own; the absolute part is that of single precision.
+    let least = if !result {
+        0.0
+    } else if dtype == DType::F64 {
+        least * 1e-8
+    } else {
+        least.max(smallest)
+    };
+    let units = if dtype.bits() < 32 { 1.0 } else { units };
+    let scalars: Vec<Scalar> = t
+        .to_scalars()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|s| match s {
+            Scalar::F(x) if x.is_finite() => {
+                *state = mix(*state);
+                let random = (*state >> 11) as f64 / (1u64 << 52) as f64 - 1.0;
+                Scalar::F(x + random * (units * relative * x.abs() + least))
+            }
+            other => other,
+        })
+        .collect();
+    Tensor::from_scalars(dtype, t.dims(), &scalars).map_or_else(|_| datum.clone(), Datum::Tensor)
+}
