@@ -79,6 +79,9 @@ pub struct Options {
     /// Prints a line for every case, not only for those that do not pass.
     #[arg(long)]
     verbose: bool,
+    /// Prints which operators the reference evaluator runs, and writes those of each case to this file as JSON.
+    #[arg(long)]
+    steps: Option<PathBuf>,
     /// Builds the worker optimized.
     #[arg(long)]
     release: bool,
@@ -102,6 +105,7 @@ impl Options {
             floor,
             timeout: 120,
             verbose: false,
+            steps: None,
             release: false,
             data: None,
         }
@@ -142,6 +146,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let timeout = Duration::from_secs(options.timeout);
     let verdicts = pool::run(&options.worker(program), &chosen, workers.unwrap_or(1), timeout)?;
     let outcome = report::print(&chosen, &verdicts, options.verbose);
+    if let Some(file) = &options.steps {
+        report::print_steps(&chosen, &verdicts, file)?;
+    }
     let draws = chosen.iter().filter(|case| case.draws.is_some()).count();
     println!("{draws} cases are random by definition: shape, range and frequencies are checked, not values");
     if release == Release::V1_23_2 {
