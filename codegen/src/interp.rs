@@ -288,6 +288,11 @@ impl Interp<'_> {
                 let bits = scalar_to_bits(dtype, self.val(*value)?);
                 scalar_from_bits(dtype, bits).ok_or_else(|| format!("{dst} has dtype {dtype}"))
             }
+            Op::Bits(value) => {
+                let (from, dtype) = (self.kernel.dtype(*value), self.kernel.dtype(dst));
+                let bits = scalar_to_bits(from, self.val(*value)?);
+                scalar_from_bits(dtype, bits).ok_or_else(|| format!("{dst} has dtype {dtype}"))
+            }
             Op::MulAdd(a, b, c) => match (self.val(*a)?, self.val(*b)?, self.val(*c)?) {
                 (Scalar::F(a), Scalar::F(b), Scalar::F(c)) if self.noise.is_some() => {
                     let dtype = self.kernel.dtype(dst);

@@ -4,10 +4,13 @@
 //! Bodies compute in f32 where the operands are narrower floats, and round the results once.
 
 mod attention;
+mod dynamic;
 mod formula;
 mod normal;
 mod recurrent;
 mod resize;
+
+pub use dynamic::decompose_dynamic;
 
 use crate::infer::InferError;
 use crate::op::{Composite, Quant, ReduceKind, Source};

@@ -139,6 +139,9 @@ fn encode_e8m0(value: f64, saturate: bool) -> u64 {
     if value <= 0.0 {
         return 0;
     }
+    if value.is_infinite() {
+        return 0xfe;
+    }
     // The next power of two, for a scale must not make what it divides overflow.
     let (fraction, exponent) = libm::frexp(value);
     let exponent = if fraction == 0.5 { exponent - 1 } else { exponent }.clamp(-127, 128);

@@ -214,8 +214,9 @@ impl Op {
             | Op::Index(_)
             | Op::Order(_)
             | Op::Quant(_)
-            | Op::Composite(_)
-            | Op::Dynamic(_) => false,
+            | Op::Composite(_) => false,
+            // It gives symbols their values.
+            Op::Dynamic(d) => matches!(d, Dynamic::Sizes { .. }),
         }
     }
 

@@ -96,6 +96,7 @@ pub fn for_each_slot(action: &Action, visit: &mut dyn FnMut(SlotId)) {
             all(results);
         }
         Action::Copy { from, to } => all(&[*from, *to]),
+        Action::Sizes { from, .. } => visit(*from),
         Action::Check { .. } => {}
         Action::StateRead { result: slot, .. } | Action::StateAssign { value: slot, .. } => visit(*slot),
     }

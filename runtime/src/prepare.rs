@@ -13,7 +13,7 @@ pub(crate) struct Prepared {
     pub input_symbols: Vec<u32>,
     /// Symbols that the caller's frame must provide: neither inputs nor results bind them.
     pub free_symbols: Vec<u32>,
-    /// Symbols that results of host and control steps bind during the run.
+    /// Symbols that results of host and control steps, and steps that read sizes, bind during the run.
     pub late_symbols: Vec<u32>,
     /// Per slot, the slot whose memory it uses.
     pub roots: Vec<SlotId>,
@@ -67,6 +67,7 @@ fn for_each_action_dim(action: &Action, visit: &mut dyn FnMut(&Dim)) {
             [&call.grid, &call.grain, &call.flops, &call.bytes].into_iter().for_each(visit);
         }
         Action::Check { left, right, .. } => [left, right].into_iter().for_each(visit),
+        Action::Sizes { dims, .. } => dims.iter().for_each(visit),
         Action::Host { .. }
         | Action::If { .. }
         | Action::Loop { .. }
@@ -85,7 +86,11 @@ pub(crate) fn results(action: &Action) -> &[SlotId] {
         | Action::Loop { results, .. }
         | Action::Call { results, .. } => results,
         Action::StateRead { result, .. } => std::slice::from_ref(result),
-        Action::Kernel(_) | Action::Copy { .. } | Action::Check { .. } | Action::StateAssign { .. } => &[],
+        Action::Kernel(_)
+        | Action::Copy { .. }
+        | Action::Check { .. }
+        | Action::Sizes { .. }
+        | Action::StateAssign { .. } => &[],
     }
 }
 
@@ -134,6 +139,13 @@ pub(crate) fn prepare(function: &Function, index: &SymbolIndex) -> Prepared {
     };
     let input_symbols = of_slots(&mut function.inputs.iter().copied());
     let mut late_symbols = of_slots(&mut function.steps.iter().flat_map(|s| results(&s.action)).copied());
+    for step in &function.steps {
+        if let Action::Sizes { dims, .. } = &step.action {
+            late_symbols.extend(dims.iter().filter_map(Dim::as_symbol).filter_map(|s| index.get(s)));
+        }
+    }
+    late_symbols.sort_unstable();
+    late_symbols.dedup();
     late_symbols.retain(|s| input_symbols.binary_search(s).is_err());
     let mut free_symbols = mentioned(function, index);
     free_symbols
@@ -200,6 +212,7 @@ fn items(function: &Function, prepared: &Prepared, is_eager: &dyn Fn(&Dim) -> bo
             | Action::If { .. }
             | Action::Loop { .. }
             | Action::Call { .. }
+            | Action::Sizes { .. }
             | Action::StateRead { .. }
             | Action::StateAssign { .. } => ItemKind::Single,
         };

@@ -297,6 +297,14 @@ pub enum Action {
         /// Results.
         results: Vec<SlotId>,
     },
+    /// Gives symbols the elements of an i64 vector, one for each dim: a dim that is a symbol without a value takes the
+    /// element, any other must have it. A negative element is an error.
+    Sizes {
+        /// The vector.
+        from: SlotId,
+        /// The dims.
+        dims: Vec<Dim>,
+    },
     /// Copies all bytes of a tensor into another slot of the same size.
     Copy {
         /// Source.

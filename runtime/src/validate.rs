@@ -185,6 +185,7 @@ impl FunctionCheck<'_> {
             }
             Action::StateAssign { state, .. } => self.check_state(state.index()),
             Action::Check { .. } => Ok(()),
+            Action::Sizes { from, .. } => self.check_dense(*from),
             Action::Call { function, operands, results } => {
                 self.check_call(*function, operands.len(), results)
             }

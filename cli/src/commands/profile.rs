@@ -115,6 +115,7 @@ fn step_name(program: &Program, id: StepId) -> (String, String) {
         Action::Call { .. } => "call".to_owned(),
         Action::Copy { .. } => "copy".to_owned(),
         Action::Check { .. } => "check".to_owned(),
+        Action::Sizes { .. } => "sizes".to_owned(),
         Action::StateRead { .. } => "state read".to_owned(),
         Action::StateAssign { .. } => "state assign".to_owned(),
     };

@@ -1,8 +1,10 @@
 //! The driver: a module and a target in, an image out.
 
-use kiln_ir::decompose::decompose;
-use kiln_ir::{GraphId, InferError, Module, NodeId, Op, Patch};
+use kiln_ir::decompose::{decompose, decompose_dynamic};
+use kiln_ir::op::Dynamic;
+use kiln_ir::{GraphId, InferError, Module, Node, NodeId, Op, Patch, Type};
 use kiln_runtime::cpu::Tier;
+use rustc_hash::FxHashSet;
 
 use super::contract::Tuning;
 use super::function::node_name;
@@ -61,7 +63,7 @@ pub fn compile(module: &Module, options: &Options) -> Result<Compiled, CompileEr
     }
 }
 
-/// The module with its composites decomposed, if it has any.
+/// The module with its composites decomposed, and what shows its shape when it runs, if it has any.
 fn decomposed(module: &Module) -> Result<Option<Module>, CompileError> {
     let mut current: Option<Module> = None;
     let mut at = 0;
@@ -69,21 +71,22 @@ fn decomposed(module: &Module) -> Result<Option<Module>, CompileError> {
     while at < current.as_ref().unwrap_or(module).graphs().len() {
         let id = GraphId::new(at);
         at += 1;
-        let found = |m: &Module| -> Vec<NodeId> {
-            let composite =
-                |(n, node): (NodeId, &kiln_ir::Node)| matches!(node.op, Op::Composite(_)).then_some(n);
-            m.graph(id).scheduled().filter_map(composite).collect()
-        };
+        let mut whole: FxHashSet<NodeId> = FxHashSet::default();
         // A composite may decompose into composites.
         const ROUNDS: usize = 8;
         for _ in 0..ROUNDS {
-            let nodes = found(current.as_ref().unwrap_or(module));
+            let graph = current.as_ref().unwrap_or(module).graph(id);
+            let found =
+                |(n, node): (NodeId, &Node)| (decomposes(&node.op) && !whole.contains(&n)).then_some(n);
+            let nodes: Vec<NodeId> = graph.scheduled().filter_map(found).collect();
             if nodes.is_empty() {
                 break;
             }
             let own = current.get_or_insert_with(|| module.clone());
             for node in nodes {
-                decompose_node(own, id, node)?;
+                if !decompose_node(own, id, node)? {
+                    whole.insert(node);
+                }
             }
             own.remove_dead_nodes(id);
         }
@@ -91,14 +94,30 @@ fn decomposed(module: &Module) -> Result<Option<Module>, CompileError> {
     Ok(current)
 }
 
-fn decompose_node(module: &mut Module, id: GraphId, node: NodeId) -> Result<(), CompileError> {
+fn decomposes(op: &Op) -> bool {
+    match op {
+        Op::Composite(_) => true,
+        Op::Dynamic(op) => !matches!(op, Dynamic::Sizes { .. }),
+        _ => false,
+    }
+}
+
+/// Puts the body of a node in its place; says whether it has one.
+fn decompose_node(module: &mut Module, id: GraphId, node: NodeId) -> Result<bool, CompileError> {
     let graph = module.graph(id);
     let data = graph.node(node);
-    let Op::Composite(op) = &data.op else { return Ok(()) };
     let name = node_name(graph, data);
     let failed = |reason: String| CompileError::Node { node: name.clone(), reason };
     let mut patch = Patch::before(module, graph, node);
-    let edit = decompose(op, &mut patch, &data.operands).and_then(|results| {
+    let body = match &data.op {
+        Op::Composite(op) => decompose(op, &mut patch, &data.operands),
+        Op::Dynamic(op) => {
+            let types: Vec<Type> = data.results.iter().map(|&v| graph.ty(v).clone()).collect();
+            decompose_dynamic(op, &mut patch, &data.operands, &types)
+        }
+        _ => return Ok(false),
+    };
+    let edit = body.and_then(|results| {
         if results.len() != data.results.len() {
             return Err(InferError::new("the decomposition has another number of results"));
         }
@@ -109,11 +128,11 @@ fn decompose_node(module: &mut Module, id: GraphId, node: NodeId) -> Result<(), 
         Ok(patch.finish())
     });
     match edit {
-        Ok(edit) => module.apply(id, edit).map_err(|e| failed(e.to_string())),
+        Ok(edit) => module.apply(id, edit).map_err(|e| failed(e.to_string())).map(|()| true),
         // Without a decomposition the evaluator runs the node whole.
         Err(e) => {
-            tracing::debug!(node = name, reason = %e, "composite is not decomposed");
-            Ok(())
+            tracing::debug!(node = name, reason = %e, "a node is not decomposed");
+            Ok(false)
         }
     }
 }

@@ -347,6 +347,10 @@ impl<'a> Emitter<'a> {
                 let value = self.emit(b, *t);
                 b.cast(value, dtype)
             }
+            Term::Bits(t) => {
+                let value = self.emit(b, *t);
+                b.bits(value, dtype)
+            }
             Term::Index(expr) => {
                 let ix = self.ix(b, expr);
                 b.index(ix)

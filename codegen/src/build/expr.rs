@@ -368,7 +368,7 @@ pub fn reshape_index(index: &[Expr], to: &[Dim], from: &[Dim], axes: &Axes) -> V
             continue;
         }
         let flat = flatten(&index[t0..t], &to[t0..t]);
-        unflatten(&flat, &from[f0..f], axes, &mut result);
+        result.extend(unflatten(&flat, &from[f0..f], axes));
     }
     result
 }
@@ -397,14 +397,14 @@ fn runs(to: &[Dim], from: &[Dim]) -> Option<(usize, usize)> {
     None
 }
 
-/// Appends the coordinates of position `flat` in a tensor of `dims`.
-fn unflatten(flat: &Expr, dims: &[Dim], axes: &Axes, out: &mut Vec<Expr>) {
-    let strides = strides(dims);
-    for (i, (dim, stride)) in dims.iter().zip(&strides).enumerate() {
-        let quotient = flat.div(stride, axes);
+/// The coordinates of position `flat` in a tensor of `dims`.
+pub fn unflatten(flat: &Expr, dims: &[Dim], axes: &Axes) -> Vec<Expr> {
+    let coordinate = |(i, (dim, stride)): (usize, (&Dim, Dim))| {
+        let quotient = flat.div(&stride, axes);
         // The first coordinate cannot exceed its dim.
-        out.push(if i == 0 { quotient } else { quotient.modulo(dim, axes) });
-    }
+        if i == 0 { quotient } else { quotient.modulo(dim, axes) }
+    };
+    dims.iter().zip(strides(dims)).enumerate().map(coordinate).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! One graph as a function of the program: every node becomes kernels, a view, a control step or a host step.
 
-use kiln_ir::op::{Attr, Control, Movement, Object, Source};
-use kiln_ir::{Dim, Graph, Node, NodeId, Op, Symbol, Tensor, Type, Value};
+use kiln_ir::op::{Attr, Control, Dynamic, Host, Movement, Object, Source};
+use kiln_ir::{DType, Dim, Graph, Node, NodeId, Op, Symbol, Tensor, Type, Value};
 use kiln_runtime::plan::{byte_size, fixed_layout};
 use kiln_runtime::program::{
     Access, Action, BufferArg, ConstantId, Function, KernelCall, KernelId, Relation, SlotId, StateId, Step,
@@ -178,6 +178,19 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
                 }
                 self.single(scope, id)
             }
+            Op::Host(Host::BitCast { to }) if *to != DType::Bool => {
+                if self.view(scope, id, Dim::known(0))? {
+                    return Ok(());
+                }
+                self.single(scope, id)
+            }
+            Op::Dynamic(Dynamic::Sizes { dims }) => {
+                let from = self.slot(scope, node.operands[0])?;
+                scope.values.insert(node.results[0], Bound::Slot(from));
+                self.bound.extend(dims.iter().filter_map(|d| d.as_symbol().cloned()));
+                self.push(scope, id, Action::Sizes { from, dims: dims.clone() });
+                Ok(())
+            }
             _ => self.single(scope, id),
         }
     }
@@ -211,7 +224,8 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
         Attr::visit_dims(ty, &mut |d| self.bound.extend(d.as_symbol().cloned()));
     }
 
-    /// Refuses kernels for results whose size shows only when they are computed: host steps bind such symbols.
+    /// Refuses kernels for results whose size shows only when they are computed: host steps bind such symbols. Steps
+    /// that read sizes bind theirs before.
     fn sizes_known(&self, graph: &Graph, nodes: &[NodeId]) -> std::result::Result<(), Refusal> {
         let mut missing: Option<Symbol> = None;
         for &v in nodes.iter().flat_map(|n| &graph.node(*n).results) {
@@ -238,10 +252,12 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
             // A kernel wrote it in place already.
             return Ok(true);
         }
+        // A part of packed bits need not begin with a byte.
+        let least = if let Op::Movement(Movement::Reshape { .. }) = &node.op { 1 } else { 8 };
         let dense = |v: Value| {
             let ty = scope.graph.ty(v).as_tensor();
             ty.is_some_and(|t| {
-                t.dtype.bits() >= 8 && t.shape.rank().is_some() && !t.shape.numel().is_unknown()
+                t.dtype.bits() >= least && t.shape.rank().is_some() && !t.shape.numel().is_unknown()
             })
         };
         if !dense(v) || !dense(of) || self.sizes_known(scope.graph, &[id]).is_err() {
@@ -556,7 +572,8 @@ fn wish_outputs(scope: &mut Scope<'_>) {
 fn view_root(graph: &Graph, v: Value) -> Value {
     let mut at = v;
     while let Some((_, node)) = graph.def_node(at)
-        && let Op::Movement(Movement::Reshape { .. } | Movement::Slice { .. }) = &node.op
+        && let Op::Movement(Movement::Reshape { .. } | Movement::Slice { .. })
+        | Op::Host(Host::BitCast { .. }) = &node.op
     {
         at = node.operands[0];
     }

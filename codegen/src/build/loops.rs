@@ -1,14 +1,15 @@
 //! Schedules of elementwise and reducing kernels: which axes are the parallel grid, which loop is the vector loop,
 //! how much a grid point and a chunk do.
 
-use kiln_ir::{DType, Dim, Tensor, Value};
+use kiln_ir::{DType, Dim, Prim, Tensor, Value};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::emit::{Emitter, Group, Param, is_joint};
-use super::expr::{Atom, Axes, AxisId, Expr, flatten};
-use super::term::{Term, TermId, Terms};
-use super::trace::{Fit, Refusal, Region, SourceTensor, Trace};
+use super::expr::{Atom, Axes, AxisId, Expr, flatten, unflatten};
+use super::small::is_small;
+use super::term::{InRange, Literal, Term, TermId, Terms};
+use super::trace::{Fit, Refusal, Region, SourceTensor, Trace, kernel_type};
 use crate::kir::{BufferId, Ix, Kernel, KernelBuilder, LoopKind};
 use crate::schedule::{WHOLE_ROWS, channel_block};
 
@@ -91,7 +92,11 @@ pub fn lower_loops(
     name: &str,
 ) -> Result<Lowered, Refusal> {
     let first = *region.outputs.first().ok_or_else(|| Refusal::new("a region without outputs"))?;
-    let dims = super::trace::kernel_type(region.graph, first)?.1.to_vec();
+    let (dtype, dims) = kernel_type(region.graph, first)?;
+    if region.outputs.iter().any(|&v| kernel_type(region.graph, v).is_ok_and(|t| t.0.is_packed())) {
+        return lower_packed(region, constants, dtype, dims, name);
+    }
+    let dims = dims.to_vec();
     let mut factors: Vec<Vec<Dim>> = dims.iter().map(|d| vec![d.clone()]).collect();
     if let Some(piece) = piece {
         factors[piece.axis] = vec![piece.extent.clone()];
@@ -115,11 +120,51 @@ pub fn lower_loops(
 fn trace_roots(trace: &mut Trace<'_, '_>, region: &Region<'_>, index: &[Expr]) -> Result<Vec<Root>, Refusal> {
     let mut roots = vec![];
     for (output, &v) in region.outputs.iter().enumerate() {
-        let term = trace.value(v, index, &[])?;
+        let mut term = trace.value(v, index, &[])?;
         let offset = flatten(index, trace.dims(v)?);
-        roots.push(Root { output, dtype: trace.dtype(v)?, term, offset });
+        let mut dtype = trace.dtype(v)?;
+        if is_small(dtype) {
+            let bits = trace.narrowed(term, dtype)?;
+            (term, dtype) = (trace.terms.cast(bits, DType::U8), DType::U8);
+        }
+        roots.push(Root { output, dtype, term, offset });
     }
     Ok(roots)
+}
+
+/// Lowers an output of which several elements share a byte, as a loop over its bytes.
+fn lower_packed(
+    region: &Region<'_>,
+    constants: &dyn Fn(Value) -> Option<Tensor>,
+    dtype: DType,
+    dims: &[Dim],
+    name: &str,
+) -> Result<Lowered, Refusal> {
+    let [v] = *region.outputs.as_slice() else { return Err(Refusal::new("several outputs of packed bits")) };
+    let bits = dtype.bits() as i64;
+    let each = 8 / bits;
+    let count = dims.iter().try_fold(1i64, |n, d| n.checked_mul(d.as_known()?));
+    let count = count.ok_or_else(|| Refusal::new("packed bits of symbolic size"))?;
+    let mut trace = Trace::new(region, constants);
+    let axis = trace.axes.add(Dim::known(count).ceil_div(&Dim::known(each)));
+    let mut byte = trace.terms.add(Term::Const(Literal::I(0)), DType::U32);
+    for place in 0..each {
+        let flat = Expr::axis(axis).times(&Dim::known(each)).plus_dim(&Dim::known(place));
+        let upper = Dim::known(count);
+        // The last byte may be of fewer elements.
+        let guards = if count % each == 0 { vec![] } else { vec![InRange { index: flat.clone(), upper }] };
+        let index = unflatten(&flat, dims, &trace.axes);
+        let value = trace.value(v, &index, &guards)?;
+        let element = trace.narrowed(value, dtype)?;
+        let nothing = trace.terms.add(Term::Const(Literal::I(0)), DType::U32);
+        let element = trace.padded(element, &guards, nothing);
+        let shift = trace.terms.add(Term::Const(Literal::I(i128::from(place * bits))), DType::U32);
+        let moved = trace.terms.apply(Prim::Shl, &[element, shift]);
+        byte = trace.terms.apply(Prim::Or, &[byte, moved]);
+    }
+    let term = trace.terms.cast(byte, DType::U8);
+    let roots = vec![Root { output: 0, dtype: DType::U8, term, offset: Expr::axis(axis) }];
+    schedule(trace, region, vec![axis], roots, name)
 }
 
 /// Iteration axes of a shape; a dim may be several axes.

@@ -23,6 +23,8 @@ mod region;
 mod relayout;
 mod rows;
 mod scope;
+mod serial;
+mod small;
 mod tables;
 mod term;
 mod trace;

@@ -7,6 +7,8 @@ use rustc_hash::FxHashSet;
 
 use super::contract::{Tuning, lower_contract};
 use super::loops::{Lowered, Piece, lower_loops};
+use super::serial::lower_serial;
+use super::small::is_small;
 use super::trace::{Refusal, Region, kernel_type};
 use super::winograd::lower_winograd;
 
@@ -21,6 +23,9 @@ pub fn lower_hero(
     tuning: Tuning,
     name: &str,
 ) -> Result<Lowered, Refusal> {
+    if region.outputs.iter().any(|&v| kernel_type(region.graph, v).is_ok_and(|t| is_small(t.0))) {
+        return Err(Refusal::new("a small result of a contraction"));
+    }
     let mut heroes = nodes.iter().copied().filter(|n| is_hero(&region.graph.node(*n).op));
     match (heroes.next(), heroes.next()) {
         (Some(hero), None) => match lower_winograd(region, hero, constants, tuning, name) {
@@ -48,6 +53,11 @@ pub fn lower_region(
     for &v in &region.outputs {
         kernel_type(region.graph, v)?;
     }
+    if let [id] = *nodes
+        && let Some(lowered) = lower_serial(region, region.graph.node(id), constants, name)
+    {
+        return lowered.map(|kernel| vec![kernel]);
+    }
     let heroes = nodes.iter().filter(|n| is_hero(&region.graph.node(**n).op)).count();
     if heroes > 1 || (heroes == 1 && nodes.len() > MOST_WITH_HERO) {
         return Err(Refusal::new("a contraction among many operators"));
@@ -74,6 +84,9 @@ fn pieces(region: &Region<'_>, nodes: &[NodeId]) -> Vec<Piece> {
     let graph = region.graph;
     let shape = |v: Value| kernel_type(graph, v).map(|(_, dims)| dims);
     let [output] = region.outputs.as_slice() else { return vec![] };
+    if kernel_type(graph, *output).is_ok_and(|t| t.0.is_packed()) {
+        return vec![];
+    }
     let found = nodes.iter().map(|n| graph.node(*n)).find_map(|node| match &node.op {
         Op::Movement(Movement::Concat { axis }) if shape(node.results[0]) == shape(*output) => {
             Some((*axis, &node.operands))

@@ -72,6 +72,8 @@ pub enum Term {
     Apply(Prim, SmallVec<[TermId; 3]>),
     /// A conversion to the term's dtype.
     Cast(TermId),
+    /// The same bits as a number of the term's dtype.
+    Bits(TermId),
     /// An index as an i64.
     Index(Expr),
     /// `item` combined over axes, outermost first; they are bound here.
@@ -185,7 +187,9 @@ impl Terms {
             Term::Apply(_, operands) => {
                 operands.iter().for_each(|t| axes.extend_from_slice(&self.get(*t).axes));
             }
-            Term::Cast(t) | Term::Reduce { item: t, .. } => axes.extend_from_slice(&self.get(*t).axes),
+            Term::Cast(t) | Term::Bits(t) | Term::Reduce { item: t, .. } => {
+                axes.extend_from_slice(&self.get(*t).axes)
+            }
             Term::Index(e) => of_expr(e, axes),
         }
     }
@@ -246,7 +250,7 @@ impl Terms {
             if data.axes.contains(&axis) {
                 work += match &data.term {
                     Term::Apply(prim, _) => weight(*prim),
-                    Term::Load { .. } | Term::Cast(_) | Term::Index(_) => 1,
+                    Term::Load { .. } | Term::Cast(_) | Term::Bits(_) | Term::Index(_) => 1,
                     Term::Const(_) | Term::Accumulator | Term::Reduce { .. } => 0,
                 };
             }
@@ -288,7 +292,9 @@ impl Terms {
                         && xs.len() == ys.len()
                         && pairs.all(|(&x, &y)| self.same_renamed(x, y, from, equal))
                 }
-                (Term::Cast(x), Term::Cast(y)) => self.same_renamed(*x, *y, from, equal),
+                (Term::Cast(x), Term::Cast(y)) | (Term::Bits(x), Term::Bits(y)) => {
+                    self.same_renamed(*x, *y, from, equal)
+                }
                 (Term::Index(x), Term::Index(y)) => x.renamed(from, self).as_ref() == Some(y),
                 _ => false,
             };
@@ -301,6 +307,11 @@ impl Terms {
     /// A conversion; nothing where the dtype is right.
     pub fn cast(&mut self, value: TermId, dtype: DType) -> TermId {
         if self.dtype(value) == dtype { value } else { self.add(Term::Cast(value), dtype) }
+    }
+
+    /// The same bits as a number of `dtype`; nothing where the dtype is right.
+    pub fn bits(&mut self, value: TermId, dtype: DType) -> TermId {
+        if self.dtype(value) == dtype { value } else { self.add(Term::Bits(value), dtype) }
     }
 
     /// An index as an i64 value.
@@ -339,7 +350,7 @@ impl Terms {
                 guards.iter().for_each(|g| of_expr(&g.index, &mut found));
             }
             Term::Apply(_, operands) => found.extend(operands.iter().copied()),
-            Term::Cast(t) | Term::Reduce { item: t, .. } => found.push(*t),
+            Term::Cast(t) | Term::Bits(t) | Term::Reduce { item: t, .. } => found.push(*t),
             Term::Index(e) => of_expr(e, &mut found),
         }
         found
@@ -369,7 +380,12 @@ impl Terms {
                 guards.iter().for_each(|g| visit(&g.index, Use::Value));
             }
             Term::Index(e) => visit(e, Use::Value),
-            Term::Const(_) | Term::Accumulator | Term::Apply(..) | Term::Cast(_) | Term::Reduce { .. } => {}
+            Term::Const(_)
+            | Term::Accumulator
+            | Term::Apply(..)
+            | Term::Cast(_)
+            | Term::Bits(_)
+            | Term::Reduce { .. } => {}
         }
     }
 
@@ -379,7 +395,7 @@ impl Terms {
         let points = |of: &[AxisId]| of.iter().fold(Dim::known(1), |n, a| n * axes.extent(*a));
         let cost = |t: &TermId| match &self.get(*t).term {
             Term::Const(_) | Term::Accumulator => Dim::known(0),
-            Term::Load { .. } | Term::Cast(_) | Term::Index(_) => points(&self.get(*t).axes),
+            Term::Load { .. } | Term::Cast(_) | Term::Bits(_) | Term::Index(_) => points(&self.get(*t).axes),
             Term::Apply(p, _) => points(&self.get(*t).axes) * Dim::known(weight(*p)),
             Term::Reduce { axes: bound, .. } => points(&self.get(*t).axes) * points(bound),
         };

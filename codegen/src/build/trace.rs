@@ -2,13 +2,14 @@
 //! become primitives, movement becomes index arithmetic ([`super::movement`]), reductions bind axes
 //! ([`super::reduction`]).
 
-use kiln_ir::op::{Quant, Source};
+use kiln_ir::op::{Cast, Quant, Source};
 use kiln_ir::{
-    DClass, DType, Dim, Ew, Graph, NodeId, Op, Prim, ScalarExpr, ScalarNode, Tensor, Value, wrap_int,
+    DClass, DType, Dim, Ew, Graph, Node, NodeId, Op, Prim, ScalarExpr, ScalarNode, Tensor, Value, wrap_int,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::expr::{Axes, Expr, flatten};
+use super::small::{self, compute_dtype, is_small};
 use super::term::{InRange, Literal, Term, TermId, Terms};
 
 /// Why a part of a graph does not become one kernel; it is split, or runs on the host.
@@ -40,9 +41,9 @@ pub struct Region<'g> {
 pub struct SourceTensor {
     /// The value.
     pub value: Value,
-    /// Storage dtype.
+    /// Dtype of the elements that the kernel loads; bytes, where the value's are small.
     pub dtype: DType,
-    /// Dims.
+    /// Dims of the value.
     pub dims: Vec<Dim>,
     /// The data, if it is known at compile time.
     pub constant: Option<Tensor>,
@@ -101,6 +102,7 @@ pub struct Trace<'a, 'g> {
 pub fn is_kernel_dtype(dtype: DType) -> bool {
     use DType::*;
     matches!(dtype, Bool | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64 | F16 | BF16 | F32 | F64)
+        || is_small(dtype)
 }
 
 /// Dtype and dims of a value that kernels take: of known rank, without unknown dims, of a kernel dtype.
@@ -174,7 +176,7 @@ impl<'a, 'g> Trace<'a, 'g> {
     }
 
     /// The node of the region that computes `v`, unless an earlier kernel has stored it.
-    pub(super) fn definition(&self, v: Value) -> Option<&'g kiln_ir::Node> {
+    pub(super) fn definition(&self, v: Value) -> Option<&'g Node> {
         let inside = |id: &NodeId| self.region.nodes.contains(id) && !self.region.stored.contains(&v);
         self.graph().def_node(v).filter(|(id, _)| inside(id)).map(|(_, node)| node)
     }
@@ -185,13 +187,17 @@ impl<'a, 'g> Trace<'a, 'g> {
             let dtype = Ew::compute_dtype(self.dtype(v)?);
             return Ok(self.terms.add(Term::Accumulator, dtype));
         }
-        match self.definition(v) {
+        let node = self.definition(v);
+        if let Some(node) = node {
+            self.require_arithmetic(node)?;
+        }
+        match node {
             Some(node) => match &node.op {
                 Op::Elementwise(e) => {
                     let attrs: Vec<f64> = e.attrs.iter().map(|a| a.get()).collect();
                     self.elementwise(e.kind.body(), &attrs, v, &node.operands, index, guards)
                 }
-                Op::Cast(c) => self.convert(v, node.operands[0], c.to, index, guards),
+                Op::Cast(c) => self.convert(v, node.operands[0], c, index, guards),
                 Op::Source(s) => self.source_op(s, v, index, guards),
                 Op::Movement(m) => self.movement(m, v, &node.operands, index, guards),
                 Op::Index(i) => self.indexing(i, &node.operands, index, guards),
@@ -211,6 +217,21 @@ impl<'a, 'g> Trace<'a, 'g> {
         }
     }
 
+    /// Small numbers are converted, small integers also moved; no other operator computes with them here. Floats that are
+    /// moved would lose the bits of their NaNs.
+    fn require_arithmetic(&self, node: &Node) -> Result<(), Refusal> {
+        let (converts, moves) = match &node.op {
+            Op::Cast(c) => (self.dtype(node.operands[0])? != c.to, true),
+            Op::Quant(_) => (true, true),
+            Op::Source(_) | Op::Movement(_) | Op::Index(_) => (false, true),
+            _ => (false, false),
+        };
+        let values = node.operands.iter().chain(&node.results);
+        let refused = |d: &DType| is_small(*d) && !(converts || (moves && d.is_int()));
+        let small = values.filter_map(|&v| self.dtype(v).ok()).find(refused);
+        small.map_or(Ok(()), |dtype| Err(Refusal::new(format!("`{}` of {dtype}", node.op.mnemonic()))))
+    }
+
     /// A load of a value from outside the region.
     fn load(&mut self, v: Value, index: &[Expr], guards: &[InRange]) -> Result<TermId, Refusal> {
         let source = self.source(v)?;
@@ -219,8 +240,13 @@ impl<'a, 'g> Trace<'a, 'g> {
 
     fn load_source(&mut self, source: usize, index: &[Expr], guards: &[InRange]) -> Result<TermId, Refusal> {
         let tensor = &self.sources[source];
-        let dtype = Ew::compute_dtype(tensor.dtype);
-        if let Some(splat) = tensor.constant.as_ref().and_then(splat) {
+        let (stored, dtype) = (self.dtype(tensor.value)?, compute_dtype(tensor.dtype));
+        let constant = match is_small(stored) {
+            true => self.constant(tensor.value),
+            false => tensor.constant.clone(),
+        };
+        if let Some(splat) = constant.as_ref().and_then(splat) {
+            let dtype = compute_dtype(stored);
             return Ok(self.terms.add(Term::Const(splat), dtype));
         }
         let offset = flatten(index, &tensor.dims);
@@ -230,7 +256,15 @@ impl<'a, 'g> Trace<'a, 'g> {
         self.require_fit(source, index, guards)?;
         let otherwise = zero_of(dtype);
         let guards = guards.to_vec();
-        Ok(self.terms.add(Term::Load { source, offset, guards, otherwise }, dtype))
+        if !is_small(stored) {
+            return Ok(self.terms.add(Term::Load { source, offset, guards, otherwise }, dtype));
+        }
+        let place = match stored.is_packed() {
+            true => offset.div(&Dim::known((8 / stored.bits()) as i64), &self.axes),
+            false => offset.clone(),
+        };
+        let byte = self.terms.add(Term::Load { source, offset: place, guards, otherwise }, dtype);
+        self.widened(byte, stored, &offset)
     }
 
     /// Notes what keeps `index` inside the source. Axes of constant size need nothing: inference has seen them fit.
@@ -284,10 +318,19 @@ impl<'a, 'g> Trace<'a, 'g> {
             return Ok(at);
         }
         let (dtype, dims) = kernel_type(self.graph(), v)?;
-        let constant = self.graph().constant(v).cloned().or_else(|| (self.constants)(v));
+        let constant = self.constant(v);
+        let (dtype, constant) = match is_small(dtype) {
+            true => (DType::U8, constant.as_ref().and_then(small::raw)),
+            false => (dtype, constant),
+        };
         self.sources.push(SourceTensor { value: v, dtype, dims: dims.to_vec(), constant });
         self.source_of.insert(v, self.sources.len() - 1);
         Ok(self.sources.len() - 1)
+    }
+
+    /// The value's data, if it is known at compile time.
+    fn constant(&self, v: Value) -> Option<Tensor> {
+        self.graph().constant(v).cloned().or_else(|| (self.constants)(v))
     }
 
     fn elementwise(
@@ -363,11 +406,11 @@ impl<'a, 'g> Trace<'a, 'g> {
         &mut self,
         v: Value,
         operand: Value,
-        to: DType,
+        cast: &Cast,
         index: &[Expr],
         guards: &[InRange],
     ) -> Result<TermId, Refusal> {
-        let from = self.dtype(operand)?;
+        let (from, to) = (self.dtype(operand)?, cast.to);
         let narrows = to.is_float() && to.bits() < 32 && from != to;
         if narrows && !self.region.outputs.contains(&v) {
             return Err(Refusal::new("a value is rounded inside the kernel"));
@@ -377,7 +420,13 @@ impl<'a, 'g> Trace<'a, 'g> {
         }
         self.dtype(v)?;
         let x = self.value(operand, index, guards)?;
-        Ok(self.terms.cast(x, Ew::compute_dtype(to)))
+        match is_small(to) && from != to {
+            true => {
+                let x = if from == DType::F16 { self.unsigned_nan(x) } else { x };
+                self.convert_small(x, to, cast.saturate)
+            }
+            false => Ok(self.terms.cast(x, compute_dtype(to))),
+        }
     }
 
     fn source_op(
@@ -450,9 +499,12 @@ impl<'a, 'g> Trace<'a, 'g> {
         let scale = self.value(scale, &scale_at, guards)?;
         let zero = self.value(zero, &zero_at, guards)?;
         match op {
-            Quant::Quantize { to, .. } => self.quantize(value, scale, zero, *to),
+            Quant::Quantize { to, saturate, .. } => self.quantize(value, scale, zero, *to, *saturate),
             Quant::Dequantize { to, .. } => {
                 let float = Ew::compute_dtype(*to);
+                if self.terms.dtype(value) == DType::F32 && is_small(self.dtype(x)?) {
+                    return Ok(self.dequantize_small(value, scale, zero, float));
+                }
                 let shifted = if self.terms.dtype(value).is_int() && self.terms.dtype(value).bits() <= 32 {
                     let wide = if self.terms.dtype(value).bits() == 32 { DType::I64 } else { DType::I32 };
                     let (a, b) = (self.terms.cast(value, wide), self.terms.cast(zero, wide));
@@ -466,8 +518,18 @@ impl<'a, 'g> Trace<'a, 'g> {
         }
     }
 
-    fn quantize(&mut self, x: TermId, scale: TermId, zero: TermId, to: DType) -> Result<TermId, Refusal> {
+    fn quantize(
+        &mut self,
+        x: TermId,
+        scale: TermId,
+        zero: TermId,
+        to: DType,
+        saturate: bool,
+    ) -> Result<TermId, Refusal> {
         let float = self.terms.dtype(scale);
+        if is_small(to) && to.is_float() && float == DType::F32 {
+            return self.quantize_small(x, scale, zero, to, saturate);
+        }
         if !is_kernel_dtype(to) || !to.is_int() || to.bits() > 16 || !float.is_float() {
             return Err(Refusal::new(format!("quantization to {to}")));
         }
@@ -480,7 +542,7 @@ impl<'a, 'g> Trace<'a, 'g> {
         let (low, high) = (self.number(float, low as f64), self.number(float, high as f64));
         let above = self.terms.apply(Prim::Max, &[shifted, low]);
         let within = self.terms.apply(Prim::Min, &[above, high]);
-        Ok(self.terms.cast(within, to))
+        Ok(self.terms.cast(within, compute_dtype(to)))
     }
 
     /// `value` where all of `bounds` hold, else `fill`. A plain load carries the bounds itself.

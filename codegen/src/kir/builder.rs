@@ -203,6 +203,11 @@ impl KernelBuilder {
         if self.dtype(value) == dtype { value } else { self.define(dtype, Op::Cast(value)) }
     }
 
+    /// The bits of a number as another of as many; nothing where the dtype is right already.
+    pub fn bits(&mut self, value: Val, dtype: DType) -> Val {
+        if self.dtype(value) == dtype { value } else { self.define(dtype, Op::Bits(value)) }
+    }
+
     /// An index as an `i64` scalar.
     pub fn index(&mut self, index: impl Into<Ix>) -> Val {
         self.define(DType::I64, Op::Index(index.into()))

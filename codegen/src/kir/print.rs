@@ -177,6 +177,7 @@ impl fmt::Display for Op {
                 Ok(())
             }
             Op::Cast(value) => write!(f, "cast {value}"),
+            Op::Bits(value) => write!(f, "bits {value}"),
             Op::MulAdd(a, b, c) => write!(f, "muladd {a}, {b}, {c}"),
             Op::Index(index) => write!(f, "index {index}"),
         }

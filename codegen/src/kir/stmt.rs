@@ -66,6 +66,9 @@ pub enum Op {
     /// and saturates, NaN gives 0; integer to float and float to float round to nearest even; anything to bool is
     /// `!= 0`; bool to anything is 0 or 1.
     Cast(Val),
+    /// The bits of a number as another number of as many: `f32` and 32-bit integers, `f64` and 64-bit integers, or
+    /// integers of one width.
+    Bits(Val),
     /// `a * b + c` of one float dtype, rounded once or twice as the target prefers. Use it for sums of products.
     MulAdd(Val, Val, Val),
     /// An index as an `i64` scalar.

@@ -209,6 +209,11 @@ impl Verifier<'_> {
             }
             Op::Apply(prim, operands) => self.apply(dst, dtype, *prim, operands),
             Op::Cast(value) => self.val(*value).map(|_| ()),
+            Op::Bits(value) => {
+                let from = self.val(*value)?;
+                let fits = from.bits() == dtype.bits() && from != DType::Bool && dtype != DType::Bool;
+                ensure(fits, || format!("{dst} of dtype {dtype} has not the bits of {value} of {from}"))
+            }
             Op::MulAdd(a, b, c) => {
                 ensure(dtype.is_float(), || format!("{dst}: muladd of dtype {dtype}"))?;
                 [a, b, c].into_iter().try_for_each(|v| self.val_of(*v, dtype, "operand"))

@@ -7,7 +7,8 @@
 use super::formula::Formula;
 use super::{dims, node, positions};
 use crate::infer::InferError;
-use crate::op::{Composite, CoordinateMode, Index, Interpolation, NearestMode};
+use crate::infer::dynamic::normal_axes;
+use crate::op::{Composite, CoordinateMode, Dynamic, Index, Interpolation, NearestMode};
 use crate::{Build, DType, Dim, Ew, Scalar, Tensor, Value};
 
 /// Parameters of all formulas: result position, scale, sizes of operand and result, the result's size before rounding,
@@ -36,8 +37,8 @@ struct Axis {
     axis: usize,
     from: Dim,
     to: Dim,
-    scale: Option<f64>,
-    region: (f64, f64),
+    scale: Option<Numbers>,
+    region: (Numbers, Numbers),
 }
 
 pub(super) fn resize(op: &Composite, b: &mut dyn Build, x: Value) -> Result<Value, InferError> {
@@ -65,7 +66,93 @@ pub(super) fn resize(op: &Composite, b: &mut dyn Build, x: Value) -> Result<Valu
         exclude_outside: *exclude_outside,
         extrapolation: extrapolation.get(),
     };
-    let (dtype, shape) = (b.dtype(x)?, dims(b, x)?);
+    let shape = dims(b, x)?;
+    let crops = spec.coordinates == CoordinateMode::TfCropAndResize;
+    let mut axes = vec![];
+    for (axis, ((from, to), scale)) in shape.iter().zip(sizes).zip(scales).enumerate() {
+        let bound = |i: usize, default: f64| roi.get(i).filter(|_| crops).map_or(default, |r| r.get());
+        let region = (bound(axis, 0.0), bound(axis + sizes.len(), 1.0));
+        let unscaled = scale.is_none_or(|s| (s.get() - 1.0).abs() < 1e-9);
+        if !(from == to && unscaled && region == (0.0, 1.0)) {
+            axes.push(Axis {
+                axis,
+                from: from.clone(),
+                to: to.clone(),
+                scale: scale.map(|s| Calculator::constant(s.get())),
+                region: (Calculator::constant(region.0), Calculator::constant(region.1)),
+            });
+        }
+    }
+    resize_axes(b, x, &axes, &spec)
+}
+
+/// As [`resize`], with sizes, scales and region that show at run time; `to` are the result's dims.
+pub(super) fn resize_dynamic(
+    op: &Dynamic,
+    b: &mut dyn Build,
+    [x, scales, sizes, roi]: [Value; 4],
+    to: &[Dim],
+) -> Result<Value, InferError> {
+    let Dynamic::Resize {
+        mode,
+        coordinates,
+        nearest,
+        cubic_a,
+        antialias,
+        exclude_outside,
+        extrapolation,
+        axes,
+        keep_aspect,
+    } = op
+    else {
+        return Err(InferError::new("expected a resize"));
+    };
+    let spec = Spec {
+        mode: *mode,
+        coordinates: *coordinates,
+        nearest: *nearest,
+        cubic_a: cubic_a.get(),
+        antialias: *antialias,
+        exclude_outside: *exclude_outside,
+        extrapolation: extrapolation.get(),
+    };
+    if spec.antialias {
+        return Err(InferError::new("an antialiased resize needs a constant scale"));
+    }
+    let shape = dims(b, x)?;
+    let all: Vec<usize> = match axes.as_slice() {
+        [] => (0..shape.len()).collect(),
+        some => normal_axes(some, shape.len())?,
+    };
+    let lengths: Vec<Dim> = all.iter().filter_map(|&a| shape.get(a).cloned()).collect();
+    let results: Vec<Dim> = all.iter().filter_map(|&a| to.get(a).cloned()).collect();
+    let factors = if super::dynamic::count(b, scales)? > 0 {
+        super::dynamic::scaled_sizes(b, scales, &lengths, &results)?;
+        Some(b.cast(scales, DType::F64)?)
+    } else {
+        super::dynamic::given_sizes(b, sizes, &lengths, &results, keep_aspect)?
+    };
+    let crops = spec.coordinates == CoordinateMode::TfCropAndResize;
+    let element = |b: &mut dyn Build, v: Value, i: usize| -> Result<Numbers, InferError> {
+        let start = Dim::known(i64::try_from(i).unwrap_or(i64::MAX));
+        let v = b.slice_axis(v, 0, start, Dim::known(1))?;
+        b.cast(v, DType::F64).map(Numbers::Value)
+    };
+    let mut parts = vec![];
+    for (i, &axis) in all.iter().enumerate() {
+        let region = match crops {
+            true => (element(b, roi, i)?, element(b, roi, i + all.len())?),
+            false => (Calculator::constant(0.0), Calculator::constant(1.0)),
+        };
+        let scale = factors.map(|f| element(b, f, i)).transpose()?;
+        let (Some(from), Some(to)) = (shape.get(axis).cloned(), to.get(axis).cloned()) else { continue };
+        parts.push(Axis { axis, from, to, scale, region });
+    }
+    resize_axes(b, x, &parts, &spec)
+}
+
+fn resize_axes(b: &mut dyn Build, x: Value, axes: &[Axis], spec: &Spec) -> Result<Value, InferError> {
+    let dtype = b.dtype(x)?;
     let crops = spec.coordinates == CoordinateMode::TfCropAndResize;
     // Nearest elements are moved as they are, unless some lie outside and give the extrapolation value.
     let wide = match (spec.mode, crops) {
@@ -74,15 +161,8 @@ pub(super) fn resize(op: &Composite, b: &mut dyn Build, x: Value) -> Result<Valu
         _ => DType::F32,
     };
     let mut v = b.cast(x, wide)?;
-    for (axis, ((from, to), scale)) in shape.iter().zip(sizes).zip(scales).enumerate() {
-        let bound = |i: usize, default: f64| roi.get(i).filter(|_| crops).map_or(default, |r| r.get());
-        let region = (bound(axis, 0.0), bound(axis + sizes.len(), 1.0));
-        let scale = scale.map(|s| s.get());
-        let axis = Axis { axis, from: from.clone(), to: to.clone(), scale, region };
-        let unscaled = scale.is_none_or(|s| (s - 1.0).abs() < 1e-9);
-        if !(from == to && unscaled && region == (0.0, 1.0)) {
-            v = resize_axis(b, v, &axis, &spec)?;
-        }
+    for axis in axes {
+        v = resize_axis(b, v, axis, spec)?;
     }
     if !dtype.is_float() && wide.is_float() {
         v = b.ew("round", &[v])?;
@@ -198,17 +278,13 @@ impl Calculator<'_> {
 fn resize_axis(b: &mut dyn Build, x: Value, axis: &Axis, spec: &Spec) -> Result<Value, InferError> {
     let mut calc = Calculator { b };
     let (y, n, m) = (calc.range(&axis.to)?, calc.size(&axis.from)?, calc.size(&axis.to)?);
-    let (scale, width) = match axis.scale {
-        Some(s) => {
-            let scale = Calculator::constant(s);
-            let width = calc.apply("scale * n", &["scale", "n"], &[&scale, &n])?;
-            (scale, width)
-        }
+    let (scale, width) = match &axis.scale {
+        Some(scale) => (scale.clone(), calc.apply("scale * n", &["scale", "n"], &[scale, &n])?),
         // The quotient times the operand's size need not give the result's size back, so that is taken as it is.
         None => (calc.apply("m / n", &["m", "n"], &[&m, &n])?, m.clone()),
     };
-    let (r0, r1) = (Calculator::constant(axis.region.0), Calculator::constant(axis.region.1));
-    let all = [&y, &scale, &n, &m, &width, &r0, &r1];
+    let (r0, r1) = &axis.region;
+    let all = [&y, &scale, &n, &m, &width, r0, r1];
     let at = calc.apply(coordinate(spec.coordinates), PARAMS, &all)?;
     let base = calc.apply("ceil(x) - 1", &["x"], &[&at])?;
     let ratio = calc.apply("x - base", &["x", "base"], &[&at, &base])?;

@@ -134,6 +134,14 @@ impl<'m> Cx<'m> {
         }
     }
 
+    /// Gives a dim its value: a symbol without one takes it.
+    pub(super) fn bind_dim(&mut self, dim: &Dim, value: i64) -> Result<(), Fault> {
+        match value >= 0 && self.unify(dim, value) {
+            true => Ok(()),
+            false => invalid(format!("{value} is no value of the size `{dim}`")),
+        }
+    }
+
     fn lookup(&self, symbol: &Symbol) -> Option<i64> {
         self.frames.iter().rev().find_map(|f| f.get(symbol)).copied()
     }

@@ -21,6 +21,14 @@ pub(super) fn dynamic(ev: &mut Evaluator<'_>, op: &Dynamic, operands: &[Datum]) 
     let numbers = |i: usize| ints(tensor(operands, i)?);
     let one = match op {
         Dynamic::Reshape { allow_zero } => reshape(x, &numbers(1)?, *allow_zero)?,
+        Dynamic::Sizes { dims } => {
+            let values = numbers(0)?;
+            if values.len() != dims.len() {
+                return invalid(format!("{} sizes for {} dims", values.len(), dims.len()));
+            }
+            dims.iter().zip(values).try_for_each(|(dim, value)| ev.cx.bind_dim(dim, value))?;
+            x.clone()
+        }
         Dynamic::Expand {} => {
             let dims = broadcast_dims(&[x.dims(), &sizes(&numbers(1)?)?])?;
             broadcast(&mut ev.cx, x, &dims)?

@@ -67,6 +67,12 @@ pub(super) fn infer(op: &Dynamic, cx: &InferCx<'_>) -> Results {
             }
             one(x.shape.clone())
         }
+        Dynamic::Sizes { dims } => {
+            cx.expect_count(1)?;
+            let len = cx.int_vector(0)?;
+            ensure!(len == Some(dims.len()), "{} dims for {}", dims.len(), cx.tensor(0)?);
+            one(Shape::new(vec![Dim::known(i64::try_from(dims.len()).unwrap_or(i64::MAX))]))
+        }
         Dynamic::Compress { axis } => one(compress(*axis, cx)?),
     }
 }

@@ -317,6 +317,7 @@ fn dynamic(d: &Dynamic, cx: &InferCx<'_>, ty: &TensorType) -> Option<Vec<Dim>> {
             let (dims, flags) = (cx.known_dims(0)?, cx.known_ints(1)?);
             Some(dims.iter().zip(flags).filter(|(_, f)| *f != 0).map(|(d, _)| d.clone()).collect())
         }
+        Dynamic::Sizes { dims } => Some(dims.clone()),
         Dynamic::Pad { .. }
         | Dynamic::Split { .. }
         | Dynamic::Resize { .. }

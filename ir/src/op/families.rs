@@ -589,6 +589,9 @@ family! {
         ReverseAxes = "dyn_reverse_axes" {}
         /// Operands `x`, integer axis (one element): running combination along it.
         Cumulative = "dyn_cumulative" { kind: CumKind, exclusive: bool, reverse: bool, }
+        /// Operand i64 `[n]`, gives itself; its elements are the values of the `n` dims: a symbol without a value takes
+        /// the element, another dim must have it. A negative element is a run-time error.
+        Sizes = "sizes" { dims: Vec<Dim>, }
         /// Operands `x`, condition: keeps the slices of `axis` (or flattened elements) whose condition holds.
         Compress = "compress" { axis: Option<usize>, }
     }

@@ -18,7 +18,7 @@ use crate::error::{LoadError, Origin};
 pub const MAGIC: [u8; 8] = *b"\x89KILN\r\n\x1a";
 
 /// Version of the layout and of the plan's encoding.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 /// Alignment of sections. Machines with larger pages map a little of the neighbours with a section.
 pub const PAGE: u64 = 4096;

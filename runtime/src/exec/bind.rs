@@ -120,6 +120,7 @@ pub(super) fn bind(
             | Action::If { .. }
             | Action::Loop { .. }
             | Action::Call { .. }
+            | Action::Sizes { .. }
             | Action::StateRead { .. }
             | Action::StateAssign { .. } => return Err(binder.invalid("a control step among kernels")),
         }

@@ -1,6 +1,6 @@
-//! Host, control and state steps; the leader runs them by itself.
+//! Host, control, size and state steps; the leader runs them by itself.
 
-use kiln_ir::{Bytes, DType, Datum, Tensor};
+use kiln_ir::{Bytes, DType, Datum, Dim, Tensor, Type};
 
 use super::frame::{Dims, Frame, Place};
 use super::run::{Actual, Executor, place_bytes};
@@ -79,10 +79,37 @@ impl Executor<'_> {
                 self.states.assign(*state, value);
                 Ok(())
             }
+            Action::Sizes { from, dims } => self.bind_sizes(frame, &at, *from, dims),
             Action::Kernel(_) | Action::Copy { .. } | Action::Check { .. } => {
                 Err(at.invalid("a kernel among control steps"))
             }
         }
+    }
+
+    /// Gives dims the elements of a vector.
+    fn bind_sizes(&self, frame: &mut Frame, at: &At<'_>, from: SlotId, dims: &[Dim]) -> Result<(), RunError> {
+        let actual = self.actual(frame, at.function, from)?;
+        let bytes = match actual.place {
+            Some(place) if actual.dtype == Some(DType::I64) && place.len == 8 * dims.len() as u64 => {
+                // SAFETY: the place belongs to the frame or a value it holds, and no region runs now.
+                unsafe { place_bytes(place) }
+            }
+            _ => return Err(at.invalid(format!("{from} does not hold {} sizes", dims.len()))),
+        };
+        let mut sizes = Dims::new();
+        for (bytes, dim) in bytes.chunks_exact(8).zip(dims) {
+            let size = bytes.try_into().map(i64::from_le_bytes).unwrap_or(-1);
+            let negative = |_| RunError::Dim {
+                place: at.place(),
+                dim: dim.clone(),
+                reason: format!("is {size}, a size is needed"),
+            };
+            sizes.push(usize::try_from(size).map_err(negative)?);
+        }
+        let ty = Type::tensor(DType::I64, dims.to_vec());
+        let declared = |_: usize| Declared { ty: &ty, dims: sizes.clone() };
+        unify(self.exe.symbols(), &mut frame.bindings, 1, &declared, &mut |_| {})
+            .map_err(|m| m.error(at.place(), &declared(0)))
     }
 
     fn values(&self, frame: &Frame, function: &Function, slots: &[SlotId]) -> Result<Vec<Datum>, RunError> {

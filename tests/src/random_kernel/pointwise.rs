@@ -3,7 +3,7 @@
 use kiln_codegen::kir::{Ix, KernelBuilder, Val, compute_dtype};
 use kiln_ir::DType;
 
-use super::scalar::{self, PATTERNS, activation, read, step};
+use super::scalar::{self, PATTERNS, activation, bits, read, step};
 use crate::agreement::Case;
 use crate::choices::Choices;
 
@@ -26,6 +26,11 @@ pub fn grow(c: &mut Choices<'_>) -> Vec<Case> {
     b.vector(n.clone(), |b, column| {
         let mut values: Vec<Val> =
             inputs.iter().map(|&(id, p)| read(b, id, p, [&row, &column], [&m, &n])).collect();
+        // Bits of what is exact: results of operations may differ in their last ones.
+        if c.below(6) == 1 {
+            let x = c.of(&values);
+            values.push(bits(b, c, x));
+        }
         for _ in 0..c.below(8) {
             if c.below(6) == 1 && b.dtype(values[values.len() - 1]).is_float() {
                 let value = activation(b, c, values[values.len() - 1]);

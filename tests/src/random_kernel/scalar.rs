@@ -2,7 +2,7 @@
 
 use kiln_codegen::kir::verify::applies;
 use kiln_codegen::kir::{Bound, BufferId, Ix, KernelBuilder, Val, compute_dtype};
-use kiln_ir::{DType, Prim};
+use kiln_ir::{DType, Prim, Scalar};
 
 use crate::choices::Choices;
 
@@ -84,6 +84,30 @@ pub fn step(b: &mut KernelBuilder, c: &mut Choices<'_>, values: &mut Vec<Val>, c
     // Casts leave comparisons in a form that goes on.
     let value = if casts || !prim.gives_bool() { value } else { b.cast(value, dtype) };
     values.push(value);
+}
+
+/// Something of the bits of a value: the fraction of a float as a float in [1, 2), or an integer of the other sign.
+pub fn bits(b: &mut KernelBuilder, c: &mut Choices<'_>, x: Val) -> Val {
+    let dtype = b.dtype(x);
+    let (mask, one, pattern) = match dtype {
+        DType::F32 => (0x007f_ffff, 0x3f80_0000, c.of(&[DType::U32, DType::I32])),
+        DType::F64 => (0x000f_ffff_ffff_ffff, 0x3ff0_0000_0000_0000, c.of(&[DType::U64, DType::I64])),
+        DType::I8 => return b.bits(x, DType::U8),
+        DType::U8 => return b.bits(x, DType::I8),
+        DType::I16 => return b.bits(x, DType::U16),
+        DType::U16 => return b.bits(x, DType::I16),
+        DType::I32 => return b.bits(x, DType::U32),
+        DType::U32 => return b.bits(x, DType::I32),
+        DType::I64 => return b.bits(x, DType::U64),
+        DType::U64 => return b.bits(x, DType::I64),
+        _ => return x,
+    };
+    let x = b.bits(x, pattern);
+    let mask = b.constant(pattern, Scalar::I(mask));
+    let one = b.constant(pattern, Scalar::I(one));
+    let fraction = b.apply(Prim::And, &[x, mask]);
+    let fraction = b.apply(Prim::Or, &[fraction, one]);
+    b.bits(fraction, dtype)
 }
 
 /// Well-known functions of one value.

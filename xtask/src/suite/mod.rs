@@ -68,6 +68,12 @@ pub struct How {
     /// Seconds that one case may take.
     #[arg(long, default_value_t = 10)]
     timeout: u64,
+    /// Prints a line for every case, not only for those that do not pass.
+    #[arg(long)]
+    verbose: bool,
+    /// Prints which operators the reference evaluator runs, and writes those of each case to this file as JSON.
+    #[arg(long)]
+    steps: Option<PathBuf>,
     /// Builds the worker optimized.
     #[arg(long)]
     release: bool,
@@ -98,10 +104,21 @@ impl Options {
     /// The options that `cargo xtask test` runs the suite with. The worker is not optimized there, and a busy machine may
     /// be many times slower than an idle one: only what takes minutes counts as hung.
     pub fn floor(floor: usize) -> Self {
-        let (tier, workers) = (None, None);
-        let how =
-            How { tier, reload: false, no_passes: false, threads: 1, workers, timeout: 120, release: false };
-        Self { onnx: Release::V1_22_0, filter: None, floor, verbose: false, data: None, how }
+        Self {
+            onnx: Release::V1_22_0,
+            tier: None,
+            reload: false,
+            no_passes: false,
+            threads: 1,
+            filter: None,
+            workers: None,
+            floor,
+            timeout: 120,
+            verbose: false,
+            steps: None,
+            release: false,
+            data: None,
+        }
     }
 }
 
@@ -167,6 +184,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     let verdicts = options.how.ask(workspace, &chosen)?;
     let outcome = report::print(&chosen, &verdicts, options.verbose);
+    if let Some(file) = &options.steps {
+        report::print_steps(&chosen, &verdicts, file)?;
+    }
     let draws = chosen.iter().filter(|case| case.draws.is_some()).count();
     println!("{draws} cases are random by definition: shape, range and frequencies are checked, not values");
     if release == Release::V1_23_2 {

@@ -71,9 +71,9 @@ pub struct Verdict {
     /// What is particular to this case: the place and the values, or the message in full.
     #[serde(default)]
     pub detail: String,
-    /// Steps of the compiled program that the reference evaluator runs.
+    /// The operators of the compiled program's steps that the reference evaluator runs.
     #[serde(default)]
-    pub evaluator_steps: usize,
+    pub evaluator_steps: Vec<String>,
     /// Seconds from question to answer.
     #[serde(skip)]
     pub seconds: f64,
@@ -82,7 +82,7 @@ pub struct Verdict {
 impl Verdict {
     /// The verdict on a case whose worker gave none.
     fn lost(status: Status, reason: String, detail: String) -> Self {
-        Self { status, reason, detail, evaluator_steps: 0, seconds: 0.0 }
+        Self { status, reason, detail, evaluator_steps: vec![], seconds: 0.0 }
     }
 }
 

@@ -1,6 +1,10 @@
 //! The suite's report: a table by family, then every case that does not pass under its reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
 
 use super::cases::{Case, Family};
 use super::pool::{Status, Verdict};
@@ -22,7 +26,8 @@ pub fn print(cases: &[Case], verdicts: &[Verdict], verbose: bool) -> Outcome {
             let Verdict { status, reason, detail, evaluator_steps, seconds } = verdict;
             let why = [reason.as_str(), detail.as_str()].into_iter().filter(|text| !text.is_empty());
             let why = why.collect::<Vec<_>>().join("; ");
-            println!("{:11} {seconds:6.3} s {evaluator_steps:3}  {}  {why}", status.word(), case.name);
+            let steps = evaluator_steps.len();
+            println!("{:11} {seconds:6.3} s {steps:3}  {}  {why}", status.word(), case.name);
         }
         println!();
     }
@@ -31,9 +36,33 @@ pub fn print(cases: &[Case], verdicts: &[Verdict], verbose: bool) -> Outcome {
     let passed = || verdicts.iter().filter(|verdict| verdict.status == Status::Passed);
     Outcome {
         passed: passed().count(),
-        compiled: passed().filter(|verdict| verdict.evaluator_steps == 0).count(),
+        compiled: passed().filter(|verdict| verdict.evaluator_steps.is_empty()).count(),
         broken: verdicts.iter().filter(|verdict| verdict.status.is_broken()).count(),
     }
+}
+
+/// Prints for each operator in how many passing cases the reference evaluator runs it, and in how many it runs nothing
+/// else; writes `{"CASE": ["OPERATOR", ...], ...}`, of the passing cases, to `file`.
+pub fn print_steps(cases: &[Case], verdicts: &[Verdict], file: &Path) -> Result<()> {
+    let mut of_case: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut counts: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
+    for (case, verdict) in cases.iter().zip(verdicts).filter(|(_, v)| v.status == Status::Passed) {
+        let ops: BTreeSet<&str> = verdict.evaluator_steps.iter().map(String::as_str).collect();
+        for op in &ops {
+            let [all, alone] = counts.entry(op).or_default();
+            (*all, *alone) = (*all + 1, *alone + usize::from(ops.len() == 1));
+        }
+        of_case.insert(&case.name, ops);
+    }
+    let mut rows: Vec<_> = counts.into_iter().collect();
+    rows.sort_by_key(|(op, [all, _])| (std::cmp::Reverse(*all), *op));
+    println!("{:24} {:>6} {:>6}", "evaluator steps", "cases", "alone");
+    for (op, [all, alone]) in rows {
+        println!("{op:24} {all:>6} {alone:>6}");
+    }
+    println!();
+    let text = serde_json::to_string_pretty(&of_case).context("writing the steps")?;
+    fs::write(file, text).with_context(|| file.display().to_string())
 }
 
 fn print_table(cases: &[Case], verdicts: &[Verdict]) {

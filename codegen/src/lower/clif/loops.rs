@@ -82,7 +82,7 @@ impl Lanewise<'_> {
                     || bounds.flat_map(|b| [&b.index, &b.lower, &b.upper]).any(|ix| self.varies(ix))
             }
             Op::Apply(_, operands) => operands.iter().any(|v| self.varying.contains(v)),
-            Op::Cast(value) => self.varying.contains(value),
+            Op::Cast(value) | Op::Bits(value) => self.varying.contains(value),
             Op::MulAdd(a, b, c) => [a, b, c].into_iter().any(|v| self.varying.contains(v)),
             Op::Index(index) => self.varies(index),
         };

@@ -34,6 +34,11 @@ impl Emitter<'_> {
                 let repr = self.val(*value)?;
                 self.lanewise(&[repr], &[from], |s, args, vector| s.cast(from, dtype, args[0], vector))
             }
+            Op::Bits(value) => {
+                let from = self.kernel.dtype(*value);
+                let repr = self.val(*value)?;
+                self.lanewise(&[repr], &[from], |s, args, vector| Ok(s.bits(from, dtype, args[0], vector)))
+            }
             Op::MulAdd(a, b, c) => {
                 let reprs = [self.val(*a)?, self.val(*b)?, self.val(*c)?];
                 self.lanewise(&reprs, &[dtype; 3], |s, args, _| Ok(s.mul_add(args[0], args[1], args[2])))
@@ -479,6 +484,15 @@ impl Emitter<'_> {
                 self.wrap(to, sized)
             }
         })
+    }
+
+    /// The bits of a number as one of another dtype; those of narrow integers are extended as that dtype's are.
+    fn bits(&mut self, from: DType, to: DType, value: Value, vector: bool) -> Value {
+        if from.is_int() && to.is_int() {
+            return self.wrap(to, value);
+        }
+        let ty = if vector { vector_type(to) } else { scalar_type(to) };
+        self.recast(ty, value)
     }
 
     fn cast_from_bool(&mut self, to: DType, value: Value, vector: bool) -> Value {

@@ -495,6 +495,20 @@ impl<'k> Selector<'k> {
                 let value = self.src(*value)?;
                 self.cast(from, dtype, value).map(Rep::Lanes)
             }
+            Op::Bits(value) => {
+                if let Some(uniform) = self.uniform(&[*value]) {
+                    return self.hoist(dst, Op::Bits(uniform[0]));
+                }
+                let from = self.kernel.dtype(*value);
+                if dtype.bits() > 32 {
+                    return self.unsupported("64-bit values in lanes");
+                }
+                let value = self.src(*value)?;
+                match from.is_int() && dtype.is_int() {
+                    true => self.cast(from, dtype, value).map(Rep::Lanes),
+                    false => Ok(Rep::Lanes(value)),
+                }
+            }
             Op::MulAdd(a, b, c) => {
                 if let Some(u) = self.uniform(&[*a, *b, *c]) {
                     return self.hoist(dst, Op::MulAdd(u[0], u[1], u[2]));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use kiln::ir::{DType, Tensor, Type};
 use kiln::loaders::LoadError;
 use kiln::loaders::onnx::read_value_pb;
-use kiln::runtime::program::{Action, Entry, Port};
+use kiln::runtime::program::{Action, Entry, Port, Step};
 use kiln::runtime::{Datum, Session, SessionOptions};
 use kiln::{Error, Options};
 
@@ -75,11 +75,18 @@ impl Program {
         Ok(Program { session, single, entry })
     }
 
-    /// Steps that the reference evaluator runs.
-    pub fn evaluator_steps(&self) -> usize {
+    /// The operators of the steps that the reference evaluator runs.
+    pub fn evaluator_steps(&self) -> Vec<String> {
         let functions = &self.session.executable().program().functions;
         let steps = functions.iter().flat_map(|f| &f.steps);
-        steps.filter(|step| matches!(step.action, Action::Host { .. })).count()
+        let graph = |step: &Step| match &step.action {
+            // Graphs of host steps are named by a number and the operator.
+            Action::Host { graph, .. } => {
+                Some(graph.split_once('_').map_or(graph.as_str(), |n| n.1).to_owned())
+            }
+            _ => None,
+        };
+        steps.filter_map(graph).collect()
     }
 
     /// The expected outputs in `files`, in the order of the graph's outputs.

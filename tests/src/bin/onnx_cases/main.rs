@@ -52,7 +52,8 @@ struct Verdict {
     status: String,
     reason: String,
     detail: String,
-    evaluator_steps: usize,
+    /// The operators of the steps that the reference evaluator runs.
+    evaluator_steps: Vec<String>,
 }
 
 /// How all cases of this process run.
@@ -121,12 +122,12 @@ fn verdict(setting: &mut Setting, request: Request) -> Verdict {
     match panic::catch_unwind(AssertUnwindSafe(|| case(setting, request))) {
         Ok(Ok(verdict)) => verdict,
         Ok(Err(Failure { status, reason, detail })) => {
-            Verdict { status: status.to_owned(), reason, detail, evaluator_steps: 0 }
+            Verdict { status: status.to_owned(), reason, detail, evaluator_steps: vec![] }
         }
         Err(_) => {
             let said = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
             let reason = said.unwrap_or_default();
-            Verdict { status: "panicked".to_owned(), reason, detail: String::new(), evaluator_steps: 0 }
+            Verdict { status: "panicked".to_owned(), reason, detail: String::new(), evaluator_steps: vec![] }
         }
     }
 }
