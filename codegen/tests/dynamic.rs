@@ -13,12 +13,20 @@ use kiln_runtime::{Executable, Session, SessionOptions};
 
 /// Runs one operator both ways on each list of operands: the same results or, where the evaluator fails, a failure.
 fn check(op: impl Into<Op>, runs: &[Vec<Tensor>]) {
+    check_with(op, None, runs);
+}
+
+/// The same with an operand that is a constant, at its position.
+fn check_with(op: impl Into<Op>, constant: Option<(usize, Tensor)>, runs: &[Vec<Tensor>]) {
     let op = op.into();
     let mut module = Module::new();
     let mut b = GraphBuilder::new(&mut module, "main");
-    let inputs: Vec<Value> =
+    let mut operands: Vec<Value> =
         runs[0].iter().enumerate().map(|(i, t)| b.input(&format!("x{i}"), Type::Tensor(t.ty()))).collect();
-    let results = b.add(op.clone(), &inputs).unwrap_or_else(|e| panic!("{op:?}: {e}"));
+    if let Some((at, tensor)) = constant {
+        operands.insert(at, b.constant(tensor).unwrap());
+    }
+    let results = b.add(op.clone(), &operands).unwrap_or_else(|e| panic!("{op:?}: {e}"));
     results.iter().enumerate().for_each(|(i, &v)| b.output(&format!("y{i}"), v));
     let id = b.finish();
     module.add_entry(id);
@@ -209,11 +217,17 @@ fn scatters() {
             let indices =
                 Tensor::from_slice(&[2, 3, 3], &(0..18).map(|i| i % 5 - 2).collect::<Vec<i64>>()).unwrap();
             let updates = as_dtype(floats(&[2, 3, 3]));
-            check(Index::ScatterElements { axis: 1, mode }, &[vec![x.clone(), indices, updates]]);
+            check_with(
+                Index::ScatterElements { axis: 1, mode },
+                Some((1, indices)),
+                &[vec![x.clone(), updates]],
+            );
             let rows = Tensor::from_slice(&[5, 2], &[0i64, 1, 3, -1, 0, 1, 2, 2, -4, -5]).unwrap();
-            check(Index::ScatterNd { mode }, &[vec![x.clone(), rows, as_dtype(floats(&[5, 3]))]]);
+            let updates = as_dtype(floats(&[5, 3]));
+            check_with(Index::ScatterNd { mode }, Some((1, rows)), &[vec![x.clone(), updates]]);
             let rows = Tensor::from_slice(&[3, 1], &[2i64, 0, 2]).unwrap();
-            check(Index::ScatterNd { mode }, &[vec![x, rows, as_dtype(floats(&[3, 5, 3]))]]);
+            let updates = as_dtype(floats(&[3, 5, 3]));
+            check_with(Index::ScatterNd { mode }, Some((1, rows)), &[vec![x, updates]]);
         }
     }
 }

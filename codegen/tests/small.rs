@@ -75,7 +75,7 @@ fn all(dtype: DType) -> Tensor {
     let count = (1usize << dtype.bits()) + if dtype.is_packed() { 19 } else { 0 };
     let bytes: Vec<u8> = match dtype.bits() {
         8 => (0..=255).collect(),
-        4 => (0..count.div_ceil(2)).map(|i| ((2 * i) % 16 | (2 * i + 1) % 16 << 4) as u8).collect(),
+        4 => (0..count.div_ceil(2)).map(|i| (((2 * i) % 16) | (((2 * i + 1) % 16) << 4)) as u8).collect(),
         _ => (0..count.div_ceil(4)).map(|i| 0b11_10_01_00u8.rotate_left(2 * (i as u32 / 3))).collect(),
     };
     Tensor::new(dtype, &[count], Bytes::copied(&bytes)).unwrap()

@@ -4,6 +4,7 @@
 
 mod accuracy;
 mod check;
+mod contrib;
 mod differential;
 mod hostile;
 mod kernels;

@@ -562,6 +562,9 @@ fn wish_outputs(scope: &mut Scope<'_>) {
         let Op::Movement(Movement::Reshape { .. }) = &node.op else { continue };
         let (result, operand) = (node.results[0], node.operands[0]);
         let wished = scope.wishes.contains_key(&result) && !scope.wishes.contains_key(&operand);
+        // Sizes of the result that its operand does not show may have no value yet when the operand is computed.
+        let count = |v: Value| graph.shape(v).map(kiln_ir::Shape::numel);
+        let wished = wished && count(result) == count(operand);
         if wished && graph.def_node(operand).is_some() && dense_type(graph, operand) {
             scope.wishes.insert(operand, Wish::Under(result));
         }

@@ -1,5 +1,5 @@
-//! Kernels whose steps go one after the other: running combinations along an axis, and scatters. What is independent is
-//! the grid.
+//! Kernels whose steps go one after the other: running combinations along an axis, and scatters to places known when
+//! compiling. What is independent is the grid.
 
 use kiln_ir::op::{CumKind, Index, Order, ScatterMode};
 use kiln_ir::{DType, Dim, Node, Op, Prim, Scalar, Tensor, Value};
@@ -157,6 +157,18 @@ impl<'g> Serial<'_, 'g> {
         self.finish(product(outer) * inner, &(length * Dim::known(4)))
     }
 
+    /// Refuses indices that are not known to lie in the axes that they pick from, of `extents` by turns: a kernel cannot
+    /// fail, and the evaluator does.
+    fn inside(&self, indices: Value, extents: &[Dim]) -> Result<(), Refusal> {
+        let constant = self.region.graph.constant(indices).cloned().or_else(|| (self.constants)(indices));
+        let indices = constant.and_then(|t| t.to_ints());
+        let indices = indices.ok_or_else(|| Refusal::new("a scatter to places that show at run time"))?;
+        let extents: Option<Vec<i64>> = extents.iter().map(Dim::as_known).collect();
+        let extents = extents.ok_or_else(|| Refusal::new("a scatter along an axis of unknown size"))?;
+        let all = indices.iter().zip(extents.iter().cycle()).all(|(i, n)| (-n..*n).contains(i));
+        all.then_some(()).ok_or_else(|| Refusal::new("a scatter to a place outside"))
+    }
+
     /// Lines along the axis are independent: the other coordinates of an update are those of where it goes.
     fn scatter_elements(mut self, node: &Node, axis: usize, mode: ScatterMode) -> Result<Lowered, Refusal> {
         let [x, indices, updates] = *node.operands.as_slice() else {
@@ -166,6 +178,7 @@ impl<'g> Serial<'_, 'g> {
         if given.len() != dims.len() || self.ty(indices)?.1 != given {
             return Err(Refusal::new("indices and updates differ"));
         }
+        self.inside(indices, &dims[axis..=axis])?;
         let (from, at, with) = (self.input(x)?, self.input(indices)?, self.input(updates)?);
         let to = self.result(dtype, Access::InOut);
         let mut lines = dims.to_vec();
@@ -191,12 +204,9 @@ impl<'g> Serial<'_, 'g> {
         let scatter = |b: &mut KernelBuilder| {
             b.sequential(count, |b, j| {
                 let place = update + j * update_step;
-                let (position, inside) = position(b, at, place.clone(), &length);
-                let store = |b: &mut KernelBuilder| {
-                    let value = b.load(with, place);
-                    combine(b, mode, to, first + Ix::Scalar(position) * step, value);
-                };
-                b.if_else(inside, store, |_| {});
+                let position = position(b, at, place.clone(), &length);
+                let value = b.load(with, place);
+                combine(b, mode, to, first + position * step, value);
             });
         };
         self.b.if_else(covered, scatter, |_| {});
@@ -217,6 +227,7 @@ impl<'g> Serial<'_, 'g> {
         if self.ty(updates)?.1 != [prefix, &dims[depth..]].concat() {
             return Err(Refusal::new("updates of an unusual shape"));
         }
+        self.inside(indices, &dims[..depth])?;
         let (from, at, with) = (self.input(x)?, self.input(indices)?, self.input(updates)?);
         let to = self.result(dtype, Access::InOut);
         let blocks = slice.ceil_div(&Dim::known(BLOCK));
@@ -231,20 +242,14 @@ impl<'g> Serial<'_, 'g> {
         });
         self.b.sequential(count, |b, k| {
             let mut first = begin.clone();
-            let mut all = b.constant(DType::Bool, Scalar::B(true));
             for (d, (n, step)) in (0i64..).zip(extents.iter().zip(&steps)) {
-                let (position, inside) = position(b, at, k.clone() * depth as i64 + d, n);
-                all = b.apply(Prim::And, &[all, inside]);
-                first = first + Ix::Scalar(position) * step.clone();
+                first = first + position(b, at, k.clone() * depth as i64 + d, n) * step.clone();
             }
             let update = k * size.clone() + begin.clone();
-            let store = |b: &mut KernelBuilder| {
-                b.for_loop(LoopKind::Vector, extent, |b, i| {
-                    let value = b.load(with, update + i.clone());
-                    combine(b, mode, to, first + i, value);
-                });
-            };
-            b.if_else(all, store, |_| {});
+            b.for_loop(LoopKind::Vector, extent, |b, i| {
+                let value = b.load(with, update + i.clone());
+                combine(b, mode, to, first + i, value);
+            });
         });
         self.finish(blocks, &((slices + product(prefix)) * Dim::known(2 * BLOCK)))
     }
@@ -255,17 +260,15 @@ fn copy(b: &mut KernelBuilder, from: BufferId, to: BufferId, place: Ix) {
     b.store(to, place, value);
 }
 
-/// An index as a position, negative ones counted from the end, and whether it is in `0 .. extent`.
-fn position(b: &mut KernelBuilder, indices: BufferId, at: Ix, extent: &Ix) -> (Val, Val) {
+/// An index as a position, negative ones counted from the end.
+fn position(b: &mut KernelBuilder, indices: BufferId, at: Ix, extent: &Ix) -> Ix {
     let raw = b.load(indices, at);
     let raw = b.cast(raw, DType::I64);
     let n = b.index(extent.clone());
     let zero = b.constant(DType::I64, Scalar::I(0));
     let negative = b.apply(Prim::Lt, &[raw, zero]);
     let counted = b.apply(Prim::Add, &[raw, n]);
-    let index = b.apply(Prim::Select, &[negative, counted, raw]);
-    let (low, high) = (b.apply(Prim::Ge, &[index, zero]), b.apply(Prim::Lt, &[index, n]));
-    (index, b.apply(Prim::And, &[low, high]))
+    Ix::Scalar(b.apply(Prim::Select, &[negative, counted, raw]))
 }
 
 /// `to[place] (mode) value`.

@@ -1,5 +1,5 @@
 //! Small models, built in memory, and their evaluation.
-#![allow(dead_code, reason = "every test file uses a part")]
+#![allow(dead_code, unused_imports, reason = "every test file uses a part")]
 
 use std::path::{Path, PathBuf};
 

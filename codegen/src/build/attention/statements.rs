@@ -174,7 +174,7 @@ impl Statements<'_> {
             Lanes::Keys => (self.plan.queries, self.plan.keys, [self.queries(b), of_keys]),
             Lanes::Queries => (self.plan.keys, self.plan.queries, [of_keys, self.queries(b)]),
         };
-        self.contract(e, b, Left::Term(left), right, sides, &depth, &mut |e, b, [line, lane], acc| {
+        self.contract(e, b, (Left::Term(left), right), sides, &depth, &mut |e, b, [line, lane], acc| {
             self.with_sum(e, acc, |e| {
                 let value = e.emit(b, self.s.scores);
                 b.store(self.scratch.scores, line * self.plan.stride + lane, value);
@@ -286,7 +286,7 @@ impl Statements<'_> {
         let columns = Axis { var: b.var(), begin: Ix::Const(0), extent };
         let sides = [self.queries(b), Side { group: self.plan.columns.clone(), axis: columns }];
         let depth = Keys { begin: keys.begin.clone(), extent: keys.extent.clone() };
-        self.contract(e, b, left, self.s.second.b, sides, &(self.s.second.depth, depth), store);
+        self.contract(e, b, (left, self.s.second.b), sides, &(self.s.second.depth, depth), store);
     }
 
     /// Stores the results of a sum.
@@ -313,8 +313,7 @@ impl Statements<'_> {
         &self,
         e: &mut Emitter<'_>,
         b: &mut KernelBuilder,
-        left: Left,
-        right: TermId,
+        (left, right): (Left, TermId),
         [m, n]: [Side; 2],
         (depth, run): &(AxisId, Keys),
         store: &mut dyn FnMut(&mut Emitter<'_>, &mut KernelBuilder, [Ix; 2], Val),

@@ -273,6 +273,8 @@ fn tile_shape(kernel: &Kernel, c: &Contract, vectors: Width, width: i64) -> Opti
         storage,
         width,
         row_stride: 0,
+        row_step: (c.acc_dtype.bits() / 8) as i64,
+        panel_step: width,
         lines: None,
         sum_stride: 0,
         prefetch: 0,

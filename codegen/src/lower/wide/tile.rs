@@ -47,6 +47,10 @@ pub struct Tile {
     pub width: i64,
     /// Bytes between rows of the left operand.
     pub row_stride: i64,
+    /// Bytes between steps of the reduction in a row of the left operand.
+    pub row_step: i64,
+    /// Elements between steps of the reduction in the panel: at least `width`.
+    pub panel_step: i64,
     /// Lines of rows, where tiles have several of them and a function's rows are counted in lines.
     pub lines: Option<Lines>,
     /// Bytes between rows of sums.
@@ -358,13 +362,14 @@ impl Tile {
         let in_loop = finish.filter(|(finish, _)| finish.is_loop()).map(|found| (found, asm.label()));
         for &(h, label) in tiles.iter().rev() {
             asm.bind(label);
+            let rows = h * self.unit();
             if let Some((_, sums_are_done)) = in_loop {
-                self.rows(&mut asm, h, finish)?;
-                asm.op2(Code::Mov_rm64_imm32, at(Register::RSP, 8), h as i32);
+                self.rows(&mut asm, rows, finish)?;
+                asm.op2(Code::Mov_rm64_imm32, at(Register::RSP, 8), rows as i32);
                 asm.jump(Code::Jmp_rel32_64, sums_are_done);
                 continue;
             }
-            needed = needed.max(self.rows(&mut asm, h, finish)?);
+            needed = needed.max(self.rows(&mut asm, rows, finish)?);
             asm.op1(Code::Dec_rm32, Register::R11D);
             asm.jump(Code::Jne_rel32_64, next);
             asm.jump(Code::Jmp_rel32_64, end);
@@ -620,7 +625,7 @@ impl Tile {
                 self.panel_vector(asm, register, offset(k, v));
             }
             for row in 0..height {
-                let from = self.row_offset(row) + k * self.acc_bytes();
+                let from = self.row_offset(row) + k * self.row_step;
                 asm.op2(codes.broadcast, factor, at(A_AT, from));
                 for v in 0..self.count() {
                     let sum = self.sum(row, v);

@@ -176,9 +176,15 @@ pub(super) fn range(b: &mut dyn Build, bounds: [Value; 3], to: &[Dim]) -> Result
         b.ew("add", &[whole, more])?
     };
     let steps = b.ew("max", &[steps, zero])?;
-    let still = b.ew("eq", &[delta, zero])?;
+    let mut bad = b.ew("eq", &[delta, zero])?;
+    if !dtype.is_float() {
+        // Bounds may be farther apart than the largest number.
+        let (ahead, positive) = (b.ew("lt", &[start, limit])?, b.ew("gt", &[span, zero])?);
+        let too_far = b.ew("ne", &[ahead, positive])?;
+        bad = b.ew("or", &[bad, too_far])?;
+    }
     let steps = b.cast(steps, DType::I64)?;
-    bind(b, steps, Some(still), vec![len.clone()])?;
+    bind(b, steps, Some(bad), vec![len.clone()])?;
     let i = node(b, Source::Iota { len: len.clone(), dtype: wide }, &[])?;
     let moved = b.ew("mul", &[i, delta])?;
     let values = b.ew("add", &[start, moved])?;

@@ -20,7 +20,9 @@ use super::finished::{Names, is_finished};
 use super::narrow::narrow_tiles;
 use super::results::{Stored, last_store};
 use super::rows::{Place, Rows, rows};
-use crate::kir::{Access, Axis, Buffer, BufferId, Contract, For, Ix, Kernel, LoopKind, Op, Stmt, Val, Var};
+use crate::kir::{
+    Access, Axis, Buffer, BufferId, Contract, For, Ix, Kernel, LoopKind, Op, Rhs, Stmt, Val, Var,
+};
 use crate::lower::clif::emit::{Callee, Emitter, Result};
 use crate::lower::wide::tile::{LINE, MOST_SHORT, Tile, UNROLL};
 use crate::schedule::even;
@@ -133,13 +135,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     let whole_panels = super::rows::is_multiple(&c.n.extent, width);
     let finished = is_finished(kernel, c, (&tile, whole_panels), names, rows.buffer());
     let chunk = chunk(&rows, block, finished);
-    // Panels are read once for every call.
-    let calls = if rows.split.is_some() && tile.lines.is_none() { block } else { 1 };
-    tile.prefetch = tile.prefetch_for(calls * tile.tiles(if calls > 1 { line } else { block_rows }));
-    let symbolic = c.m.extent.as_const().is_none() && most.is_none() && rows.split.is_none();
-    let paced =
-        |(most, rows): (i64, i64)| (most, Tile { prefetch: tile.prefetch_for(tile.tiles(rows)), ..tile });
-    let few = PACES.into_iter().filter(|_| symbolic).map(paced).collect();
+    let few = ask_ahead(&mut tile, c, &rows, block);
     let mut narrow = if single { narrow_tiles(&tile, &c.n.extent) } else { vec![] };
     narrow.retain(|tile| is_finished(kernel, c, (tile, whole_panels), names, rows.buffer()) == finished);
     let mut scratch = |len: i64| {
@@ -181,6 +177,25 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         counts: [var(), var()],
         rows,
     })
+}
+
+/// Sets how many lines of the next panel the tile asks for; gives tiles for few rows, where their number shows at run time
+/// only.
+fn ask_ahead(tile: &mut Tile, c: &Contract, rows: &Rows, block: i64) -> Vec<(i64, Tile)> {
+    // What was packed just now is in the cache.
+    if !matches!(c.b, Rhs::Packed { .. }) {
+        return vec![];
+    }
+    let line = rows.split.unwrap_or(1);
+    // Panels are read once for every call.
+    let calls = if rows.split.is_some() && tile.lines.is_none() { block } else { 1 };
+    tile.prefetch = tile.prefetch_for(calls * tile.tiles(if calls > 1 { line } else { block * line }));
+    let unknown = c.m.extent.upper_bound().and_then(|m| m.as_const()).is_none();
+    let symbolic = c.m.extent.as_const().is_none() && unknown && rows.split.is_none();
+    let tile = *tile;
+    let paced =
+        |(most, rows): (i64, i64)| (most, Tile { prefetch: tile.prefetch_for(tile.tiles(rows)), ..tile });
+    PACES.into_iter().filter(|_| symbolic).map(paced).collect()
 }
 
 /// A value for left elements as i32, where sums are.
