@@ -194,7 +194,7 @@ fn one_plus_erf_is_accurate() {
 
 /// Rows divided by their greatest element, from subnormal to infinite.
 #[test]
-fn quotients_by_totals_of_rows_are_accurate() {
+fn quotients_by_totals_of_rows_round_once() {
     let columns = 96i64;
     let scales: Vec<f32> = [0u32, 1, 77, 0x40_0000, 0x7f_ffff, 0x7f7f_ffff, 0x7f80_0000, 0x7fc0_0000]
         .into_iter()
@@ -229,7 +229,7 @@ fn quotients_by_totals_of_rows_are_accurate() {
             most = most.max(ulps(exact, f32::from_le_bytes(got.try_into().unwrap())));
         }
         println!("quotients on {}: {most:.2} ulp", tier.name());
-        assert!(most <= 1.6, "{most} ulp on {}", tier.name());
+        assert!(most <= 0.5001, "{most} ulp on {}", tier.name());
     }
 }
 

@@ -131,6 +131,9 @@ impl<'g> Serial<'_, 'g> {
     fn cumulative(mut self, node: &Node, running: &Running) -> Result<Lowered, Refusal> {
         let x = node.operands[0];
         let (dtype, dims) = self.ty(x)?;
+        if matches!(dtype, DType::F16 | DType::BF16) {
+            return Err(Refusal::new("sums in double precision would be rounded twice"));
+        }
         let (from, to) = (self.input(x)?, self.result(dtype, Access::Out));
         let (outer, rest) = dims.split_at(running.axis);
         let (length, inner) = (rest[0].clone(), product(&rest[1..]));

@@ -307,12 +307,17 @@ impl Trace<'_, '_> {
         saturate: bool,
     ) -> Result<TermId, Refusal> {
         let x = self.terms.cast(x, DType::F32);
-        let mut sum = self.terms.apply(Prim::Div, &[x, scale]);
-        if !self.is_zero(zero) {
+        let ratio = self.terms.apply(Prim::Div, &[x, scale]);
+        let sum = if self.is_zero(zero) {
+            // Of a zero, the sum has no sign.
+            let none = self.terms.number(DType::F32, 0.0);
+            let is_zero = self.terms.apply(Prim::Eq, &[ratio, none]);
+            self.terms.apply(Prim::Select, &[is_zero, none, ratio])
+        } else {
             // Exact, so that what is stored is rounded once.
-            let (a, b) = (self.terms.cast(sum, DType::F64), self.terms.cast(zero, DType::F64));
-            sum = self.terms.apply(Prim::Add, &[a, b]);
-        }
+            let (a, b) = (self.terms.cast(ratio, DType::F64), self.terms.cast(zero, DType::F64));
+            self.terms.apply(Prim::Add, &[a, b])
+        };
         self.convert_small(sum, to, saturate)
     }
 

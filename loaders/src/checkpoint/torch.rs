@@ -62,26 +62,31 @@ struct Storages<'a> {
     order: ByteOrder,
     /// Most bytes of all inflated entries together.
     limit: usize,
-    open: BTreeMap<String, Arc<Storage>>,
+    /// What was opened, or why it cannot be.
+    open: BTreeMap<String, Result<Arc<Storage>, String>>,
 }
 
 impl Storages<'_> {
+    fn read(&mut self, key: &str) -> Result<Arc<Storage>, String> {
+        let entry = format!("{}data/{key}", self.prefix);
+        let bytes = self.archive.read(&entry, self.limit).map_err(|error| error.to_string())?;
+        if !self.archive.is_mapped(&entry) {
+            self.limit = self.limit.saturating_sub(bytes.len());
+        }
+        Ok(Arc::new(Storage { name: key.to_owned(), bytes, order: self.order }))
+    }
+
     fn resolve(&mut self, description: &Description) -> Result<Resolved, TensorFault> {
         let Description { key, element, numel, view } = description;
         let storage = match self.open.get(key) {
             Some(storage) => storage.clone(),
             None => {
-                let entry = format!("{}data/{key}", self.prefix);
-                let content = self.archive.read(&entry, self.limit);
-                let bytes = content.map_err(|error| TensorFault::Description(error.to_string()))?;
-                if !self.archive.is_mapped(&entry) {
-                    self.limit = self.limit.saturating_sub(bytes.len());
-                }
-                let storage = Arc::new(Storage { name: key.clone(), bytes, order: self.order });
+                let storage = self.read(key);
                 self.open.insert(key.clone(), storage.clone());
                 storage
             }
         };
+        let storage = storage.map_err(TensorFault::Description)?;
         if view.is_some() {
             return Err(TensorFault::Description(
                 "views of storages have no place in zip archives".to_owned(),

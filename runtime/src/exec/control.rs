@@ -259,7 +259,7 @@ impl Executor<'_> {
             return Ok(());
         }
         let root = at.prepared.roots[slot.index()];
-        self.ensure_memory(frame, at.function, root)?;
+        self.ensure_memory(frame, at.function, root, u64::MAX)?;
         let target = self.slot_place(frame, at.function, slot)?;
         let source = value.as_tensor().map(|t| Place::of(t.bytes()));
         let (Some(target), Some(source)) = (target, source) else {

@@ -26,6 +26,10 @@ const FRAMES_PER_FUNCTION: usize = 4;
 /// Deepest nesting of functions.
 const MAX_DEPTH: usize = 64;
 
+/// Most bytes of a value whose size shows when it is computed, where the caller sets no bound: what the evaluator gives a
+/// result.
+const MOST_LATE: u64 = 4 << 30;
+
 /// A value that enters a function.
 #[derive(Clone)]
 pub(crate) struct Actual {
@@ -324,7 +328,8 @@ impl<'a> Executor<'a> {
             let mut roots = smallvec::SmallVec::<[SlotId; 8]>::new();
             crate::plan::for_each_slot(&step.action, &mut |slot| roots.push(prepared.roots[slot.index()]));
             for root in roots {
-                self.ensure_memory(frame, function, root)?;
+                let most = if prepared.eager[root.index()] { u64::MAX } else { MOST_LATE };
+                self.ensure_memory(frame, function, root, most)?;
             }
         }
         // A loop or a later run often has the same sizes again.
@@ -369,18 +374,20 @@ impl<'a> Executor<'a> {
         for &slot in &function.outputs {
             let is_output = matches!(function.slots[slot.index()].storage, Storage::Output(_));
             if is_output && prepared.eager[slot.index()] {
-                self.ensure_memory(frame, function, slot)?;
+                self.ensure_memory(frame, function, slot, u64::MAX)?;
             }
         }
         Ok(())
     }
 
-    /// Gives a root slot memory, if it has none and gets it from the heap or the caller.
+    /// Gives a root slot memory, if it has none and gets it from the heap or the caller; without a bound of the caller, at
+    /// most `most` bytes.
     pub(super) fn ensure_memory(
         &mut self,
         frame: &mut Frame,
         function: &Function,
         slot: SlotId,
+        most: u64,
     ) -> Result<(), RunError> {
         let data = &function.slots[slot.index()];
         if frame.slots[slot.index()].place.is_some() {
@@ -406,6 +413,9 @@ impl<'a> Executor<'a> {
             None => {
                 let memory =
                     |source| RunError::Memory { place: format!("function `{}`", function.name), source };
+                if size > most && self.cx.budget.cap() == u64::MAX {
+                    return Err(memory(MemoryError::OverCap { needed: size, cap: most }));
+                }
                 self.cx.budget.take(size).map_err(memory)?;
                 let buf = AlignedBuf::zeroed(size).inspect_err(|_| self.cx.budget.give_back(size));
                 let buf = buf.map_err(memory)?;

@@ -4,6 +4,7 @@
 
 mod build;
 mod checkpoints;
+mod contributed;
 mod graphs;
 mod operators;
 mod tensors;
@@ -84,7 +85,15 @@ fn link(target: &str, place: &Path) -> io::Result<()> {
 
 /// All files, in an order that does not change.
 pub fn all() -> Vec<Hostile> {
-    [wire::files(), graphs::files(), tensors::files(), operators::files(), checkpoints::files()].concat()
+    [
+        wire::files(),
+        graphs::files(),
+        tensors::files(),
+        operators::files(),
+        contributed::files(),
+        checkpoints::files(),
+    ]
+    .concat()
 }
 
 /// Bytes that a run may hold beside the compiled program.

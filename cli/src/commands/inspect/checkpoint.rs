@@ -24,8 +24,8 @@ pub fn describe(checkpoint: &Checkpoint) -> String {
         table.row(vec![short(name), tensor.element.to_string(), shape(tensor), size, layout(tensor)]);
     }
     out += &table.render();
-    let dense: usize = checkpoint.tensors().map(|(_, tensor)| tensor.byte_len()).sum();
-    let elements: usize = checkpoint.tensors().map(|(_, tensor)| tensor.numel()).sum();
+    let dense = sum(checkpoint.tensors().map(|(_, tensor)| tensor.byte_len()));
+    let elements = sum(checkpoint.tensors().map(|(_, tensor)| tensor.numel()));
     let (stored, dense) = (bytes(checkpoint.stored_bytes() as u64), bytes(dense as u64));
     let _ = writeln!(out, "total: {elements} elements, {dense}; storages: {stored}");
     for (storage, names) in checkpoint.shared() {
@@ -40,11 +40,16 @@ pub fn describe(checkpoint: &Checkpoint) -> String {
         );
     }
     let mut printer = Printer { tree: checkpoint.tree(), left: ALL };
-    if printer.is_worth(checkpoint.tree().root(), 0) {
+    if printer.is_worth(checkpoint.tree().root(), 0, &mut { ALL }) {
         out += "values:\n";
         printer.print(checkpoint.tree().root(), 1, &mut out);
     }
     out
+}
+
+/// The sum; views that repeat elements may have more than fit in memory.
+fn sum(sizes: impl Iterator<Item = usize>) -> usize {
+    sizes.fold(0, usize::saturating_add)
 }
 
 /// The description as JSON: keys `container`, `tensors`, `elements`, `stored_bytes`, `shared`, `opaque`, `values`.
@@ -67,7 +72,7 @@ pub fn to_json(checkpoint: &Checkpoint) -> Value {
     let opaque = checkpoint.opaque().iter();
     let opaque: Vec<Value> = opaque.map(|v| json!({"path": v.path, "name": v.name})).collect();
     let mut printer = Printer { tree: checkpoint.tree(), left: ALL };
-    let elements: usize = checkpoint.tensors().map(|(_, tensor)| tensor.numel()).sum();
+    let elements = sum(checkpoint.tensors().map(|(_, tensor)| tensor.numel()));
     json!({
         "container": checkpoint.container().name(),
         "tensors": tensors,
@@ -122,16 +127,19 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
-    /// Whether there is anything but tensors and empty containers in a value.
-    fn is_worth(&self, id: ItemId, depth: usize) -> bool {
+    /// Whether there is anything but tensors and empty containers in a value, or more of them than are looked at.
+    fn is_worth(&self, id: ItemId, depth: usize, left: &mut usize) -> bool {
+        if depth > DEEPEST || *left == 0 {
+            return true;
+        }
+        *left -= 1;
         match self.tree.item(id) {
-            _ if depth > DEEPEST => true,
             Item::Tensor { .. } => false,
             Item::List(items) | Item::Tuple(items) | Item::Set(items) => {
-                items.iter().take(MOST).any(|&item| self.is_worth(item, depth + 1))
+                items.iter().take(MOST).any(|&item| self.is_worth(item, depth + 1, left))
             }
             Item::Dict { pairs, .. } => {
-                pairs.iter().take(MOST).any(|&(_, item)| self.is_worth(item, depth + 1))
+                pairs.iter().take(MOST).any(|&(_, item)| self.is_worth(item, depth + 1, left))
             }
             Item::None
             | Item::Bool(_)
@@ -183,10 +191,14 @@ impl Printer<'_> {
 
     /// The parts of a value, a line each.
     fn print(&mut self, id: ItemId, depth: usize, out: &mut String) {
-        let parts: Vec<(String, ItemId)> = match self.tree.item(id) {
-            Item::Dict { pairs, .. } => pairs.iter().map(|&(key, value)| (self.key(key), value)).collect(),
+        let (count, parts): (usize, Vec<(String, ItemId)>) = match self.tree.item(id) {
+            Item::Dict { pairs, .. } => {
+                let shown = pairs.iter().take(MOST).map(|&(key, value)| (self.key(key), value));
+                (pairs.len(), shown.collect())
+            }
             Item::List(items) | Item::Tuple(items) | Item::Set(items) => {
-                items.iter().enumerate().map(|(i, &item)| (i.to_string(), item)).collect()
+                let shown = items.iter().take(MOST).enumerate().map(|(i, &item)| (i.to_string(), item));
+                (items.len(), shown.collect())
             }
             _ => {
                 let _ = writeln!(out, "{}{}", "  ".repeat(depth), self.word(id).unwrap_or_default());
@@ -194,9 +206,8 @@ impl Printer<'_> {
             }
         };
         let indent = "  ".repeat(depth);
-        let count = parts.len();
         let mut tensors = 0;
-        for (key, value) in parts.into_iter().take(MOST) {
+        for (key, value) in parts {
             if matches!(self.tree.item(value), Item::Tensor { .. }) {
                 tensors += 1;
                 continue;

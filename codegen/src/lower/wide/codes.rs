@@ -40,7 +40,7 @@ pub(super) fn binary(width: Width, op: Binary) -> Code {
     pick(width, w256, w512)
 }
 
-/// The instruction of an operation on one vector, and its immediate. Those of 512 bits alone are no valid code for 256.
+/// The instruction of an operation on one vector, and its immediate.
 pub(super) fn unary(width: Width, op: Unary) -> (Code, Option<i32>) {
     let round =
         pick(width, Code::VEX_Vroundps_ymm_ymmm256_imm8, Code::EVEX_Vrndscaleps_zmm_k1z_zmmm512b32_imm8_sae);
@@ -54,12 +54,6 @@ pub(super) fn unary(width: Width, op: Unary) -> (Code, Option<i32>) {
         Unary::ToFloat => (Code::VEX_Vcvtdq2ps_ymm_ymmm256, Code::EVEX_Vcvtdq2ps_zmm_k1z_zmmm512b32_er),
         Unary::ToInt => (Code::VEX_Vcvttps2dq_ymm_ymmm256, Code::EVEX_Vcvttps2dq_zmm_k1z_zmmm512b32_sae),
         Unary::AbsI => (Code::VEX_Vpabsd_ymm_ymmm256, Code::EVEX_Vpabsd_zmm_k1z_zmmm512b32),
-        // From 1/2 to 1, with the sign.
-        Unary::Mantissa => {
-            let code = Code::EVEX_Vgetmantps_zmm_k1z_zmmm512b32_imm8_sae;
-            return (pick(width, Code::INVALID, code), Some(2));
-        }
-        Unary::Exponent => (Code::INVALID, Code::EVEX_Vgetexpps_zmm_k1z_zmmm512b32_sae),
     };
     (pick(width, w256, w512), None)
 }

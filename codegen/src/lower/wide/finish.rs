@@ -23,7 +23,7 @@ use crate::kir::{Axis, Block, Kernel, Val};
 
 /// Most instructions of a short epilogue for one group of lanes: the code of a tile has it for every vector of every
 /// height.
-const MOST_SHORT: usize = 12;
+const MOST_STRAIGHT: usize = 12;
 
 /// Most instructions of any.
 const MOST_INSTRUCTIONS: usize = 200;
@@ -135,7 +135,7 @@ impl Finish {
 
     /// Whether the epilogue is a loop over rows of sums in memory.
     pub(super) fn is_loop(&self) -> bool {
-        self.selection.program.phases[0].body.len() > MOST_SHORT
+        self.selection.program.phases[0].body.len() > MOST_STRAIGHT
     }
 
     /// Emits the epilogue of the sums, which are in the first registers row by row; the address of the words is at the

@@ -123,11 +123,6 @@ pub enum Unary {
     ToInt,
     /// Magnitude of a signed integer.
     AbsI,
-    /// The factor in `[1/2, 1)` of a float that is that times a power of two, with its sign; 1 of zero and infinity.
-    /// 512-bit vectors only.
-    Mantissa,
-    /// The logarithm of that power of two, less 1; infinite of zero and infinity. 512-bit vectors only.
-    Exponent,
 }
 
 /// Shifts by a constant.

@@ -2,21 +2,13 @@
 //!
 //! The whole row is one program: totals of all lanes go to parameters, from which later phases take them in every lane.
 
-use super::lir::{Binary, Inst, Param, Phase, Reg, Run, Src, Step, TotalForm, Unary};
-use super::math::float;
+use super::lir::{Inst, Phase, Reg, Run, Src, Step, TotalForm};
 use super::select::{Choice, Rep, Rows, Selection, Selector};
 use super::{WideError, Width};
 use crate::kir::{Accumulator, Axis, Block, Ix, Kernel, LoopKind, Reduce, Stmt};
 
 /// Instructions of a phase that has time to look ahead.
 const MUCH: usize = 12;
-
-/// What dividing by a value of a row takes: multiplication with the reciprocal of its mantissa, and a power of two.
-#[derive(Clone, Copy, Debug)]
-pub struct Divisor {
-    reciprocal: Param,
-    scale: Param,
-}
 
 /// The loop along a row that decides how long it is; `None` where the block has none, or something else than values,
 /// stores of one element, reductions and loops of independent iterations.
@@ -100,7 +92,6 @@ impl<'k> Selector<'k> {
             return self.unsupported("loops of several lengths along a row");
         }
         self.axis = axis;
-        self.along_row = true;
         Ok(())
     }
 
@@ -120,40 +111,7 @@ impl<'k> Selector<'k> {
 
     /// Values in registers of a loop end with it.
     fn forget(&mut self) {
-        self.along_row = false;
         self.reps.retain(|_, rep| !matches!(rep, Rep::Lanes(Src::Reg(Reg(_)))));
-    }
-
-    /// The divisor `y` of `x`, where it is the same for all lanes of a row: a phase of its own, before the loop, divides by
-    /// it once.
-    pub fn divisor_of_row(&mut self, x: Src, y: Src) -> Option<Divisor> {
-        let (Src::Reg(_), Src::Param(param), true) = (x, y, self.along_row) else { return None };
-        if self.width() != Width::W512 {
-            return None;
-        }
-        if let Some(&divisor) = self.divisors.get(&param) {
-            return Some(divisor);
-        }
-        let divisor = Divisor { reciprocal: self.keep(1), scale: self.keep(1) };
-        let [mantissa, reciprocal, exponent, scale] = [(); 4].map(|()| self.fresh());
-        let body = vec![
-            Inst::Unary { op: Unary::Mantissa, dst: mantissa, a: y },
-            Inst::Binary { op: Binary::DivF, dst: reciprocal, a: float(1.0), b: mantissa.into() },
-            Inst::Keep { param: divisor.reciprocal, a: reciprocal.into() },
-            Inst::Unary { op: Unary::Exponent, dst: exponent, a: y },
-            Inst::Binary { op: Binary::SubF, dst: scale, a: float(-1.0), b: exponent.into() },
-            Inst::Keep { param: divisor.scale, a: scale.into() },
-        ];
-        self.phases.push(Phase { body, run: Run::Once, totals: vec![] });
-        self.divisors.insert(param, divisor);
-        Some(divisor)
-    }
-
-    /// `x` by a divisor, to 1.5 units in the last place. It is scaled before it is multiplied: neither then overflows
-    /// where the quotient does not.
-    pub fn quotient(&mut self, x: Src, divisor: Divisor) -> Reg {
-        let scaled = self.binary(Binary::Scale, x, Src::Param(divisor.scale));
-        self.binary(Binary::MulF, scaled, Src::Param(divisor.reciprocal))
     }
 
     fn reduction(&mut self, r: &Reduce) -> Choice<()> {

@@ -38,10 +38,7 @@ impl Selector<'_> {
             (Prim::Mul, &[x, Src::Bits(ONE)] | &[Src::Bits(ONE), x]) => return Ok(x),
             (Prim::Mul, &[x, y]) => self.binary(Binary::MulF, x, y),
             (Prim::Div, &[x, y]) if self.at_least_one(y) => self.binary(Binary::Ratio, x, y),
-            (Prim::Div, &[x, y]) => match self.divisor_of_row(x, y) {
-                Some(divisor) => self.quotient(x, divisor),
-                None => self.binary(Binary::DivF, x, y),
-            },
+            (Prim::Div, &[x, y]) => self.binary(Binary::DivF, x, y),
             (Prim::Min, &[x, y]) => self.float_min_max(Binary::MinF, x, y),
             (Prim::Max, &[x, y]) => self.float_min_max(Binary::MaxF, x, y),
             (Prim::Neg, &[x]) => self.binary(Binary::Xor, x, Src::Bits(0x8000_0000)),

@@ -16,7 +16,6 @@ use super::lir::{
     Access, Binary, Inst, LoopId, LoopProgram, Param, Phase, Reg, Run, Src, Step, Total, TotalForm,
     without_unused,
 };
-use super::phases::Divisor;
 use super::survey::{decided, operations, stored};
 use super::{WideError, Width, access};
 use crate::kir::{
@@ -118,9 +117,6 @@ pub(super) struct Selector<'k> {
     loads: FxHashMap<(Access, Option<(Param, u32)>), (Reg, u32)>,
     /// Whether a load was met that another row has made at another position.
     overlaps: bool,
-    /// Whether a loop along a row is selected, whose row may have phases before it; and divisors of the row so far.
-    pub(super) along_row: bool,
-    pub(super) divisors: FxHashMap<Param, Divisor>,
     /// Values of the error function, and of what.
     pub(super) erfs: FxHashMap<Reg, Src>,
     /// Buffers that the rows write.
@@ -189,8 +185,6 @@ impl<'k> Selector<'k> {
             copies: 0..rows.map_or(1, |r| r.tile),
             loads: FxHashMap::default(),
             overlaps: false,
-            along_row: false,
-            divisors: FxHashMap::default(),
             erfs: FxHashMap::default(),
             written,
             phases: vec![],

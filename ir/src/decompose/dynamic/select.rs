@@ -91,9 +91,16 @@ pub(super) fn slice(
     let span = b.ew("where", &[back, behind, ahead])?;
     let span = b.ew("max", &[span, zero])?;
     let stride = b.ew("abs", &[steps])?;
-    let round = b.ew("sub", &[stride, one])?;
-    let sizes = b.ew("add", &[span, round])?;
-    let sizes = b.ew("div", &[sizes, stride])?;
+    // Rounded up, without a sum that a long stride would wrap.
+    let before_last = b.ew("sub", &[span, one])?;
+    let whole = b.ew("div", &[before_last, stride])?;
+    let rounded = b.ew("add", &[whole, one])?;
+    let some = b.ew("gt", &[span, zero])?;
+    let sizes = b.ew("where", &[some, rounded, zero])?;
+    // The smallest number has no magnitude.
+    let endless = b.ew("lt", &[stride, zero])?;
+    let endless = any(b, endless)?;
+    let bad = b.ew("or", &[bad, endless])?;
     bind(b, sizes, Some(bad), to.to_vec())?;
     let mut value = x;
     for (axis, len) in to.iter().enumerate() {
@@ -102,6 +109,9 @@ pub(super) fn slice(
     }
     Ok(value)
 }
+
+/// Most elements that padding adds or cuts at one end.
+const MOST_PAD: i64 = 1 << 60;
 
 /// Padding; what is cut has pads below 0.
 pub(super) fn pad(
@@ -125,6 +135,12 @@ pub(super) fn pad(
         spread(b, axes, half, rank, zero)
     };
     let (before, after) = (part(b, 0)?, part(b, 1)?);
+    // Sums of those within do not wrap.
+    let (low, high) = (int(b, -MOST_PAD)?, int(b, MOST_PAD)?);
+    let (below, above) = (b.ew("lt", &[pads, low])?, b.ew("gt", &[pads, high])?);
+    let beyond = b.ew("or", &[below, above])?;
+    let beyond = any(b, beyond)?;
+    let bad = b.ew("or", &[bad, beyond])?;
     let sizes = b.ew("add", &[lengths, before])?;
     let sizes = b.ew("add", &[sizes, after])?;
     bind(b, sizes, Some(bad), to.to_vec())?;

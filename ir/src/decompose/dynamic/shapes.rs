@@ -136,6 +136,10 @@ pub(super) fn split(
     let length = b.dims(&from[axis..=axis])?;
     let sum = total(b, ReduceKind::Sum, sizes)?;
     let bad = b.ew("ne", &[sum, length])?;
+    // Pieces no longer than all do not wrap their sum.
+    let too_long = b.ew("gt", &[sizes, length])?;
+    let too_long = super::any(b, too_long)?;
+    let bad = b.ew("or", &[bad, too_long])?;
     let pieces: Option<Vec<Dim>> = to.iter().map(|d| d.get(axis).cloned()).collect();
     let pieces = pieces.ok_or_else(|| InferError::new("another rank"))?;
     bind(b, sizes, Some(bad), pieces.clone())?;

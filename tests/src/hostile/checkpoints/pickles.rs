@@ -44,7 +44,7 @@ const GLOBALS: &[&str] = &[
 
 /// Every instruction that Python could run code by.
 fn calls() -> Vec<Hostile> {
-    let command = text("touch /tmp/kiln-was-here");
+    let command = text("touch kiln-was-here");
     let arg = [&b"("[..], &command, b"t"].concat();
     let call = |global: &str| [format!("c{}\n", global.replace(' ', "\n")).as_bytes(), &arg, b"R"].concat();
     let mut files = Vec::new();

@@ -1,4 +1,4 @@
-//! Tiles whose functions run the epilogue themselves, on sums in registers.
+//! Tiles whose functions run the epilogue themselves: on sums in registers where it is short, else in a loop over their rows.
 
 use cranelift_codegen::ir::Value;
 use cranelift_codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, types};

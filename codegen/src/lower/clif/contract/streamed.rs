@@ -116,7 +116,6 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     (whole || rows.length.is_none()).then_some(())?;
     let block_rows = block * line;
     let sum_columns = if whole { width } else { columns };
-    tile.row_stride = rows.inner_stride * bytes;
     tile.row_step = rows.step * bytes;
     tile.sum_stride = sum_columns * bytes;
     rows.spread(&mut tile, block, most, bytes);

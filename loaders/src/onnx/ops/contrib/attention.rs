@@ -79,8 +79,10 @@ pub(super) fn scale(cx: &Cx<'_, '_, '_>, head: &Dim) -> Result<f64, OpError> {
 
 /// A positive number of heads.
 pub(super) fn heads(cx: &Cx<'_, '_, '_>, name: &'static str) -> Result<i64, OpError> {
+    /// More than any model has: products of numbers of heads and sizes stay small.
+    const MOST: i64 = 1 << 16;
     match cx.attrs.required_int(name)? {
-        count if count > 0 => Ok(count),
+        count if (1..=MOST).contains(&count) => Ok(count),
         count => Err(OpError::invalid(format!("{name} {count}"))),
     }
 }

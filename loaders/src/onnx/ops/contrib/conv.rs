@@ -190,7 +190,9 @@ fn causal_conv(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     if dilation < 1 {
         return Err(OpError::invalid(format!("dilation {dilation}")));
     }
-    let length = Dim::known((taps - 1) * dilation);
+    let length = taps.checked_sub(1).and_then(|n| n.checked_mul(dilation)).filter(|n| *n >= 0);
+    let length = length.ok_or_else(|| OpError::invalid(format!("dilation {dilation} of {taps} taps")))?;
+    let length = Dim::known(length);
     // The state of either layout as `[B, C, n]`.
     let inner = |cx: &mut Cx<'_, '_, '_>, v: Value| {
         if !last_layout {

@@ -5,7 +5,7 @@ use kiln_ir::{Build, DType, Dim, InferError, Tensor, Type, Value};
 
 use super::super::{MICROSOFT, Row, row_of};
 use super::attention::{heads, scale};
-use super::{at, last, only};
+use super::{at, last, only, repeated};
 use crate::onnx::cx::{Cx, OpError, Outputs};
 
 pub(in super::super) const ROWS: &[Row] = &[row_of(MICROSOFT, "LinearAttention", linear_attention)];
@@ -72,9 +72,7 @@ fn by_steps(cx: &mut Cx<'_, '_, '_>, v: Value, own: i64, count: i64) -> Result<V
         if count % own != 0 {
             return Err(OpError::invalid(format!("{own} heads for {count}")));
         }
-        let of_each: Vec<i64> = (0..count).map(|i| i * own / count).collect();
-        let of_each = cx.b.constant(Tensor::ints(&of_each))?;
-        v = cx.b.add1(Index::Gather { axis: 2 }, &[v, of_each])?;
+        v = repeated(cx, v, 2, &Dim::known(count / own), &Dim::known(count))?;
     }
     Ok(v)
 }
@@ -128,9 +126,7 @@ fn linear_attention(cx: &mut Cx<'_, '_, '_>) -> Outputs {
         }
     };
     if groups > 1 {
-        let of_each: Vec<i64> = (0..kv_heads * groups).map(|i| i / groups).collect();
-        let of_each = cx.b.constant(Tensor::ints(&of_each))?;
-        state = cx.b.add1(Index::Gather { axis: 1 }, &[state, of_each])?;
+        state = repeated(cx, state, 1, &Dim::known(groups), &Dim::known(kv_heads * groups))?;
     }
     let (y, mut state) = over_steps(cx, rule, state, &sequences, &steps)?;
     if groups > 1 {

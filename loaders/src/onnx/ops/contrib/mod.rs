@@ -50,6 +50,35 @@ fn slice_last(cx: &mut Cx<'_, '_, '_>, v: Value, start: &Dim, size: &Dim) -> Res
     Ok(cx.b.slice_axis(v, rank.saturating_sub(1), start.clone(), size.clone())?)
 }
 
+/// Each element along an axis `times` times, the first `size` of them.
+fn repeated(
+    cx: &mut Cx<'_, '_, '_>,
+    v: Value,
+    axis: usize,
+    times: &Dim,
+    size: &Dim,
+) -> Result<Value, OpError> {
+    let mut dims = cx.shape(v)?;
+    let Some(count) = dims.get(axis).cloned() else {
+        return Err(OpError::invalid(format!("no axis {axis}")));
+    };
+    let mut apart = dims.clone();
+    apart.insert(axis + 1, Dim::known(1));
+    let v = cx.b.reshape(v, &apart)?;
+    if let Some(slot) = apart.get_mut(axis + 1) {
+        *slot = times.clone();
+    }
+    let v = cx.b.broadcast(v, &apart)?;
+    if let Some(slot) = dims.get_mut(axis) {
+        *slot = &count * times;
+    }
+    let v = cx.b.reshape(v, &dims)?;
+    match dims.get(axis) == Some(size) {
+        true => Ok(v),
+        false => Ok(cx.b.slice_axis(v, axis, Dim::known(0), size.clone())?),
+    }
+}
+
 /// The value in the dtype that sums are computed in: f32 for narrower floats.
 fn widened(cx: &mut Cx<'_, '_, '_>, v: Value) -> Result<Value, OpError> {
     let dtype = cx.dtype(v)?;

@@ -1,11 +1,11 @@
 //! Products and lookups of weights that are quantized in blocks to a few bits.
 
 use kiln_ir::op::Index;
-use kiln_ir::{Build, DType, Dim, Tensor, Value};
+use kiln_ir::{Build, DType, Dim, Value};
 
 use super::super::matmul::{Swaps, product};
 use super::super::{MICROSOFT, Row, row_of};
-use super::{absent, known_size, last, only, plus, slice_last};
+use super::{absent, known_size, last, only, plus, repeated, slice_last};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
 pub(in super::super) const ROWS: &[Row] = &[
@@ -47,10 +47,15 @@ fn blocks(cx: &Cx<'_, '_, '_>) -> Result<(i64, i64), OpError> {
         return Err(OpError::unsupported(format!("weights of {bits} bits")));
     }
     let block = cx.attrs.required_int("block_size")?;
-    if block < 16 || block.count_ones() != 1 {
-        return Err(OpError::invalid(format!("block_size {block}")));
+    Ok((bits, power_of_two(block)?))
+}
+
+/// A size of blocks, checked.
+fn power_of_two(block: i64) -> Result<i64, OpError> {
+    match block {
+        16..=0x4000_0000 if block.count_ones() == 1 => Ok(block),
+        _ => Err(OpError::invalid(format!("block_size {block}"))),
     }
-    Ok((bits, block))
 }
 
 fn size_attribute(cx: &Cx<'_, '_, '_>, name: &'static str) -> Result<Dim, OpError> {
@@ -158,12 +163,10 @@ const NF4: [f32; 16] = [
 /// Operands a, packed b (the high half of a byte first), one factor a block of the flattened `[N, K]`.
 fn mat_mul_bnb4(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let (a, b, factors) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
-    let block = cx.attrs.required_int("block_size")?;
-    if block < 16 || block.count_ones() != 1 {
-        return Err(OpError::invalid(format!("block_size {block}")));
-    }
+    let block = power_of_two(cx.attrs.required_int("block_size")?)?;
     let (n, k) = (size_attribute(cx, "N")?, size_attribute(cx, "K")?);
-    let total = known_size(&(&n * &k), "a weight")?;
+    let total = &n * &k;
+    let bytes = total.ceil_div(&Dim::known(2));
     cx.attrs.flag("training_mode", false)?;
     let table = match cx.attrs.required_int("quant_type")? {
         0 => FP4,
@@ -171,29 +174,21 @@ fn mat_mul_bnb4(cx: &mut Cx<'_, '_, '_>) -> Outputs {
         other => return Err(OpError::invalid(format!("quant_type {other}"))),
     };
     let table = cx.b.constant_of(&table)?;
-    let bytes = cx.b.reshape(b, &[Dim::known((total + 1) / 2), Dim::known(1)])?;
+    let packed = cx.b.reshape(b, &[bytes.clone(), Dim::known(1)])?;
     let shifts = cx.b.constant_of(&[4u8, 0])?;
-    let codes = cx.b.ew("shift_right", &[bytes, shifts])?;
+    let codes = cx.b.ew("shift_right", &[packed, shifts])?;
     let mask = cx.b.scalar(DType::U8, 15.0)?;
     let codes = cx.b.ew("bit_and", &[codes, mask])?;
     let codes = cx.b.cast(codes, DType::I32)?;
     let values = cx.b.add1(Index::Gather { axis: 0 }, &[table, codes])?;
-    let values = cx.b.reshape(values, &[Dim::known(total + total % 2)])?;
-    let values = slice_to(cx, values, &Dim::known(total))?;
-    let (factors, of_each) = (cx.b.cast(factors, DType::F32)?, (0..total).map(|i| i / block));
-    let of_each = cx.b.constant(Tensor::ints(&of_each.collect::<Vec<_>>()))?;
-    let factors = cx.b.add1(Index::Gather { axis: 0 }, &[factors, of_each])?;
+    let values = cx.b.reshape(values, &[bytes * Dim::known(2)])?;
+    let values = slice_to(cx, values, &total)?;
+    let factors = cx.b.cast(factors, DType::F32)?;
+    let factors = repeated(cx, factors, 0, &Dim::known(block), &total)?;
     let w = cx.b.ew("mul", &[values, factors])?;
     let w = cx.b.reshape(w, &[n, k])?;
     let swaps = Swaps { a: false, b: cx.attrs.flag("transB", true)? };
     one(product(cx, a, w, swaps, DType::F32)?)
-}
-
-/// The factors of blocks along an axis, each repeated for the `size` elements of its block.
-fn spread(cx: &mut Cx<'_, '_, '_>, v: Value, axis: usize, block: i64, size: i64) -> Result<Value, OpError> {
-    let of_each: Vec<i64> = (0..size).map(|i| i / block).collect();
-    let of_each = cx.b.constant(Tensor::ints(&of_each))?;
-    Ok(cx.b.add1(Index::Gather { axis }, &[v, of_each])?)
 }
 
 /// Rows of a table by index; what lies outside gives zeros.
@@ -258,25 +253,25 @@ fn gather_block_quantized(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let size = known_size(&along(quantize_axis), "a quantized axis")?;
     let block = match cx.attrs.int_or("block_size", 128)? {
         0 if stored.is_float() => size.max(1),
-        block if block >= 16 && block.count_ones() == 1 => block,
-        block => return Err(OpError::invalid(format!("block_size {block}"))),
+        block => power_of_two(block)?,
     };
+    let (block, size) = (Dim::known(block), Dim::known(size));
     let lookup = Lookup::new(cx, indices, &along(gather_axis), gather_axis)?;
     scales = cx.b.cast(scales, DType::F32)?;
     // A scale may be shared by what the other axes tell apart.
     let mut form = dims.clone();
     if let Some(slot) = form.get_mut(quantize_axis) {
-        *slot = Dim::known(size).ceil_div(&Dim::known(block));
+        *slot = size.ceil_div(&block);
     }
     scales = cx.b.broadcast(scales, &form)?;
-    scales = spread(cx, scales, quantize_axis, block, size)?;
+    scales = repeated(cx, scales, quantize_axis, &block, &size)?;
     let wide = cx.b.cast(data, DType::F32)?;
     let mut q = lookup.rows(cx, wide)?;
     if !stored.is_float() {
         let zeros = match zeros {
             Some(zeros) => {
                 let zeros = cx.b.cast(zeros, DType::F32)?;
-                let zeros = spread(cx, zeros, quantize_axis, block, size)?;
+                let zeros = repeated(cx, zeros, quantize_axis, &block, &size)?;
                 Some(lookup.rows(cx, zeros)?)
             }
             None if stored == DType::U8 => Some(cx.b.scalar(DType::F32, (1 << (bits - 1)) as f64)?),
