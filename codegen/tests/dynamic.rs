@@ -129,6 +129,7 @@ fn ranges_that_show_at_run_time() {
     let runs =
         [(0, 10, 3), (10, 0, -3), (0, -5, 1), (5, 5, 1), (-3, 4, 2), (4, -3, -7), (0, 9, 3), (1, 2, 0)];
     check(Dynamic::Range {}, &runs.map(|(a, b, d)| whole(a, b, d)));
+    check(Dynamic::Range {}, &[whole(i64::MIN, i64::MAX, 1), whole(i64::MAX, i64::MIN, -1)]);
     let float = |v: f32| Tensor::from_slice(&[], &[v]).unwrap();
     let runs = [(0.0, 1.0, 0.1), (1.0, -1.0, -0.3), (0.0, -1.0, 1.0), (2.0, 3.0, 0.5), (1.0, 2.0, 0.0)];
     check(Dynamic::Range {}, &runs.map(|(a, b, d)| vec![float(a), float(b), float(d)]));
@@ -144,6 +145,8 @@ fn slices_and_padding_that_show_at_run_time() {
         Dynamic::Slice {},
         &[
             slice([1, 2], [4, 6], [0, 1], [1, 2]),
+            slice([0, 1], [5, 3], [0, 1], [i64::MAX, i64::MAX]),
+            slice([4, 3], [0, 0], [0, 1], [-i64::MAX, i64::MIN]),
             slice([-1, -2], [i64::MIN, i64::MIN], [0, 1], [-1, -3]),
             slice([0, 3], [i64::MAX, 3], [1, 0], [3, 1]),
             slice([9, -9], [20, 9], [-2, -1], [1, 1]),
