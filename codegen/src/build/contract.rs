@@ -12,7 +12,7 @@ use super::panels::{Panels, pack_panels};
 use super::reduction::spatial_axes;
 use super::term::{Term, TermId};
 use super::trace::{Hero, Refusal, Region, Trace, kernel_type};
-use crate::kir::{Axis, Contract, Ix, KernelBuilder, Operand, Rhs, Stmt, Var};
+use crate::kir::{Access, Axis, Contract, Ix, KernelBuilder, Operand, Rhs, Stmt, Var};
 use crate::schedule::{contract_blocks, panel_width};
 
 /// What the lowerings like: sizes in elements.
@@ -321,7 +321,8 @@ impl<'a, 'g> Builder<'a, 'g> {
         let reduces = reduce_groups(&terms, &axes, &[&tops[..], &operands[..]].concat());
         let mut b = KernelBuilder::new(name);
         let mut e = Emitter::new(&terms, &axes, &sources, &reduces);
-        let buffers: Vec<_> = pieces.roots.iter().map(|r| e.output(&mut b, r.output, r.dtype)).collect();
+        let buffers: Vec<_> =
+            pieces.roots.iter().map(|r| e.output(&mut b, r.output, r.dtype, Access::Out)).collect();
         let mut points = Dim::known(1);
         let mut vars = vec![];
         for group in &grid {

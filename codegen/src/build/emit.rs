@@ -5,6 +5,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::expr::{Atom, Axes, AxisId, Expr};
+use super::loops::Root;
 use super::relayout::relayout;
 use super::rows::Kept;
 use super::term::{InRange, Literal, Term, TermId, Terms};
@@ -20,6 +21,15 @@ pub enum Param {
     Constant(Tensor),
     /// The kernel's output of that position.
     Output(usize),
+}
+
+/// Where a value along a row is kept.
+#[derive(Clone, Debug)]
+enum Place {
+    /// A row in scratch; the index is the loop of the axis.
+    Scratch(BufferId, AxisId),
+    /// An element of the result.
+    Result(BufferId, Expr),
 }
 
 /// Axes that run as one loop, outermost first, and its variable.
@@ -82,10 +92,10 @@ pub struct Emitter<'a> {
     dim_of: FxHashMap<Dim, u32>,
     /// The axes of the open vector loop.
     vector: Option<SmallVec<[AxisId; 4]>>,
-    /// Values that are stored when they are computed, and where; the index is the loop of the axis.
-    keeps: FxHashMap<TermId, (BufferId, AxisId)>,
+    /// Values that are stored when they are computed, and where.
+    keeps: FxHashMap<TermId, Place>,
     /// Values that are loaded instead of computed.
-    kept: FxHashMap<TermId, (BufferId, AxisId)>,
+    kept: FxHashMap<TermId, Place>,
     /// Sources that are rows in scratch.
     local: FxHashMap<usize, LocalRows>,
     /// Which of them is at hand, counted from the first one in scratch, and the first of their elements that is there.
@@ -166,8 +176,14 @@ impl<'a> Emitter<'a> {
     }
 
     /// Declares the output of that position.
-    pub fn output(&mut self, b: &mut KernelBuilder, position: usize, dtype: DType) -> BufferId {
-        let id = b.output(dtype);
+    pub fn output(
+        &mut self,
+        b: &mut KernelBuilder,
+        position: usize,
+        dtype: DType,
+        access: Access,
+    ) -> BufferId {
+        let id = b.buffer(dtype, access);
         self.param(Param::Output(position), id);
         id
     }
@@ -195,14 +211,40 @@ impl<'a> Emitter<'a> {
         let extent = row.extent(self.axes);
         for Kept { made, used } in kept {
             let buffer = match self.keeps.get(&made.0) {
-                Some(known) => known.0,
+                Some(Place::Scratch(known, _) | Place::Result(known, _)) => *known,
                 None => {
                     let len = self.dim(b, &extent);
                     b.scratch(DType::F32, len)
                 }
             };
-            self.keeps.insert(made.0, (buffer, made.1));
-            self.kept.insert(used.0, (buffer, used.1));
+            self.keeps.insert(made.0, Place::Scratch(buffer, made.1));
+            self.kept.insert(used.0, Place::Scratch(buffer, used.1));
+        }
+    }
+
+    /// Keeps values along the axis of a row in a result that has room for them ([`super::rows::fit_result`]).
+    pub fn keep_in_result(&mut self, kept: &[Kept], axis: AxisId, result: BufferId, root: &Root) {
+        for Kept { made, used } in kept {
+            let along = |own: AxisId| {
+                let rename = |a: AxisId| if a == axis { own } else { a };
+                let offset = root.offset.renamed(&rename, self.terms);
+                offset.map(|offset| Place::Result(result, offset))
+            };
+            match (along(made.1), along(used.1)) {
+                (Some(stored), Some(loaded)) => {
+                    self.keeps.insert(made.0, stored);
+                    self.kept.insert(used.0, loaded);
+                }
+                _ => self.refuse("the row of a result has no index along another loop"),
+            }
+        }
+    }
+
+    /// Buffer and index of what is kept, in the loop that is open.
+    fn place(&mut self, b: &mut KernelBuilder, place: &Place) -> (BufferId, Ix) {
+        match place {
+            Place::Scratch(buffer, axis) => (*buffer, self.variable(*axis)),
+            Place::Result(buffer, offset) => (*buffer, self.ix(b, offset)),
         }
     }
 
@@ -328,8 +370,8 @@ impl<'a> Emitter<'a> {
         }
         let data = self.terms.get(id);
         let dtype = data.dtype;
-        if let Some(&(buffer, axis)) = self.kept.get(&id) {
-            let index = self.variable(axis);
+        if let Some(place) = self.kept.get(&id).cloned() {
+            let (buffer, index) = self.place(b, &place);
             let val = b.load(buffer, index);
             self.cache(id, val);
             return val;
@@ -364,8 +406,8 @@ impl<'a> Emitter<'a> {
                 b.literal(dtype, 0.0)
             }
         };
-        if let Some(&(buffer, axis)) = self.keeps.get(&id) {
-            let index = self.variable(axis);
+        if let Some(place) = self.keeps.get(&id).cloned() {
+            let (buffer, index) = self.place(b, &place);
             b.store(buffer, index, val);
         }
         self.cache(id, val);

@@ -7,10 +7,11 @@ use smallvec::SmallVec;
 
 use super::emit::{Emitter, Group, Param, is_joint};
 use super::expr::{Atom, Axes, AxisId, Expr, flatten, unflatten};
+use super::rows;
 use super::small::is_small;
 use super::term::{InRange, Literal, Term, TermId, Terms};
 use super::trace::{Fit, Refusal, Region, SourceTensor, Trace, kernel_type};
-use crate::kir::{BufferId, Ix, Kernel, KernelBuilder, LoopKind};
+use crate::kir::{Access, BufferId, Ix, Kernel, KernelBuilder, LoopKind};
 use crate::schedule::{WHOLE_ROWS, channel_block};
 
 /// A kernel with what a call of it needs.
@@ -334,10 +335,16 @@ fn schedule(
     let reduces = reduce_groups(&terms, &axes, &tops);
     let mut b = KernelBuilder::new(name);
     let mut emitter = Emitter::new(&terms, &axes, &sources, &reduces);
-    let outputs: Vec<BufferId> = roots.iter().map(|r| emitter.output(&mut b, r.output, r.dtype)).collect();
-    if let (Some(_), Some(row)) = (levels.rows, levels.groups.last()) {
-        let kept = super::rows::kept(&terms, &axes, &tops, row);
-        emitter.keep(&mut b, &kept, row);
+    let row = levels.groups.last().filter(|_| levels.rows.is_some());
+    let kept = row.map_or(vec![], |row| rows::kept(&terms, &axes, &tops, row));
+    let in_result = row.filter(|row| rows::fit_result(&kept, &roots, row));
+    let access = if in_result.is_some() { Access::InOut } else { Access::Out };
+    let declare = |r: &Root| emitter.output(&mut b, r.output, r.dtype, access.clone());
+    let outputs: Vec<BufferId> = roots.iter().map(declare).collect();
+    match (row, in_result) {
+        (_, Some(own)) => emitter.keep_in_result(&kept, own.members[0], outputs[0], &roots[0]),
+        (Some(row), None) => emitter.keep(&mut b, &kept, row),
+        (None, None) => {}
     }
     let grid = emit_grid(&mut emitter, &mut b, &levels, &axes, &roots, &outputs);
     let (kernel, params, dims) = emitter.finish(b)?;

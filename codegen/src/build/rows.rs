@@ -1,11 +1,13 @@
 //! What is computed once along a row though several of its loops use it: the first reduction that computes it keeps it
-//! in scratch.
+//! in scratch or, where the result has room for it, in the row of the result, whose elements are replaced as they are
+//! read for the last time. So the first-level cache holds one row less.
 
 use kiln_ir::DType;
 use rustc_hash::FxHashSet;
 
 use super::emit::Group;
 use super::expr::{Axes, AxisId};
+use super::loops::Root;
 use super::term::{Term, TermId, Terms};
 
 /// Work beyond which a value is kept rather than computed again.
@@ -21,6 +23,14 @@ pub struct Kept {
     pub made: (TermId, AxisId),
     /// The same value along another loop, and an axis of that.
     pub used: (TermId, AxisId),
+}
+
+/// Whether the row of the only result can hold the only value that is kept. The last loop reads and then writes one
+/// element after the other, and nothing else reads the result.
+pub fn fit_result(kept: &[Kept], roots: &[Root], row: &Group) -> bool {
+    let ([first, rest @ ..], [root], [axis]) = (kept, roots, row.members.as_slice()) else { return false };
+    let one = rest.iter().all(|k| k.made == first.made);
+    one && root.dtype == DType::F32 && root.offset.coefficient(*axis).as_known() == Some(1)
 }
 
 /// A loop along the row: axes, and what it computes.

@@ -39,7 +39,7 @@ use super::expr::{AxisId, Expr, reshape_index};
 use super::loops::{Domain, Lowered, bind_all, grain, reduce_groups};
 use super::term::TermId;
 use super::trace::{Hero, Refusal, Region, Trace};
-use crate::kir::{BufferId, KernelBuilder};
+use crate::kir::{Access, BufferId, KernelBuilder};
 
 /// The two contractions of a region and what passes between them.
 pub struct Attention {
@@ -259,7 +259,8 @@ fn emit(
     let reduces = reduce_groups(&terms, &axes, &tops);
     let mut b = KernelBuilder::new(name);
     let mut e = Emitter::new(&terms, &axes, &sources, &reduces);
-    let outputs: Vec<BufferId> = s.pieces.roots.iter().map(|r| e.output(&mut b, r.output, r.dtype)).collect();
+    let outputs: Vec<BufferId> =
+        s.pieces.roots.iter().map(|r| e.output(&mut b, r.output, r.dtype, Access::Out)).collect();
     let scratch = Scratch::new(&mut b, &axes, plan);
     let outer: Vec<AxisId> = plan.grid.iter().flat_map(|g| g.members.iter().copied()).collect();
     for source in s.local {

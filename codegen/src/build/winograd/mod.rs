@@ -32,7 +32,7 @@ use super::expr::{AxisId, Expr, flatten};
 use super::loops::{Domain, Lowered, Root, reduce_groups};
 use super::term::{InRange, Term, TermId};
 use super::trace::{Hero, Refusal, Region, Trace, kernel_type};
-use crate::kir::KernelBuilder;
+use crate::kir::{Access, KernelBuilder};
 
 /// Lowers a region around the convolution `hero` with transformed tiles, where that is faster than taps are.
 pub fn lower_winograd(
@@ -115,7 +115,7 @@ fn lower(
     let reduces = reduce_groups(&terms, &axes, &tops);
     let mut b = KernelBuilder::new(name);
     let mut e = Emitter::new(&terms, &axes, &sources, &reduces);
-    let outputs = scalars.roots.iter().map(|r| e.output(&mut b, r.output, r.dtype)).collect();
+    let outputs = scalars.roots.iter().map(|r| e.output(&mut b, r.output, r.dtype, Access::Out)).collect();
     let images = axes.extent(scalars.result[0]).clone();
     let filters = e.constant(&mut b, filters);
     let scratch = Scratch::new(&mut b, &layer, &plan);

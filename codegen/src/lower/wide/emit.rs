@@ -19,6 +19,7 @@ use super::asm::{Assembler, at, vector};
 use super::codes::{exchanges, moves, pick};
 use super::lir::{Binary, COUNT, Inst, LoopProgram, Param, Phase, ROWS, Reg, Run, Src, TotalForm};
 use super::registers::{Motion, Registers};
+use super::select::TEMPORARIES;
 use super::{WideError, WideFunction, Width};
 
 /// The words that the caller passes.
@@ -195,7 +196,7 @@ impl<'p> Emission<'p> {
                     self.groups(count)?;
                     self.store_totals();
                 }
-                Run::Once => self.body(1)?,
+                Run::Once => self.body(1, &[])?,
             }
         }
         for &(param, step) in &self.program.row_steps {
@@ -261,12 +262,12 @@ impl<'p> Emission<'p> {
         let step = groups as i64 * lanes;
         let at_least = |n: i64| count.is_none_or(|c| c >= n);
         if groups > 1 && at_least(step) {
-            self.counted(groups)?;
+            self.counted(groups, count)?;
         }
         self.combine_groups();
         let rest = count.map(|c| if groups > 1 { c % step } else { c });
         if rest.is_none_or(|r| r >= lanes) {
-            self.counted(1)?;
+            self.counted(1, rest)?;
         }
         if self.width == Width::W512 && count.is_none_or(|c| c % lanes != 0) {
             let done = self.asm.label();
@@ -276,7 +277,7 @@ impl<'p> Emission<'p> {
             self.asm.op3(Code::VEX_Bzhi_r32_rm32_r32, Register::EAX, Register::EAX, Register::EDX);
             self.asm.op2(Code::VEX_Kmovw_kr_r32, TAIL, Register::EAX);
             self.masked = true;
-            self.body(1)?;
+            self.body(1, &[])?;
             self.masked = false;
             self.asm.bind(done);
         }
@@ -284,13 +285,16 @@ impl<'p> Emission<'p> {
     }
 
     /// A loop over whole iterations of some groups.
-    fn counted(&mut self, groups: usize) -> Result<(), WideError> {
+    fn counted(&mut self, groups: usize, count: Option<i64>) -> Result<(), WideError> {
         let step = (groups as i64 * self.lanes()) as i32;
         let rest = self.asm.label();
         self.asm.op2(Code::Sub_rm64_imm32, LEFT, step);
         self.asm.jump(Code::Jl_rel32_64, rest);
+        let repeats = count.is_none_or(|c| c >= 2 * i64::from(step));
+        let kept = if repeats { self.phase.repeated(self.free(groups)) } else { vec![] };
+        self.fill_kept(&kept);
         let again = self.asm.here();
-        self.body(groups)?;
+        self.body(groups, &kept)?;
         self.asm.op2(Code::Add_rm64_imm32, INDEX, step);
         self.asm.op2(Code::Sub_rm64_imm32, LEFT, step);
         self.asm.jump(Code::Jge_rel32_64, again);
@@ -318,18 +322,48 @@ impl<'p> Emission<'p> {
         }
     }
 
-    /// Some groups of lanes.
-    fn body(&mut self, groups: usize) -> Result<(), WideError> {
+    /// Registers of accumulators.
+    fn accumulators(&self) -> usize {
+        self.phase.groups() * self.phase.totals.len()
+    }
+
+    /// Registers that a loop over iterations of some groups leaves free.
+    fn free(&self, groups: usize) -> usize {
+        let taken = self.accumulators() + groups * self.phase.live() + TEMPORARIES;
+        self.width.registers().saturating_sub(taken)
+    }
+
+    /// Brings operands that are the same in every iteration to the registers behind the accumulators.
+    fn fill_kept(&mut self, kept: &[Src]) {
+        let first = self.accumulators();
+        for (i, src) in kept.iter().enumerate() {
+            let register = self.vector((first + i) as u8);
+            match *src {
+                Src::Bits(bits) => self.fill(register, bits),
+                Src::Param(param) => self.asm.op2(self.splat_code(), register, Self::word(param)),
+                Src::Reg(_) => {}
+            }
+        }
+    }
+
+    /// Some groups of lanes, where [`Emission::fill_kept`] has brought some operands to registers.
+    fn body(&mut self, groups: usize, kept: &[Src]) -> Result<(), WideError> {
         let phase = self.phase;
-        let pinned = phase.groups() * phase.totals.len();
+        let pinned = self.accumulators();
         if pinned + 8 > self.width.registers() {
             return Err(WideError::Unsupported("that many accumulators".to_owned()));
         }
-        let values = self.program.registers;
-        self.order = phase.interleaved(groups, values).into();
+        let values = self.program.registers.saturating_mul(groups as u32);
+        let place = |src: Src| match kept.iter().position(|k| *k == src) {
+            Some(i) => Src::Reg(Reg(values + i as u32)),
+            None => src,
+        };
+        let order = phase.interleaved(groups, self.program.registers);
+        self.order = order.into_iter().map(|(group, inst)| (group, inst.on(&place))).collect();
         self.guard = None;
-        let all = values.saturating_mul(groups as u32);
+        let all = values.saturating_add(kept.len() as u32);
         self.registers = Registers::new(&self.order, all, self.width.registers(), pinned);
+        self.registers.keep_last(kept.len(), pinned);
         let order = Rc::clone(&self.order);
         for (position, (group, inst)) in order.iter().enumerate() {
             self.position = position;

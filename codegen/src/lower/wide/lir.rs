@@ -398,9 +398,9 @@ pub const COUNT: Param = Param(0);
 pub const ROWS: Param = Param(1);
 
 impl Inst {
-    /// The operands that are registers.
-    pub fn sources(&self) -> SmallVec<[Reg; 4]> {
-        let all: SmallVec<[Src; 4]> = match self {
+    /// The operands.
+    pub fn operands(&self) -> SmallVec<[Src; 4]> {
+        match self {
             Inst::Move { a, .. }
             | Inst::Unary { a, .. }
             | Inst::Shift { a, .. }
@@ -415,8 +415,13 @@ impl Inst {
             Inst::Begin { carried, .. } => carried.iter().map(|c| c.1).collect(),
             Inst::End { carried, .. } => carried.iter().map(|r| Src::Reg(*r)).collect(),
             Inst::Load { .. } | Inst::Prefetch { .. } => SmallVec::new(),
-        };
-        all.into_iter()
+        }
+    }
+
+    /// The operands that are registers.
+    pub fn sources(&self) -> SmallVec<[Reg; 4]> {
+        self.operands()
+            .into_iter()
             .filter_map(|src| match src {
                 Src::Reg(reg) => Some(reg),
                 Src::Bits(_) | Src::Param(_) => None,
@@ -475,6 +480,17 @@ impl Inst {
             Src::Reg(r) => Src::Reg(reg(r)),
             Src::Bits(_) | Src::Param(_) => s,
         };
+        self.rewritten(reg, &src)
+    }
+
+    /// The instruction on other operands.
+    #[must_use]
+    pub fn on(&self, src: &dyn Fn(Src) -> Src) -> Inst {
+        self.rewritten(&|reg| reg, src)
+    }
+
+    /// The instruction with other results and operands.
+    fn rewritten(&self, reg: &dyn Fn(Reg) -> Reg, src: &dyn Fn(Src) -> Src) -> Inst {
         match self.clone() {
             Inst::Move { dst, a } => Inst::Move { dst: reg(dst), a: src(a) },
             Inst::Binary { op, dst, a, b } => Inst::Binary { op, dst: reg(dst), a: src(a), b: src(b) },
@@ -524,6 +540,26 @@ impl Phase {
             rest = after;
         }
         order
+    }
+
+    /// The constants and parameters that the body uses, those that it uses most first; at most so many. None where the
+    /// body has loops of its own.
+    pub fn repeated(&self, most: usize) -> Vec<Src> {
+        let mut found: Vec<(Src, usize)> = vec![];
+        for inst in &self.body {
+            if matches!(inst, Inst::Begin { .. } | Inst::Keep { .. }) {
+                return vec![];
+            }
+            for operand in inst.operands() {
+                match (operand, found.iter_mut().find(|f| f.0 == operand)) {
+                    (Src::Reg(_) | Src::Bits(0), _) => {}
+                    (_, Some((_, uses))) => *uses += 1,
+                    (_, None) => found.push((operand, 1)),
+                }
+            }
+        }
+        found.sort_by_key(|(_, uses)| std::cmp::Reverse(*uses));
+        found.into_iter().take(most).map(|(src, _)| src).collect()
     }
 
     /// Most values of the body that are needed at once.

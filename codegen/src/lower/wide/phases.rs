@@ -10,6 +10,9 @@ use crate::kir::{Accumulator, Axis, Block, Ix, Kernel, LoopKind, Reduce, Stmt};
 /// Instructions of a phase that has time to look ahead.
 const MUCH: usize = 12;
 
+/// Bytes from what a phase stores to what it will store soon.
+const SOON: i64 = 1024;
+
 /// The loop along a row that decides how long it is; `None` where the block has none, or something else than values,
 /// stores of one element, reductions and loops of independent iterations.
 pub fn lanes_of_row(body: &Block) -> Option<&Axis> {
@@ -69,14 +72,22 @@ impl<'k> Selector<'k> {
         if size(&self.phases[at]) < MUCH {
             return;
         }
+        let stores = |inst: &Inst, pointer| matches!(inst, Inst::Store { at, .. } if at.pointer == pointer);
         let mut found: Vec<Inst> = vec![];
         for inst in self.phases.iter().flat_map(|p| &p.body) {
-            let (Inst::Load { at, .. } | Inst::Store { at, .. }) = inst else { continue };
-            let step = self.row_steps.iter().find(|s| s.0 == at.pointer).map(|s| s.1);
-            let (Some(step), Step::Contiguous, true) = (step, at.step, at.inner.is_empty()) else { continue };
-            let ahead = if matches!(inst, Inst::Load { .. }) { step } else { 0 };
+            let (Inst::Load { at: place, .. } | Inst::Store { at: place, .. }) = inst else { continue };
+            let step = self.row_steps.iter().find(|s| s.0 == place.pointer).map(|s| s.1);
+            let (Some(step), Step::Contiguous, true) = (step, place.step, place.inner.is_empty()) else {
+                continue;
+            };
+            let stored_here = self.phases[at].body.iter().any(|i| stores(i, place.pointer));
+            let ahead = match inst {
+                _ if stored_here => SOON,
+                Inst::Load { .. } => step,
+                _ => 0,
+            };
             let Ok(ahead) = i32::try_from(ahead) else { continue };
-            let asked = Inst::Prefetch { at: at.clone(), ahead };
+            let asked = Inst::Prefetch { at: place.clone(), ahead };
             if !found.contains(&asked) {
                 found.push(asked);
             }

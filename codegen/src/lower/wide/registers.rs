@@ -165,6 +165,15 @@ impl Registers {
         self.own(value, at);
     }
 
+    /// Keeps the last values, which are there before, each in a register of its own behind the first `pinned`.
+    pub fn keep_last(&mut self, values: usize, pinned: usize) {
+        let first = self.places.len() - values;
+        for i in 0..values {
+            self.own(Reg((first + i) as u32), (pinned + i) as u8);
+            self.pin(Reg((first + i) as u32));
+        }
+    }
+
     /// Says where a value is that was there before.
     pub fn own(&mut self, value: Reg, at: u8) {
         self.holders[at as usize] = Holder::Value(value);

@@ -32,7 +32,7 @@ const MOST_INSTRUCTIONS: usize = 700;
 const UNROLLED: i64 = 300;
 
 /// Registers for what an instruction needs besides values.
-const TEMPORARIES: usize = 4;
+pub(super) const TEMPORARIES: usize = 4;
 
 /// Most groups of lanes of a main loop.
 const MOST_GROUPS: usize = 4;
