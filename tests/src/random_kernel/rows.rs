@@ -1,6 +1,6 @@
 //! Reductions, and rows of several phases: softmax, normalizations, and what else can stand there.
 
-use kiln_codegen::kir::{Ix, KernelBuilder, LoopKind, Val, compute_dtype};
+use kiln_codegen::kir::{Access, Ix, KernelBuilder, LoopKind, Val, compute_dtype};
 use kiln_ir::{DType, Prim};
 
 use super::scalar::{self, step};
@@ -71,23 +71,26 @@ pub fn reductions(c: &mut Choices<'_>) -> Vec<Case> {
     super::case(c, b, &[count * n * stride, count], dims, super::SUMMABLE)
 }
 
-/// Rows whose later loops use totals of the earlier ones, with what is expensive kept in scratch; some have no elements, and
-/// some store a total.
+/// Rows whose later loops use totals of the earlier ones, with what is expensive kept in scratch or in the result; some have
+/// no elements, and some store a total.
 pub fn phases(c: &mut Choices<'_>) -> Vec<Case> {
     let storage = if c.below(4) == 1 { c.of(&[DType::F16, DType::BF16]) } else { F32 };
     let mut b = KernelBuilder::new("rows");
-    let (x, scale, out) = (b.input(storage), b.input(F32), b.output(storage));
+    let in_result = storage == F32 && c.flag();
+    let access = if in_result { Access::InOut } else { Access::Out };
+    let (x, scale, out) = (b.input(storage), b.input(F32), b.buffer(storage, access));
     let single = b.output(F32);
-    let most = c.of(&[40, 130]);
+    let most = c.of(&[40, 130, 300]);
     let n = c.between(0, most);
     let (len, dims) = if n > 0 && c.flag() { (Ix::Const(n), vec![]) } else { (b.dim(), vec![n]) };
-    let kept = b.scratch(F32, len.clone());
+    let kept = if in_result { out } else { b.scratch(F32, len.clone()) };
     let (blocks, rows) = (c.between(1, 2), c.between(1, 5));
     let block = b.grid(blocks);
     let (keeps, softmax, stores) = (c.flag(), c.flag(), c.flag());
     let count = 1 + c.below(3);
     b.sequential(rows, |b, row| {
         let at = (block.clone() * rows + row.clone()) * len.clone();
+        let place = |i: &Ix| if in_result { at.clone() + i.clone() } else { i.clone() };
         let mut totals: Vec<Val> = vec![];
         let mut stored = false;
         for phase in 0..count {
@@ -108,13 +111,13 @@ pub fn phases(c: &mut Choices<'_>) -> Vec<Case> {
             let store = keeps && !stored && (phase > 0 || !softmax);
             let found = b.reduce(LoopKind::Vector, len.clone(), &combine, |b, i| {
                 let v = if stored && c.flag() {
-                    b.load(kept, i.clone())
+                    b.load(kept, place(&i))
                 } else {
                     b.load(x, at.clone() + i.clone())
                 };
                 let v = phase_value(b, c, v, &totals, softmax);
                 if store {
-                    b.store(kept, i, v);
+                    b.store(kept, place(&i), v);
                 }
                 combine.iter().map(|_| v).collect()
             });
@@ -125,7 +128,7 @@ pub fn phases(c: &mut Choices<'_>) -> Vec<Case> {
             totals.extend(found);
         }
         b.vector(len.clone(), |b, i| {
-            let v = if stored { b.load(kept, i.clone()) } else { b.load(x, at.clone() + i.clone()) };
+            let v = if stored { b.load(kept, place(&i)) } else { b.load(x, at.clone() + i.clone()) };
             let mut v = if stored { v } else { phase_value(b, c, v, &totals, softmax) };
             let last = totals[totals.len() - 1];
             if c.below(4) > 0 {

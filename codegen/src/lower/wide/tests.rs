@@ -157,6 +157,38 @@ fn loops_keep_to_their_registers_and_features_and_spill() {
     }
 }
 
+#[test]
+fn long_loops_keep_constants_in_registers() {
+    let mut b = KernelBuilder::new("loop");
+    let (x, out) = (b.input(DType::F32), b.output(DType::F32));
+    let n = b.dim();
+    b.vector(n, |b, i| {
+        let v = b.load(x, i.clone());
+        let v = b.apply(Prim::Exp, &[v]);
+        b.store(out, i, v);
+    });
+    let kernel = b.finish().unwrap();
+    let [Stmt::For(l)] = kernel.body.as_slice() else { panic!("one loop") };
+    let selection = select(&kernel, Width::W512, None, &l.axis, &l.body, &[]).unwrap();
+    let constants_of_the_main_loop = |count| {
+        let function = selection.function(count, Width::W512).unwrap();
+        let code = &function.bytes[function.entry..];
+        let all: Vec<_> =
+            Decoder::with_ip(64, code, function.entry as u64, DecoderOptions::NONE).into_iter().collect();
+        let back = |i: &&iced_x86::Instruction| {
+            i.flow_control() == FlowControl::ConditionalBranch && i.near_branch_target() < i.ip()
+        };
+        let end = all.iter().find(back);
+        let main = end.map_or(0..0, |end| end.near_branch_target()..end.ip());
+        let constant = |i: &&iced_x86::Instruction| main.contains(&i.ip()) && i.is_ip_rel_memory_operand();
+        all.iter().filter(constant).count()
+    };
+    assert_eq!(constants_of_the_main_loop(None), 0);
+    assert_eq!(constants_of_the_main_loop(Some(256)), 0);
+    // One iteration is no reason to load them first.
+    assert!(constants_of_the_main_loop(Some(64)) > 0);
+}
+
 /// Softmax of rows of 100, the exponentials kept.
 fn rows() -> Kernel {
     let mut b = KernelBuilder::new("rows");
