@@ -17,6 +17,7 @@ mod random;
 mod suite;
 mod symbolic;
 mod tidy;
+mod torch_sweep;
 mod workspace;
 mod zoo;
 
@@ -60,6 +61,8 @@ enum Task {
     Kernels(kernels::Options),
     /// Random ONNX models: compiled code against the reference evaluator and onnxruntime.
     Differential(differential::Options),
+    /// Models of torchvision, timm, transformers and torchaudio as PyTorch saves them, against PyTorch.
+    TorchSweep(torch_sweep::Options),
     /// The property tests over fresh random cases, seed by seed.
     Random(random::Options),
     /// Architecture checks: crate arrows, forbidden dependencies, unsafe code, file sizes.
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Task::Symbolic(options) => symbolic::run(&workspace, options),
         Task::Kernels(options) => kernels::run(&workspace, options),
         Task::Differential(options) => differential::run(&workspace, options),
+        Task::TorchSweep(options) => torch_sweep::run(&workspace, options),
         Task::Random(options) => random::run(&workspace, options),
         Task::Tidy => tidy::run(&workspace),
     });

@@ -19,17 +19,33 @@ impl Arrays {
         Self::read_file(path).with_context(|| format!("reading {}", path.display()))
     }
 
+    /// Reads all arrays of `path` under the names `output_0`, `output_1`, in the order of the file.
+    pub fn numbered(path: &Path) -> Result<Self> {
+        let arrays = Self::entries(path).with_context(|| format!("reading {}", path.display()))?;
+        let numbered = arrays.into_iter().enumerate().map(|(i, (_, bytes))| (format!("output_{i}"), bytes));
+        Ok(Self(numbered.collect()))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     fn read_file(path: &Path) -> Result<Self> {
+        Ok(Self(Self::entries(path)?.into_iter().collect()))
+    }
+
+    fn entries(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         let mut archive = ZipArchive::new(File::open(path)?)?;
-        let mut arrays = BTreeMap::new();
+        let mut arrays = Vec::new();
         for index in 0..archive.len() {
             let mut entry = archive.by_index(index)?;
             let name = entry.name()?.strip_suffix(".npy").context("an entry is not an .npy")?.to_owned();
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes)?;
-            arrays.insert(name, bytes);
+            arrays.push((name, bytes));
         }
-        Ok(Self(arrays))
+        Ok(arrays)
     }
 
     /// Writes the arrays `names` to `path`.
@@ -114,6 +130,8 @@ fn numbers(bytes: &[u8]) -> Result<Numbers> {
         (TypeChar::Float, Some(8)) => file.into_vec::<f64>()?,
         (TypeChar::Int, Some(4)) => file.into_vec::<i32>()?.into_iter().map(f64::from).collect(),
         (TypeChar::Int, Some(8)) => file.into_vec::<i64>()?.into_iter().map(|value| value as f64).collect(),
+        (TypeChar::Bool, _) => file.into_vec::<bool>()?.into_iter().map(f64::from).collect(),
+        (TypeChar::Uint, Some(1)) => file.into_vec::<u8>()?.into_iter().map(f64::from).collect(),
         _ => bail!("the dtype {kind} is not compared here"),
     };
     Ok(Numbers { dtype: kind.to_string(), shape, values })

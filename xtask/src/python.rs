@@ -23,6 +23,8 @@ pub enum Purpose {
     OpenVino,
     /// PyTorch and the exporters: the benchmark models, and Inductor as a peer.
     Zoo,
+    /// PyTorch and libraries of models.
+    Sweep,
 }
 
 impl Purpose {
@@ -34,6 +36,7 @@ impl Purpose {
             Self::Contrib => "contrib",
             Self::OpenVino => "openvino",
             Self::Zoo => "zoo",
+            Self::Sweep => "sweep",
         }
     }
 
@@ -45,6 +48,7 @@ impl Purpose {
             Self::Contrib => include_str!("../py/requirements-contrib.txt"),
             Self::OpenVino => include_str!("../py/requirements-openvino.txt"),
             Self::Zoo => include_str!("../py/requirements-zoo.txt"),
+            Self::Sweep => include_str!("../py/requirements-sweep.txt"),
         }
     }
 }
