@@ -131,17 +131,21 @@ impl<'g> Serial<'_, 'g> {
     fn cumulative(mut self, node: &Node, running: &Running) -> Result<Lowered, Refusal> {
         let x = node.operands[0];
         let (dtype, dims) = self.ty(x)?;
-        if matches!(dtype, DType::F16 | DType::BF16) {
-            return Err(Refusal::new("sums in double precision would be rounded twice"));
-        }
-        let (from, to) = (self.input(x)?, self.result(dtype, Access::Out));
+        // Sums of 16 bits round at each step: by being stored.
+        let narrow = matches!(dtype, DType::F16 | DType::BF16);
+        let access = if narrow { Access::InOut } else { Access::Out };
+        let (from, to) = (self.input(x)?, self.result(dtype, access));
         let (outer, rest) = dims.split_at(running.axis);
         let (length, inner) = (rest[0].clone(), product(&rest[1..]));
         let at = self.grid(&[product(outer), inner.clone()]);
         let (n, step) = (self.dim(&length), self.dim(&inner));
         let first = at[0].clone() * (n.clone() * step.clone()) + at[1].clone();
         // Singles are summed as the evaluator sums them.
-        let wide = if dtype.is_float() { DType::F64 } else { dtype };
+        let wide = match dtype {
+            _ if narrow => DType::F32,
+            _ if dtype.is_float() => DType::F64,
+            _ => dtype,
+        };
         let (prim, neutral) = match running.kind {
             CumKind::Sum => (Prim::Add, 0.0),
             CumKind::Prod => (Prim::Mul, 1.0),
@@ -152,10 +156,15 @@ impl<'g> Serial<'_, 'g> {
             let place = first.clone() + i * step;
             let value = b.load(from, place.clone());
             let value = b.cast(value, wide);
+            if narrow && running.exclusive {
+                b.store(to, place.clone(), sums[0]);
+                let rounded = b.load(to, place);
+                return vec![b.apply(prim, &[rounded, value])];
+            }
             let next = b.apply(prim, &[sums[0], value]);
             let stored = b.cast(if running.exclusive { sums[0] } else { next }, compute_dtype(dtype));
-            b.store(to, place, stored);
-            vec![next]
+            b.store(to, place.clone(), stored);
+            vec![if narrow { b.load(to, place) } else { next }]
         });
         self.finish(product(outer) * inner, &(length * Dim::known(4)))
     }
