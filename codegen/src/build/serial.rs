@@ -8,7 +8,7 @@ use super::emit::Param;
 use super::expr::strides;
 use super::loops::{Lowered, grain};
 use super::small::{compute_dtype, is_small};
-use super::trace::{Refusal, Region, SourceTensor, kernel_type};
+use super::trace::{Fit, Refusal, Region, SourceTensor, kernel_type};
 use crate::kir::{Access, BufferId, Ix, KernelBuilder, LoopKind, Val};
 
 /// Operations that a chunk does.
@@ -31,6 +31,7 @@ pub fn lower_serial(
         sources: vec![],
         params: vec![],
         dims: vec![],
+        fits: vec![],
     };
     match &node.op {
         Op::Order(Order::Cumulative { kind, axis, exclusive, reverse }) => {
@@ -57,6 +58,7 @@ struct Serial<'a, 'g> {
     sources: Vec<SourceTensor>,
     params: Vec<Param>,
     dims: Vec<Dim>,
+    fits: Vec<Fit>,
 }
 
 fn product(dims: &[Dim]) -> Dim {
@@ -119,12 +121,12 @@ impl<'g> Serial<'_, 'g> {
     }
 
     fn finish(self, points: Dim, each: &Dim) -> Result<Lowered, Refusal> {
-        let Serial { region, b, sources, params, dims, .. } = self;
+        let Serial { region, b, sources, params, dims, fits, .. } = self;
         let kernel = b.finish().map_err(|e| Refusal::new(e.to_string()))?;
         let flops = &points * each;
         let grain = grain(&points, &flops, CHUNK_WORK);
         let outputs = region.outputs.clone();
-        Ok(Lowered { kernel, params, sources, outputs, dims, grid: points, grain, flops, fits: vec![] })
+        Ok(Lowered { kernel, params, sources, outputs, dims, grid: points, grain, flops, fits })
     }
 
     /// A running sum or product: each line along the axis is a grid point.
@@ -205,8 +207,14 @@ impl<'g> Serial<'_, 'g> {
         });
         // Updates may be fewer than elements on the other axes too.
         let mut covered = self.b.constant(DType::Bool, Scalar::B(true));
+        let some = product(given).lesser(&Dim::known(1));
         for (a, (n, all)) in given.iter().zip(dims).enumerate().filter(|(a, _)| *a != axis) {
             if n != all {
+                let most = n * &some - Dim::known(1);
+                if !(all - n).is_non_negative() {
+                    let what = format!("the updates along axis {a}");
+                    self.fits.push(Fit { most, size: all.clone(), what });
+                }
                 let n = self.dim(n);
                 let (i, n) = (self.b.index(index[a].clone()), self.b.index(n));
                 let inside = self.b.apply(Prim::Lt, &[i, n]);

@@ -8,7 +8,7 @@ use kiln_ir::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::expr::{Axes, Expr, flatten};
+use super::expr::{Axes, AxisId, Expr, flatten};
 use super::small::{self, compute_dtype, is_small};
 use super::term::{InRange, Literal, Term, TermId, Terms};
 
@@ -317,8 +317,11 @@ impl<'a, 'g> Trace<'a, 'g> {
             if constant || (low.is_non_negative() && spare.is_non_negative()) {
                 continue;
             }
-            // Nothing is read where an axis is empty.
-            let extents = self.terms.axes_of(at).into_iter().map(|a| self.axes.extent(a));
+            // Nothing is read where an axis is empty, be it one of those that the element's other coordinates count.
+            let mut over: Vec<AxisId> = index.iter().flat_map(|at| self.terms.axes_of(at)).collect();
+            over.sort_unstable();
+            over.dedup();
+            let extents = over.into_iter().map(|a| self.axes.extent(a));
             let some = extents.fold(Dim::known(1), |all, e| all * e).lesser(&Dim::known(1));
             let past_end = (&high + Dim::known(1)) * &some - Dim::known(1);
             let before = (Dim::known(0) - &low) * &some + (size - Dim::known(1));
