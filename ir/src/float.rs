@@ -102,15 +102,16 @@ fn decode_mini(m: &Mini, bits: u64) -> f64 {
     if negative { -magnitude } else { magnitude }
 }
 
-/// The bits of `value` rounded to nearest even in `dtype` (`f8e8m0`: up, as ONNX Cast does by default). What lies beyond the largest finite value becomes that
-/// value if `saturate`, else infinity or, in formats without one, NaN.
+/// The bits of `value` rounded to nearest even in `dtype` (`f8e8m0`: up, as ONNX Cast does by default). What lies beyond the
+/// largest finite value of a format of at most eight bits becomes that value if `saturate`, else infinity or, in formats
+/// without one, NaN; in wider formats it becomes infinity.
 pub fn encode(dtype: DType, value: f64, saturate: bool) -> u64 {
     match dtype {
         DType::F64 => value.to_bits(),
         DType::F32 => u64::from((value as f32).to_bits()),
         DType::BF16 => encode_bf16(value),
         DType::F8E8M0 => encode_e8m0(value, saturate),
-        _ => mini(dtype).map_or(0, |m| encode_mini(&m, value, saturate)),
+        _ => mini(dtype).map_or(0, |m| encode_mini(&m, value, saturate && dtype.bits() <= 8)),
     }
 }
 
@@ -257,5 +258,7 @@ mod tests {
         assert!(decode(DType::F8E4M3FN, encode(DType::F8E4M3FN, 1e6, false)).is_nan());
         assert_eq!(decode(DType::F8E5M2, encode(DType::F8E5M2, -1e9, false)), f64::NEG_INFINITY);
         assert_eq!(decode(DType::F4E2M1, encode(DType::F4E2M1, 100.0, false)), 6.0);
+        assert_eq!(decode(DType::F16, encode(DType::F16, f64::NEG_INFINITY, true)), f64::NEG_INFINITY);
+        assert_eq!(decode(DType::F16, encode(DType::F16, 1e6, true)), f64::INFINITY);
     }
 }

@@ -1,6 +1,7 @@
 //! The ONNX loader: opsets 1 to 28 of the default domain and parts of `com.microsoft`.
 
 mod attrs;
+mod by_rank;
 mod cx;
 mod external;
 mod import;

@@ -502,3 +502,50 @@ fn keys_beyond_a_shorter_mask_are_hidden_whatever_is_known_of_its_length() {
         }
     }
 }
+
+#[test]
+fn two_outputs_of_one_name_are_refused() {
+    let nodes = vec![node("Neg", &["x"], &["y"], vec![])];
+    let found = issues(&model(18, graph(nodes, x3(), &["y", "y"])));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((found[0].origin.node.as_str(), found[0].origin.op.as_str()), ("y", "output"));
+    assert!(found[0].reason.contains("used twice"), "{found:?}");
+}
+
+#[test]
+fn nodes_that_need_a_rank_take_values_of_any() {
+    let open = |name: &str| vec![tensor_value(name, 1, None)];
+    let ramp = |dims: &[usize]| {
+        let values: Vec<f32> = (0u16..).take(dims.iter().product()).map(f32::from).collect();
+        f32s(dims, &values)
+    };
+    let flatten = model(18, graph(vec![node("Flatten", &["x"], &["y"], vec![])], open("x"), &["y"]));
+    assert_eq!(run(&flatten, &[ramp(&[2, 3, 2])])[0], ramp(&[2, 6]));
+    assert_eq!(run(&flatten, &[ramp(&[4])])[0], ramp(&[4, 1]));
+
+    let mut top = graph(vec![node("TopK", &["x", "k"], &["y", "at"], vec![])], open("x"), &["y", "at"]);
+    top.initializer = vec![init("k", &Tensor::ints(&[1]))];
+    let top = model(18, top);
+    assert_eq!(run(&top, &[ramp(&[3])]), [f32s(&[1], &[2.0]), Tensor::ints(&[2])]);
+    assert_eq!(run(&top, &[ramp(&[2, 2])])[0], f32s(&[2, 1], &[1.0, 3.0]));
+
+    // A single rank is right where both operands are pictures.
+    let mut nodes = vec![node("GlobalMaxPool", &["x"], &["a"], vec![])];
+    nodes.push(node("LRN", &["a"], &["y"], vec![int("size", 3)]));
+    let picture = model(18, graph(nodes, open("x"), &["y"]));
+    assert_eq!(run(&picture, &[ramp(&[1, 1, 2, 2])])[0].dims(), [1, 1, 1, 1]);
+}
+
+#[test]
+fn what_is_collected_over_nothing_has_sizes() {
+    let inner = vec![node("Neg", &["e"], &["each"], vec![]), node("Identity", &["s"], &["next"], vec![])];
+    let slices = [tensor_value("s", 1, None), tensor_value("e", 1, None)].to_vec();
+    let body = graph(inner, slices, &["next", "each"]);
+    let attributes = vec![graph_attr("body", body), int("num_scan_inputs", 1)];
+    let dims = |names: &[&str]| Some(names.iter().map(|&name| symbolic(name)).collect());
+    let inputs = vec![tensor_value("state", 1, dims(&["K"])), tensor_value("x", 1, dims(&["N", "M"]))];
+    let nodes = vec![node("Scan", &["state", "x"], &["last", "all"], attributes)];
+    let model = model(18, graph(nodes, inputs, &["last", "all"]));
+    let outputs = run(&model, &[f32s(&[1], &[1.0]), f32s(&[0, 3], &[])]);
+    assert_eq!((outputs[0].dims(), outputs[1].dims()), (&[1][..], &[0, 3][..]));
+}

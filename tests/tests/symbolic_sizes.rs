@@ -1,6 +1,6 @@
 //! Sizes that show at run time: kernels run where they fit, and nothing is read where they do not.
 
-use kiln::ir::op::ReduceKind;
+use kiln::ir::op::{Index, Movement, Order, PadMode, ReduceKind, ScatterMode};
 use kiln::ir::{Build, DType, Datum, Dim, GraphBuilder, Module, Tensor, Type};
 use kiln::runtime::{Session, SessionOptions};
 use kiln::{Options, compile};
@@ -118,4 +118,43 @@ fn reductions_of_nothing_have_their_neutral_element() {
         let three = if kind == ReduceKind::Sum { [1.0, 25.0, 81.0] } else { [1.0, 9.0, 25.0] };
         assert_eq!(run(&session, &[&[3, 2]]).unwrap(), three, "{kind:?}");
     }
+}
+
+#[test]
+fn padding_around_a_sum_of_unlike_symbols_reads_what_is_there() {
+    let session = session(&[&["N"], &["M"]], |b, x| {
+        let sum = b.ew("add", x).unwrap();
+        let zero = b.scalar(DType::F32, 0.0).unwrap();
+        let (before, after) = (vec![Dim::known(2)], vec![Dim::known(1)]);
+        let padded = b.add1(Movement::Pad { mode: PadMode::Constant, before, after }, &[sum, zero]).unwrap();
+        b.output("padded", padded);
+    });
+    assert_eq!(run(&session, &[&[2], &[2]]).unwrap(), [0.0, 0.0, 0.0, 2.0, 0.0]);
+    assert_eq!(run(&session, &[&[1], &[3]]).unwrap(), [0.0, 0.0, 0.0, 1.0, 2.0, 0.0]);
+    assert_eq!(run(&session, &[&[3], &[1]]).unwrap(), [0.0, 0.0, 0.0, 1.0, 2.0, 0.0]);
+    assert_eq!(run(&session, &[&[0], &[1]]).unwrap(), [0.0, 0.0, 0.0]);
+    assert!(run(&session, &[&[2], &[3]]).is_err());
+}
+
+#[test]
+fn the_greatest_of_no_rows_is_no_place() {
+    let session = session(&[&["N", "M"]], |b, x| {
+        let at = b.add1(Order::ArgMax { axis: 1, keepdims: false, last: false }, x).unwrap();
+        b.output("at", at);
+    });
+    assert_eq!(run(&session, &[&[2, 3]]).unwrap(), [2.0, 2.0]);
+    assert_eq!(run(&session, &[&[0, 0]]).unwrap(), Vec::<f32>::new());
+    assert!(run(&session, &[&[2, 0]]).is_err());
+}
+
+#[test]
+fn updates_beyond_another_axis_are_refused() {
+    let session = session(&[&["N", "3"], &["2", "1"]], |b, x| {
+        let places = b.constant(Tensor::from_slice(&[2, 1], &[1i64, 2]).unwrap()).unwrap();
+        let scatter = Index::ScatterElements { axis: 1, mode: ScatterMode::Add };
+        let y = b.add1(scatter, &[x[0], places, x[1]]).unwrap();
+        b.output("y", y);
+    });
+    assert_eq!(run(&session, &[&[2, 3], &[2, 1]]).unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 6.0]);
+    assert!(run(&session, &[&[1, 3], &[2, 1]]).is_err());
 }

@@ -8,7 +8,7 @@ use super::emit::Param;
 use super::expr::strides;
 use super::loops::{Lowered, grain};
 use super::small::{compute_dtype, is_small};
-use super::trace::{Refusal, Region, SourceTensor, kernel_type};
+use super::trace::{Fit, Refusal, Region, SourceTensor, kernel_type};
 use crate::kir::{Access, BufferId, Ix, KernelBuilder, LoopKind, Val};
 
 /// Operations that a chunk does.
@@ -31,6 +31,7 @@ pub fn lower_serial(
         sources: vec![],
         params: vec![],
         dims: vec![],
+        fits: vec![],
     };
     match &node.op {
         Op::Order(Order::Cumulative { kind, axis, exclusive, reverse }) => {
@@ -57,6 +58,7 @@ struct Serial<'a, 'g> {
     sources: Vec<SourceTensor>,
     params: Vec<Param>,
     dims: Vec<Dim>,
+    fits: Vec<Fit>,
 }
 
 fn product(dims: &[Dim]) -> Dim {
@@ -119,29 +121,33 @@ impl<'g> Serial<'_, 'g> {
     }
 
     fn finish(self, points: Dim, each: &Dim) -> Result<Lowered, Refusal> {
-        let Serial { region, b, sources, params, dims, .. } = self;
+        let Serial { region, b, sources, params, dims, fits, .. } = self;
         let kernel = b.finish().map_err(|e| Refusal::new(e.to_string()))?;
         let flops = &points * each;
         let grain = grain(&points, &flops, CHUNK_WORK);
         let outputs = region.outputs.clone();
-        Ok(Lowered { kernel, params, sources, outputs, dims, grid: points, grain, flops, fits: vec![] })
+        Ok(Lowered { kernel, params, sources, outputs, dims, grid: points, grain, flops, fits })
     }
 
     /// A running sum or product: each line along the axis is a grid point.
     fn cumulative(mut self, node: &Node, running: &Running) -> Result<Lowered, Refusal> {
         let x = node.operands[0];
         let (dtype, dims) = self.ty(x)?;
-        if matches!(dtype, DType::F16 | DType::BF16) {
-            return Err(Refusal::new("sums in double precision would be rounded twice"));
-        }
-        let (from, to) = (self.input(x)?, self.result(dtype, Access::Out));
+        // Sums of 16 bits round at each step: by being stored.
+        let narrow = matches!(dtype, DType::F16 | DType::BF16);
+        let access = if narrow { Access::InOut } else { Access::Out };
+        let (from, to) = (self.input(x)?, self.result(dtype, access));
         let (outer, rest) = dims.split_at(running.axis);
         let (length, inner) = (rest[0].clone(), product(&rest[1..]));
         let at = self.grid(&[product(outer), inner.clone()]);
         let (n, step) = (self.dim(&length), self.dim(&inner));
         let first = at[0].clone() * (n.clone() * step.clone()) + at[1].clone();
         // Singles are summed as the evaluator sums them.
-        let wide = if dtype.is_float() { DType::F64 } else { dtype };
+        let wide = match dtype {
+            _ if narrow => DType::F32,
+            _ if dtype.is_float() => DType::F64,
+            _ => dtype,
+        };
         let (prim, neutral) = match running.kind {
             CumKind::Sum => (Prim::Add, 0.0),
             CumKind::Prod => (Prim::Mul, 1.0),
@@ -152,10 +158,15 @@ impl<'g> Serial<'_, 'g> {
             let place = first.clone() + i * step;
             let value = b.load(from, place.clone());
             let value = b.cast(value, wide);
+            if narrow && running.exclusive {
+                b.store(to, place.clone(), sums[0]);
+                let rounded = b.load(to, place);
+                return vec![b.apply(prim, &[rounded, value])];
+            }
             let next = b.apply(prim, &[sums[0], value]);
             let stored = b.cast(if running.exclusive { sums[0] } else { next }, compute_dtype(dtype));
-            b.store(to, place, stored);
-            vec![next]
+            b.store(to, place.clone(), stored);
+            vec![if narrow { b.load(to, place) } else { next }]
         });
         self.finish(product(outer) * inner, &(length * Dim::known(4)))
     }
@@ -196,8 +207,14 @@ impl<'g> Serial<'_, 'g> {
         });
         // Updates may be fewer than elements on the other axes too.
         let mut covered = self.b.constant(DType::Bool, Scalar::B(true));
+        let some = product(given).lesser(&Dim::known(1));
         for (a, (n, all)) in given.iter().zip(dims).enumerate().filter(|(a, _)| *a != axis) {
             if n != all {
+                let most = n * &some - Dim::known(1);
+                if !(all - n).is_non_negative() {
+                    let what = format!("the updates along axis {a}");
+                    self.fits.push(Fit { most, size: all.clone(), what });
+                }
                 let n = self.dim(n);
                 let (i, n) = (self.b.index(index[a].clone()), self.b.index(n));
                 let inside = self.b.apply(Prim::Lt, &[i, n]);

@@ -270,6 +270,20 @@ impl Trace<'_, '_> {
         self.terms.add(Term::Apply(Prim::Select, [is_nan, nan, x].into_iter().collect()), dtype)
     }
 
+    /// The nearest bf16 as a single, ties to even; NaN stays NaN.
+    pub(super) fn nearest_bf16(&mut self, x: TermId) -> TermId {
+        let bits = self.terms.bits(x, BITS);
+        let mut p = Patterns { terms: &mut self.terms };
+        let last = p.with(Prim::Shr, bits, 16);
+        let odd = p.with(Prim::And, last, 1);
+        let raised = p.with(Prim::Add, bits, 0x7fff);
+        let raised = p.terms.apply(Prim::Add, &[raised, odd]);
+        let kept = p.with(Prim::And, raised, 0xffff_0000);
+        let rounded = self.terms.bits(kept, DType::F32);
+        let is_nan = self.terms.apply(Prim::IsNan, &[x]);
+        self.terms.add(Term::Apply(Prim::Select, [is_nan, x, rounded].into_iter().collect()), DType::F32)
+    }
+
     /// A conversion to a small dtype. Floats are not rounded yet: that is done where they are stored.
     pub(super) fn convert_small(&mut self, x: TermId, to: DType, saturate: bool) -> Result<TermId, Refusal> {
         let from = self.terms.dtype(x);

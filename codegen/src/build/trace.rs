@@ -8,7 +8,7 @@ use kiln_ir::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::expr::{Axes, Expr, flatten};
+use super::expr::{Axes, AxisId, Expr, flatten};
 use super::small::{self, compute_dtype, is_small};
 use super::term::{InRange, Literal, Term, TermId, Terms};
 
@@ -155,8 +155,35 @@ impl<'a, 'g> Trace<'a, 'g> {
         kernel_type(self.region.graph, v).map(|(dtype, _)| dtype)
     }
 
-    /// The element of `v` at `index`, needed only where all `guards` hold.
+    /// The element of `v` at `index`, needed only where all `guards` hold. What is computed as bf16 and used in the same
+    /// kernel is rounded as if it had been stored: with eight bits, what follows shows whether it was.
     pub fn value(&mut self, v: Value, index: &[Expr], guards: &[InRange]) -> Result<TermId, Refusal> {
+        let id = self.computed(v, index, guards)?;
+        let rounds = self.depth > 0 && self.dtype(v)? == DType::BF16 && self.rounds(v);
+        Ok(if rounds { self.nearest_bf16(id) } else { id })
+    }
+
+    /// Whether an arithmetic operator of the region gives `v`.
+    fn rounds(&self, v: Value) -> bool {
+        let hero = self.hero.as_ref().is_some_and(|h| h.value == v);
+        hero || self.definition(v).is_some_and(|node| {
+            let computes = |op: &Op| {
+                matches!(
+                    op,
+                    Op::Elementwise(_)
+                        | Op::Reduce(_)
+                        | Op::Contract(_)
+                        | Op::Conv(_)
+                        | Op::Window(_)
+                        | Op::Quant(_)
+                )
+            };
+            computes(&node.op)
+        })
+    }
+
+    /// The element before it is rounded to the dtype of `v`.
+    fn computed(&mut self, v: Value, index: &[Expr], guards: &[InRange]) -> Result<TermId, Refusal> {
         let key = (v, index.to_vec(), guards.to_vec());
         if let Some(&id) = self.memo.get(&key) {
             return Ok(id);
@@ -282,11 +309,7 @@ impl<'a, 'g> Trace<'a, 'g> {
             if joint(axis) {
                 continue;
             }
-            let guarded = guards.iter().find_map(|g| {
-                let shift = at.plus(&g.index.times(&Dim::known(-1)));
-                let shift = shift.as_constant()?;
-                Some((shift.clone(), shift + &g.upper - Dim::known(1)))
-            });
+            let guarded = guards.iter().find_map(|g| guarded_range(at, size, g));
             let range = guarded.or_else(|| at.range(&self.axes));
             let (low, high) = range.ok_or_else(|| Refusal::new("an index without evident bounds"))?;
             let spare = size - &high - Dim::known(1);
@@ -294,8 +317,11 @@ impl<'a, 'g> Trace<'a, 'g> {
             if constant || (low.is_non_negative() && spare.is_non_negative()) {
                 continue;
             }
-            // Nothing is read where an axis is empty.
-            let extents = self.terms.axes_of(at).into_iter().map(|a| self.axes.extent(a));
+            // Nothing is read where an axis is empty, be it one of those that the element's other coordinates count.
+            let mut over: Vec<AxisId> = index.iter().flat_map(|at| self.terms.axes_of(at)).collect();
+            over.sort_unstable();
+            over.dedup();
+            let extents = over.into_iter().map(|a| self.axes.extent(a));
             let some = extents.fold(Dim::known(1), |all, e| all * e).lesser(&Dim::known(1));
             let past_end = (&high + Dim::known(1)) * &some - Dim::known(1);
             let before = (Dim::known(0) - &low) * &some + (size - Dim::known(1));
@@ -607,6 +633,30 @@ pub fn zero_of(dtype: DType) -> Literal {
     }
 }
 
+/// Between what `at` lies where the guard holds, if it is what the guard tests, moved or, along an axis of `size` that may
+/// be stretched, taken as 0.
+fn guarded_range(at: &Expr, size: &Dim, guard: &InRange) -> Option<(Dim, Dim)> {
+    let one = Dim::known(1);
+    let shift = at.plus(&guard.index.times(&Dim::known(-1)));
+    if let Some(shift) = shift.as_constant() {
+        return Some((shift.clone(), shift + &guard.upper - one));
+    }
+    if *at != guard.index.times(&stride_of_stretched(size)) {
+        return None;
+    }
+    let stride = stride_of_stretched(size).greater(&Dim::known(0));
+    let last = (&guard.upper - &one) * &stride;
+    // The guard never holds where there is nothing.
+    let high = (last + &one) * &guard.upper.lesser(&one) - one;
+    (!high.is_unknown()).then_some((Dim::known(0), high))
+}
+
+/// The stride of an axis that is stretched if its size is 1.
+fn stride_of_stretched(size: &Dim) -> Dim {
+    let one = Dim::known(1);
+    (size - &one).lesser(&one)
+}
+
 /// The index in an operand of shape `from` that broadcasts to shape `to` at `index`.
 pub fn broadcast_index(index: &[Expr], from: &[Dim], to: &[Dim]) -> Vec<Expr> {
     let skip = to.len().saturating_sub(from.len());
@@ -620,7 +670,7 @@ pub fn broadcast_index(index: &[Expr], from: &[Dim], to: &[Dim]) -> Vec<Expr> {
                 i.clone()
             } else {
                 // Whether the axis is 1 shows at run time: then its stride is 0.
-                i.times(&(from - &one).lesser(&one))
+                i.times(&stride_of_stretched(from))
             }
         })
         .collect()

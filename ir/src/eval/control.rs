@@ -86,10 +86,21 @@ fn run_loop(
         }
         trip += 1;
     }
-    for (i, list) in slices.into_iter().enumerate() {
-        let ty = graph.ty(graph.outputs()[1 + carried + i]);
-        values.push(stack(ev, &list, ty)?.into());
+    if trip == 0 && scans > 0 {
+        // What is collected over nothing has the sizes that a first iteration would give it.
+        ev.cx.enter()?;
+        for (&input, datum) in graph.inputs().iter().skip(2).zip(values.iter().chain(captures)) {
+            // No iteration runs whose operands would have to fit; sizes without a value are 0.
+            let _ = ev.cx.bind_type(graph.ty(input), datum);
+        }
     }
+    let scanned = slices.into_iter().enumerate();
+    let scanned: Result<Vec<Tensor>, Fault> =
+        scanned.map(|(i, list)| stack(ev, &list, graph.ty(graph.outputs()[1 + carried + i]))).collect();
+    if trip == 0 && scans > 0 {
+        ev.cx.leave();
+    }
+    values.extend(scanned?.into_iter().map(Datum::from));
     Ok(values)
 }
 

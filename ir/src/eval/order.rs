@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use crate::op::{CumKind, Order};
-use crate::{DClass, DType, Prim, Scalar, Tensor, wrap_int};
+use crate::{DClass, DType, Prim, Scalar, Tensor, float, wrap_int};
 
 use super::cx::Cx;
 use super::fault::{Fault, invalid};
@@ -196,7 +196,7 @@ fn unique(cx: &mut Cx<'_>, x: &Tensor, axis: Option<usize>, sorted: bool) -> Res
     Ok(vec![values, Tensor::ints(&first), Tensor::ints(&inverse), Tensor::ints(&counts)])
 }
 
-/// Running sum or product.
+/// Running sum or product. Floats of 16 bits round at each step, others once they are stored.
 pub(super) fn cumulative(
     cx: &mut Cx<'_>,
     x: &Tensor,
@@ -225,6 +225,9 @@ pub(super) fn cumulative(
             let at = (line / inner * n + i) * inner + line % inner;
             let next = match p.apply(&[running, values.get(at)], dtype.bits()) {
                 Scalar::I(v) => Scalar::I(wrap_int(v, dtype)),
+                Scalar::F(v) if dtype.bits() < 32 => {
+                    Scalar::F(float::decode(dtype, float::encode(dtype, v, false)))
+                }
                 other => other,
             };
             out[at] = if exclusive { running } else { next };

@@ -35,6 +35,7 @@ pub(super) fn infer(op: &Index, cx: &InferCx<'_>) -> Results {
                     unify(a, b, "sizes of indices and updates")?;
                 }
             }
+            check_covered(*axis, cx)?;
             x.shape.clone()
         }
         Index::ScatterNd { mode } => {
@@ -74,6 +75,17 @@ fn same_rank(axis: usize, other: usize, cx: &InferCx<'_>) -> Result<(), InferErr
     }
     if let Some(x) = cx.dims(0)? {
         check_axis(axis, x.len())?;
+    }
+    Ok(())
+}
+
+/// Fails where updates are known to be more than the elements of another axis than `axis`.
+fn check_covered(axis: usize, cx: &InferCx<'_>) -> Result<(), InferError> {
+    let (Some(x), Some(indices)) = (cx.dims(0)?, cx.dims(1)?) else { return Ok(()) };
+    let Some(sizes) = indices.iter().map(Dim::as_known).collect::<Option<Vec<i64>>>() else { return Ok(()) };
+    for (a, (&n, all)) in sizes.iter().zip(x).enumerate().filter(|(a, _)| *a != axis) {
+        let exceeds = all.as_known().is_some_and(|all| n > all) && !sizes.contains(&0);
+        ensure!(!exceeds, "{n} updates along axis {a} of {all} elements");
     }
     Ok(())
 }

@@ -258,6 +258,11 @@ impl<'p> Cx<'_, '_, 'p> {
         self.session.issues.truncate(to.issues);
     }
 
+    /// Whether the model is beyond a limit, with which nothing more is imported.
+    pub(crate) fn is_over_limit(&self) -> bool {
+        self.session.limit.is_some()
+    }
+
     /// Whether problems were recorded since the checkpoint.
     pub(crate) fn failed_since(&self, to: &Checkpoint) -> bool {
         self.session.issues.len() > to.issues
@@ -293,7 +298,7 @@ pub(crate) struct Nested<'c, 'm, 'p> {
     frame: Frame<'p>,
 }
 
-impl<'p> Nested<'_, '_, 'p> {
+impl<'m, 'p> Nested<'_, 'm, 'p> {
     /// Adds an input without binding its name.
     pub(crate) fn input(&mut self, name: &str, ty: Type) -> Value {
         self.b.input(name, ty)
@@ -318,6 +323,17 @@ impl<'p> Nested<'_, '_, 'p> {
             self.frame.names.insert(name, Slot::Absent);
         }
         Ok(())
+    }
+
+    /// What the importer of a node sees in this graph.
+    pub(crate) fn node<'n>(
+        &'n mut self,
+        node: &'p NodeProto,
+        opset: i64,
+        inputs: Vec<Option<Value>>,
+    ) -> Cx<'n, 'm, 'p> {
+        let attrs = Attrs::new(node, self.frame.scope.bindings());
+        Cx { b: &mut self.b, node, attrs, opset, inputs, session: self.session, frame: &self.frame }
     }
 
     /// Imports a graph whose inputs are bound; gives its outputs.

@@ -9,6 +9,7 @@ use kiln_ir::{Build, Dim, GraphBuilder, Module, Origin, Shape, TensorType, Type,
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::attrs::{Attrs, Bindings};
+use super::by_rank;
 use super::cx::{Cx, OpError};
 use super::ops;
 use super::proto::{
@@ -37,6 +38,13 @@ pub(crate) struct Scope<'p> {
     calls: Vec<(&'p str, &'p str, &'p str)>,
 }
 
+impl<'p> Scope<'p> {
+    /// The attributes that the caller of a function gives.
+    pub(super) fn bindings(&self) -> &Bindings<'p> {
+        &self.bindings
+    }
+}
+
 /// The graph under construction and its names.
 pub(crate) struct Frame<'p> {
     pub(super) scope: Rc<Scope<'p>>,
@@ -58,7 +66,7 @@ pub(crate) struct Session<'p> {
     max_nodes: usize,
     /// Bytes that dense forms of sparse tensors may still take.
     pub(super) sparse_left: usize,
-    limit: Option<LoadError>,
+    pub(super) limit: Option<LoadError>,
 }
 
 /// The default domain has two names.
@@ -125,6 +133,7 @@ pub(crate) fn import(
     if let Some(limit) = session.limit {
         return Err(limit);
     }
+    report_repeated_outputs(&mut session, &frame, graph);
     let outputs = outputs.ok().and_then(|list| list.into_iter().collect::<Option<Vec<_>>>());
     let (Some(outputs), true) = (outputs, session.issues.is_empty()) else {
         return Err(LoadError::Graph { path: path(), issues: session.issues, unlisted: session.unlisted });
@@ -269,6 +278,16 @@ fn report_repeated_initializers<'p>(session: &mut Session<'p>, frame: &Frame<'p>
     for name in initializer_names(graph).filter(|n| !n.is_empty()) {
         if !seen.insert(name) {
             session.report_value(frame, "initializer", name, "the name is used twice".to_owned());
+        }
+    }
+}
+
+/// A caller could not tell apart two outputs of the model with one name.
+fn report_repeated_outputs<'p>(session: &mut Session<'p>, frame: &Frame<'p>, graph: &'p GraphProto) {
+    let mut seen = FxHashSet::default();
+    for info in &graph.output {
+        if !seen.insert(info.name.as_str()) {
+            session.report_value(frame, "output", &info.name, "the name is used twice".to_owned());
         }
     }
 }
@@ -472,7 +491,7 @@ fn import_node<'p>(
             operands(frame, node).and_then(|inputs| {
                 let attrs = Attrs::new(node, &frame.scope.bindings);
                 let mut cx = Cx { b: &mut *b, node, attrs, opset: version, inputs, session, frame };
-                let results = row.import(&mut cx)?;
+                let results = by_rank::import(&mut cx, row)?;
                 let unknown = cx.attrs.unknown();
                 if !unknown.is_empty() {
                     tracing::debug!(node = display_name(node), ?unknown, "attributes without meaning here");

@@ -64,7 +64,7 @@ impl Executor<'_> {
                     None => true,
                 };
                 let looped = Loop { body: *body, carried, captured, scans: results.len() - carried.len() };
-                let produced = self.run_loop(frame, &at, &looped, (trips, go), results)?;
+                let produced = self.run_loop(frame, &at, &looped, (trips, go))?;
                 self.store_all(frame, &at, results, produced)
             }
             Action::StateRead { state, result } => {
@@ -173,7 +173,6 @@ impl Executor<'_> {
         at: &At<'_>,
         looped: &Loop<'_>,
         (trips, mut go): (i64, bool),
-        results: &[SlotId],
     ) -> Result<Vec<Datum>, RunError> {
         let mut carried = self.values(frame, at.function, looped.carried)?;
         let captured: Result<Vec<Actual>, RunError> =
@@ -198,26 +197,56 @@ impl Executor<'_> {
             }
             iteration += 1;
         }
-        let scan_slots = &results[looped.carried.len()..];
-        for (scan, &slot) in scans.into_iter().zip(scan_slots) {
-            carried.push(scan.finish(|| self.empty_scan(frame, at, slot), &|| at.place())?);
+        if iteration == 0 && looped.scans > 0 {
+            let first: Vec<Actual> =
+                carried.iter().cloned().map(Actual::from_datum).chain(captured).collect();
+            let empty = self.empty_scans(frame, at, looped, &first)?;
+            carried.extend(empty);
+            return Ok(carried);
+        }
+        for scan in scans {
+            carried.push(scan.finish(&|| at.place())?);
         }
         Ok(carried)
     }
 
-    /// The value of a scanned result when the loop ran no iteration: no slices, of the declared shape where it is
-    /// known, else of extent 0.
-    fn empty_scan(&self, frame: &Frame, at: &At<'_>, slot: SlotId) -> Result<Datum, RunError> {
-        let Some(ty) = at.function.slots[slot.index()].ty.as_tensor() else {
-            return Err(at.invalid("a scanned value is not a tensor"));
+    /// What a loop collects that ran no iteration: no slices, of the sizes that a first iteration would give them. Those
+    /// that show only when the body runs are 0.
+    fn empty_scans(
+        &mut self,
+        frame: &Frame,
+        at: &At<'_>,
+        looped: &Loop<'_>,
+        operands: &[Actual],
+    ) -> Result<Vec<Datum>, RunError> {
+        let exe = self.exe;
+        let Some((body, _)) = exe.function(looped.body) else { return Err(at.invalid("a loop has no body")) };
+        let go = Tensor::from_bools(&[], &[true]).map_err(|e| at.invalid(e.to_string()))?;
+        let head = [Actual::from_datum(Tensor::scalar(0i64).into()), Actual::from_datum(go.into())];
+        let input = |i: usize| match head.get(i) {
+            Some(actual) => actual.clone(),
+            None => operands[i - head.len()].clone(),
         };
-        let mut dims = Dims::new();
-        for dim in ty.shape.dims().unwrap_or(&[]).iter().skip(1) {
-            let value = self.exe.symbols().eval(dim, &frame.bindings).unwrap_or(0);
-            dims.push(usize::try_from(value).unwrap_or(0));
+        // Where the body does not take the operands, no iteration runs that would fail.
+        let place = |i: usize| format!("{}, operand {i}", at.place());
+        let inner = self.enter(looped.body, &input, Some(&frame.bindings), &place).ok();
+        let bindings = inner.as_ref().map_or(&frame.bindings, |inner| &inner.bindings);
+        let empty = |&slot: &SlotId| {
+            let Some(ty) = body.slots[slot.index()].ty.as_tensor() else {
+                return Err(at.invalid("a scanned value is not a tensor"));
+            };
+            let mut dims = vec![0];
+            for dim in ty.shape.dims().unwrap_or(&[]) {
+                let value = exe.symbols().eval(dim, bindings).unwrap_or(0);
+                dims.push(usize::try_from(value).unwrap_or(0));
+            }
+            Tensor::zeros(ty.dtype, &dims).map(Datum::Tensor).map_err(|e| at.invalid(e.to_string()))
+        };
+        let empty = body.outputs.iter().skip(1 + looped.carried.len()).map(empty).collect();
+        if let Some(inner) = inner {
+            self.leave(inner);
         }
-        dims.insert(0, 0);
-        Tensor::zeros(ty.dtype, &dims).map(Datum::Tensor).map_err(|e| at.invalid(e.to_string()))
+        empty
     }
 
     fn store_all(
@@ -363,12 +392,11 @@ impl Scan {
         Ok(())
     }
 
-    fn finish(
-        self,
-        empty: impl FnOnce() -> Result<Datum, RunError>,
-        place: &dyn Fn() -> String,
-    ) -> Result<Datum, RunError> {
-        let Some((dtype, mut dims)) = self.first else { return empty() };
+    /// The slices as one tensor.
+    fn finish(self, place: &dyn Fn() -> String) -> Result<Datum, RunError> {
+        let Some((dtype, mut dims)) = self.first else {
+            return Err(RunError::Plan { place: place(), what: "nothing is collected".to_owned() });
+        };
         dims.insert(0, self.count);
         let tensor = if dtype == DType::String {
             Tensor::strings(&dims, self.strings)

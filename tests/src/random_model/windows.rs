@@ -138,6 +138,11 @@ pub(super) fn pool(g: &mut Grower<'_>) -> Option<()> {
         1 => attributes.push(string("auto_pad", g.c.of(&["SAME_UPPER", "SAME_LOWER", "VALID"]))),
         _ => {}
     }
+    // onnxruntime reads beyond the input where a window is larger than it.
+    let exceeds = kernel.iter().zip(&dims[2..]).any(|(&k, &d)| k > d as i64);
+    if op == "MaxPool" && exceeds {
+        return None;
+    }
     let plain = attributes.len() == 2;
     match op {
         "MaxPool" => {

@@ -4,6 +4,7 @@ use kiln_ir::op::{Composite, Contract, Index, Movement, PadMode, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Float, Tensor, Value};
 
 use super::index::coordinate;
+use super::norm::{over_their_sum, rounds_each_step};
 use super::{How, Row, row};
 use crate::onnx::cx::{Cx, OpError, Outputs, one};
 
@@ -94,9 +95,10 @@ fn attention(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     if let Some(hidden) = window_bias(cx, &parts)? {
         parts.bias = Some(sum(cx, parts.bias, hidden)?);
     }
-    let (mut y, scores) = if cx.wants(3) {
+    let in_steps = rounds_each_step(cx.dtype(parts.q)?, &at(&cx.shape(parts.k)?, 2));
+    let (mut y, scores) = if cx.wants(3) || in_steps {
         let (y, scores) = composed(cx, &parts, causal)?;
-        (y, Some(scores))
+        (y, cx.wants(3).then_some(scores))
     } else {
         (composite(cx, &parts, causal)?, None)
     };
@@ -247,12 +249,21 @@ fn composed(cx: &mut Cx<'_, '_, '_>, parts: &Parts, causal: bool) -> Result<(Val
     let [b, h, l, d] = [at(&q_dims, 0), at(&q_dims, 1), at(&q_dims, 2), at(&q_dims, 3)];
     let (g, s) = (at(&k_dims, 1), at(&k_dims, 2));
     let repeat = h.floor_div(&g);
-    let grouped = cx.b.reshape(parts.q, &[b.clone(), g.clone(), repeat.clone(), l.clone(), d])?;
+    let in_steps = rounds_each_step(dtype, &s);
+    let (mut q, mut k) = (parts.q, parts.k);
+    if in_steps {
+        // As the text has it: where factors are rounded, it shows that both have a root of the scale.
+        let root = cx.b.scalar(dtype, parts.scale.sqrt())?;
+        (q, k) = (cx.b.ew("mul", &[q, root])?, cx.b.ew("mul", &[k, root])?);
+    }
+    let grouped = cx.b.reshape(q, &[b.clone(), g.clone(), repeat.clone(), l.clone(), d])?;
     let spec = "bgrld,bgsd->bgrls".parse().map_err(OpError::Invalid)?;
-    let scores = cx.b.add1(Contract::Einsum { spec, out: dtype }, &[grouped, parts.k])?;
-    let scores = cx.b.reshape(scores, &[b.clone(), h, l.clone(), s.clone()])?;
-    let scale = cx.b.scalar(dtype, parts.scale)?;
-    let mut scores = cx.b.ew("mul", &[scores, scale])?;
+    let scores = cx.b.add1(Contract::Einsum { spec, out: dtype }, &[grouped, k])?;
+    let mut scores = cx.b.reshape(scores, &[b.clone(), h, l.clone(), s.clone()])?;
+    if !in_steps {
+        let scale = cx.b.scalar(dtype, parts.scale)?;
+        scores = cx.b.ew("mul", &[scores, scale])?;
+    }
     if parts.softcap > 0.0 {
         let cap = cx.b.scalar(dtype, parts.softcap)?;
         scores = cx.b.ew("div", &[scores, cap])?;
@@ -288,11 +299,18 @@ fn composed(cx: &mut Cx<'_, '_, '_>, parts: &Parts, causal: bool) -> Result<(Val
 
 /// Softmax along the last of four axes; zeros where every score is hidden, as the composite has it.
 fn masked_softmax(cx: &mut Cx<'_, '_, '_>, scores: Value) -> Result<Value, OpError> {
-    let weights = cx.b.softmax(scores, 3)?;
     let max = cx.b.reduce(ReduceKind::Max, scores, &[3], true)?;
     let hidden = cx.b.ew_with("is_inf", &[1.0, 0.0], &[max])?;
     let dtype = cx.dtype(scores)?;
     let zero = cx.b.scalar(dtype, 0.0)?;
+    let weights = if rounds_each_step(dtype, &last(&cx.shape(scores)?)) {
+        let max = cx.b.ew("where", &[hidden, zero, max])?;
+        let shifted = cx.b.ew("sub", &[scores, max])?;
+        let e = cx.b.ew("exp", &[shifted])?;
+        over_their_sum(cx, e, 3)?
+    } else {
+        cx.b.softmax(scores, 3)?
+    };
     Ok(cx.b.ew("where", &[hidden, zero, weights])?)
 }
 

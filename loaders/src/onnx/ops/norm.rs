@@ -1,6 +1,6 @@
 //! Normalizations and softmaxes.
 
-use kiln_ir::op::{Composite, ReduceKind};
+use kiln_ir::op::{Composite, CumKind, Order, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Float, Value};
 
 use super::conv::per_channel;
@@ -24,6 +24,41 @@ pub(super) const ROWS: &[Row] = &[
     row("Softmax", &[1, 11, 13], Fn(|cx| softmax(cx, |axis| Composite::Softmax { axis }))),
 ];
 
+/// The longest row whose softmax rounds to bf16 at each step. A sum in bf16 stays what it is once it is 256 times the next
+/// term: longer rows are summed in single precision.
+const LONGEST_BF16: i64 = 256;
+
+/// Whether the softmax of rows of `size` rounds at each step, as its text has it, whose function body computes in the
+/// operand's dtype.
+pub(super) fn rounds_each_step(dtype: DType, size: &Dim) -> bool {
+    dtype == DType::BF16 && size.as_known().is_some_and(|n| (1..=LONGEST_BF16).contains(&n))
+}
+
+/// Elements over their sum along `axis`, each step of which rounds to their dtype.
+pub(super) fn over_their_sum(cx: &mut Cx<'_, '_, '_>, x: Value, axis: usize) -> Result<Value, OpError> {
+    let last = cx.shape(x)?.get(axis).cloned().unwrap_or(Dim::known(1)) - Dim::known(1);
+    let running = Order::Cumulative { kind: CumKind::Sum, axis, exclusive: false, reverse: false };
+    let sums = cx.b.add1(running, &[x])?;
+    let sum = cx.b.slice_axis(sums, axis, last, Dim::known(1))?;
+    let (zero, one) = (cx.b.scalar(cx.dtype(x)?, 0.0)?, cx.b.scalar(cx.dtype(x)?, 1.0)?);
+    let is_zero = cx.b.ew("eq", &[sum, zero])?;
+    let sum = cx.b.ew("where", &[is_zero, one, sum])?;
+    Ok(cx.b.ew("div", &[x, sum])?)
+}
+
+/// Softmax along an axis; its logarithm is not affected by how the sum rounds.
+fn along(cx: &mut Cx<'_, '_, '_>, op: Composite, x: Value) -> Outputs {
+    let Composite::Softmax { axis } = op else { return one(cx.b.add1(op, &[x])?) };
+    let size = cx.shape(x).ok().and_then(|dims| dims.get(axis).cloned());
+    if !size.is_some_and(|size| cx.dtype(x).is_ok_and(|dtype| rounds_each_step(dtype, &size))) {
+        return one(cx.b.softmax(x, axis)?);
+    }
+    let max = cx.b.reduce(ReduceKind::Max, x, &[axis], true)?;
+    let shifted = cx.b.ew("sub", &[x, max])?;
+    let e = cx.b.ew("exp", &[shifted])?;
+    one(over_their_sum(cx, e, axis)?)
+}
+
 /// Before opset 13 the operand is seen as a matrix, split before `axis`, whose rows are normalized.
 fn softmax(cx: &mut Cx<'_, '_, '_>, op: fn(usize) -> Composite) -> Outputs {
     let x = cx.input(0)?;
@@ -33,19 +68,19 @@ fn softmax(cx: &mut Cx<'_, '_, '_>, op: fn(usize) -> Composite) -> Outputs {
             Ok(rank) => cx.axis(axis, rank)?,
             Err(e) => usize::try_from(axis).map_err(|_| e)?,
         };
-        return one(cx.b.add1(op(axis), &[x])?);
+        return along(cx, op(axis), x);
     }
     let dims = cx.shape(x)?;
     let axis = cx.attrs.int_or("axis", 1)?;
     let axis = if axis == dims.len() as i64 { dims.len() } else { cx.axis(axis, dims.len())? };
     if axis + 1 == dims.len() {
-        return one(cx.b.add1(op(axis), &[x])?);
+        return along(cx, op(axis), x);
     }
     let product = |part: &[Dim]| part.iter().fold(Dim::known(1), |a, b| a * b);
     let (outer, inner) = dims.split_at(axis);
     let matrix = cx.b.reshape(x, &[product(outer), product(inner)])?;
-    let y = cx.b.add1(op(1), &[matrix])?;
-    one(cx.b.reshape(y, &dims)?)
+    let y = along(cx, op(1), matrix)?;
+    one(cx.b.reshape(y.first().copied().unwrap_or(matrix), &dims)?)
 }
 
 fn epsilon(cx: &Cx<'_, '_, '_>) -> Result<Float, OpError> {
