@@ -4,6 +4,7 @@
 //! the model's folder, and answers with a typed error that names the place.
 #![deny(unsafe_code)]
 
+mod aten;
 pub mod checkpoint;
 pub mod detect;
 mod error;

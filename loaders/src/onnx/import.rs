@@ -95,7 +95,11 @@ pub(crate) fn import(
 ) -> Result<Module, LoadError> {
     let path = || file.to_owned();
     let Some(graph) = &model.graph else {
-        return Err(LoadError::Malformed { path: path(), reason: "the model has no graph".to_owned() });
+        return Err(LoadError::Malformed {
+            path: path(),
+            format: "ONNX model",
+            reason: "the model has no graph".to_owned(),
+        });
     };
     let mut session = Session {
         file: file.to_owned(),
