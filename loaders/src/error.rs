@@ -49,6 +49,19 @@ pub enum LoadError {
         /// What is wrong, and where.
         reason: String,
     },
+    /// A program cannot be followed.
+    #[error("{path}: {place}: {reason}")]
+    Program {
+        /// File.
+        path: String,
+        /// Where in the program: file and line of its source.
+        place: String,
+        /// What is wrong, or not supported.
+        reason: String,
+    },
+    /// The tensors and values of an archive cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::CheckpointError),
     /// The file asks for more than the limits allow.
     #[error("{path}: {what} is more than the limit of {limit}")]
     Limit {

@@ -48,11 +48,6 @@ impl<'a> Package<'a> {
         self.bytes.len()
     }
 
-    /// The limits of the load.
-    pub fn limits(&self) -> &'a Limits {
-        self.limits
-    }
-
     fn check_version(&self) -> Result<(), LoadError> {
         let entry = [format!("{}version", self.prefix), format!("{}.data/version", self.prefix)];
         let Some(text) = entry.iter().find_map(|e| self.archive.read(e, 64).ok()) else { return Ok(()) };

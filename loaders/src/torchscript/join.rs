@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use kiln_ir::op::{Control, Movement};
-use kiln_ir::{Build, DType, Dim, Type};
+use kiln_ir::Type;
+use kiln_ir::op::Control;
 use rustc_hash::FxHashMap;
 
 use super::ast::Name;
@@ -437,21 +437,5 @@ impl Machine<'_> {
             self.read_tensor(st, r)?;
         }
         Ok(())
-    }
-
-    /// A dim as a rank-0 tensor of the current graph.
-    pub fn size_value(&mut self, dim: &Dim) -> Res<Traced> {
-        let v = self.g.try_build(|b| {
-            let v = b.dims(std::slice::from_ref(dim))?;
-            b.add1(Movement::Reshape { shape: vec![] }, &[v])
-        })?;
-        Ok(self.g.node(v))
-    }
-
-    /// A value of an integer dtype as i64.
-    pub fn as_i64(&mut self, t: &Traced) -> Res<Traced> {
-        let v = self.g.value(t)?;
-        let v = self.g.try_build(|b| b.cast(v, DType::I64))?;
-        Ok(self.g.node(v))
     }
 }

@@ -381,20 +381,6 @@ impl Graphs {
         Ok(self.node(v))
     }
 
-    /// A value of the scope around the current one becomes an input of a more precise type.
-    pub fn capture_as(&mut self, t: &Traced, ty: Type) -> Res<Traced> {
-        let Traced::Node { scope: id, value } = *t else { return Ok(t.clone()) };
-        let level = self.scopes.len().saturating_sub(1);
-        let outer = level.checked_sub(1).ok_or_else(|| Fault::invalid("there is no graph around this one"))?;
-        let outer = self.lift(outer, id, value)?;
-        let v = self.input_at(level, "captured", ty)?;
-        if let Some(scope) = self.scopes.get_mut(level) {
-            scope.captures.push((outer, v));
-            scope.seen.insert((id, value), v);
-        }
-        Ok(self.node(v))
-    }
-
     /// Makes two graphs take the same operands, and adds both to the module. They have no inputs but captured values.
     pub fn keep_pair(&mut self, mut a: Closed, mut b: Closed) -> (GraphId, GraphId, Vec<Value>) {
         let mut operands = a.captures.clone();
