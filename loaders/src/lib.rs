@@ -12,6 +12,8 @@ mod folder;
 mod map;
 pub mod npz;
 pub mod onnx;
+mod options;
+pub mod pt2;
 mod torchscript;
 
 use std::collections::BTreeMap;
@@ -95,6 +97,7 @@ fn recognize(path: &Path, bytes: bytes::Bytes, options: &LoadOptions) -> Result<
     let name = || path.display().to_string();
     match Format::of(&bytes) {
         Some(Format::Onnx) => onnx::load(path, bytes, options),
+        Some(Format::TorchExport) => pt2::load(path, bytes, options),
         Some(Format::TorchScript) => torchscript::load(path, bytes, options),
         Some(format) if checkpoint::is_checkpoint(format) => {
             Err(LoadError::NoGraph { path: name(), format: format.name() })
