@@ -47,6 +47,8 @@ struct Joiner<'m> {
     heap: Vec<Rc<Cell>>,
     pairs: Vec<Pair>,
     results: Option<&'m [Traced]>,
+    /// How many results are used.
+    used: usize,
 }
 
 /// The pairs that a join needs.
@@ -64,7 +66,7 @@ pub(crate) fn joined(g: &Graphs, a: &State, b: &State, rules: Rules, results: &[
 impl<'m> Joiner<'m> {
     fn new(g: &'m Graphs, a: &'m State, b: &'m State, rules: Rules, results: Option<&'m [Traced]>) -> Self {
         let heap = a.heap.get(..rules.base).unwrap_or(&a.heap).to_vec();
-        Joiner { g, a, b, rules, memo: FxHashMap::default(), heap, pairs: vec![], results }
+        Joiner { g, a, b, rules, memo: FxHashMap::default(), heap, pairs: vec![], results, used: 0 }
     }
 
     fn state(&mut self) -> Res<State> {
@@ -118,6 +120,12 @@ impl<'m> Joiner<'m> {
 
     /// A value of run time for two.
     fn pair(&mut self, a: Traced, b: Traced) -> Res<Traced> {
+        if let Some(results) = self.results {
+            // The graphs of the paths are closed by now.
+            let result = results.get(self.used).cloned();
+            self.used += 1;
+            return result.ok_or_else(|| Fault::invalid("a joined value is lost"));
+        }
         let of = |t: &Traced| match t {
             Traced::Sequence(items) if items.is_empty() => Ok(None),
             t => self.g.ty(t).map(Some),
@@ -134,10 +142,8 @@ impl<'m> Joiner<'m> {
             (Some(ty), None) | (None, Some(ty)) => ty,
             (None, None) => return Err(Fault::apart("nothing shows what a list holds")),
         };
-        let at = self.pairs.len();
-        let result = self.results.and_then(|r| r.get(at)).cloned().unwrap_or_else(|| a.clone());
-        self.pairs.push(Pair { a, b, ty });
-        Ok(result)
+        self.pairs.push(Pair { a: a.clone(), b, ty });
+        Ok(a)
     }
 
     fn val(&mut self, a: &Val, b: &Val) -> Res<Val> {
@@ -192,9 +198,14 @@ impl<'m> Joiner<'m> {
                 None => return Err(Fault::apart("one path leaves a value uninitialized")),
             },
         };
-        let anything = Traced::Anything(self.g.ty(&traced)?);
-        let pair = if first { (traced, anything) } else { (anything, traced) };
-        let result = self.pair(pair.0, pair.1)?;
+        let result = match self.results {
+            Some(_) => self.pair(traced.clone(), traced)?,
+            None => {
+                let anything = Traced::Anything(self.g.ty(&traced)?);
+                let (a, b) = if first { (traced, anything) } else { (anything, traced) };
+                self.pair(a, b)?
+            }
+        };
         Ok(match single(v) {
             Some((kind, _)) => Val::Num(kind, result),
             None => self.new_tensor(result, true),
