@@ -7,18 +7,29 @@
 //! Results mean what PyTorch computes: types promote and shapes broadcast by its rules (`promote.rs`). Sizes stay
 //! symbolic; what must be known when the graph is built and is not, is refused by name.
 
+mod activation;
 mod arg;
 mod attention;
 mod compare;
+mod conv;
+mod create;
 mod cx;
+mod einsum;
 mod index;
 mod linear;
+mod loss;
 mod movement;
+mod norm;
+mod order;
 mod pointwise;
+mod pool;
 mod promote;
+mod rearrange;
 mod reduce;
+mod rnn;
 mod scalar;
 mod schema;
+mod vision;
 
 use std::sync::OnceLock;
 
@@ -59,14 +70,24 @@ const fn row(name: &'static str, how: How) -> Row {
 }
 
 static FAMILIES: &[&[Row]] = &[
+    activation::ROWS,
     attention::ROWS,
     compare::ROWS,
+    conv::ROWS,
+    create::ROWS,
     index::ROWS,
     linear::ROWS,
+    loss::ROWS,
     movement::ROWS,
+    norm::ROWS,
+    order::ROWS,
     pointwise::ROWS,
+    pool::ROWS,
+    rearrange::ROWS,
     reduce::ROWS,
+    rnn::ROWS,
     scalar::ROWS,
+    vision::ROWS,
 ];
 
 fn table() -> &'static FxHashMap<&'static str, &'static Row> {

@@ -11,9 +11,16 @@ use How::Fn;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
+    row("aten::_log_softmax", Fn(log_softmax)),
+    row("aten::_safe_softmax", Fn(safe_softmax)),
+    row("aten::_scaled_dot_product_attention_math", Fn(attention)),
+    row("aten::_scaled_dot_product_flash_attention_for_cpu", Fn(attention)),
     row("aten::_softmax", Fn(softmax)),
+    row("aten::log_softmax", Fn(log_softmax)),
     row("aten::scaled_dot_product_attention", Fn(attention)),
     row("aten::softmax", Fn(softmax)),
+    row("aten::special_log_softmax", Fn(log_softmax)),
+    row("aten::special_softmax", Fn(softmax)),
 ];
 
 /// The operand of a softmax: in the type that is asked for.
@@ -42,6 +49,22 @@ fn along(cx: &mut Cx<'_, '_>, op: impl FnOnce(usize) -> Composite) -> Results {
 
 fn softmax(cx: &mut Cx<'_, '_>) -> Results {
     along(cx, |axis| Composite::Softmax { axis })
+}
+
+fn log_softmax(cx: &mut Cx<'_, '_>) -> Results {
+    along(cx, |axis| Composite::LogSoftmax { axis })
+}
+
+/// Rows that are hidden whole are zeros.
+fn safe_softmax(cx: &mut Cx<'_, '_>) -> Results {
+    let (x, axis) = operand(cx)?;
+    let weights = cx.b.softmax(x, axis)?;
+    let dtype = cx.dtype(x)?;
+    let top = cx.b.reduce(kiln_ir::op::ReduceKind::Max, x, &[axis], true)?;
+    let hidden = cx.b.ew_with("is_inf", &[1.0, 0.0], &[top])?;
+    let zero = cx.constant(dtype, 0.0)?;
+    let y = cx.ew("where", &[hidden, zero, weights])?;
+    one(y)
 }
 
 /// The last dim but `back`.

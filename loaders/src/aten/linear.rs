@@ -1,9 +1,10 @@
 //! Products of matrices.
 
-use kiln_ir::op::{Contract, ContractSpec};
+use kiln_ir::op::{Contract, ContractSpec, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Value};
 
 use super::cx::{Cx, one};
+use super::pointwise::pair;
 use super::{How, Results, Row, row};
 use crate::error::OpError;
 
@@ -11,11 +12,31 @@ use How::Fn;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
-    row("aten::addmm", Fn(addmm)),
+    row("aten::addbmm", Fn(addbmm)),
+    row("aten::addmm", Fn(|cx| added(cx, "mat1", "mat2"))),
+    row("aten::addmv", Fn(|cx| added(cx, "mat", "vec"))),
+    row("aten::addr", Fn(addr)),
+    row("aten::baddbmm", Fn(|cx| added(cx, "batch1", "batch2"))),
+    row("aten::bilinear", Fn(bilinear)),
     row("aten::bmm", Fn(|cx| matmul_of(cx, "self", "mat2"))),
+    row("aten::cdist", Fn(cdist)),
+    row("aten::cross", Fn(cross)),
+    row("aten::dot", Fn(|cx| matmul_of(cx, "self", "tensor"))),
+    row("aten::einsum", Fn(super::einsum::einsum)),
+    row("aten::ger", Fn(outer)),
+    row("aten::inner", Fn(inner)),
+    row("aten::kron", Fn(kron)),
+    row("aten::linalg_cross", Fn(cross)),
+    row("aten::linalg_det", Fn(det)),
+    row("aten::linalg_matmul", Fn(|cx| matmul_of(cx, "self", "other"))),
+    row("aten::linalg_vecdot", Fn(vecdot)),
     row("aten::linear", Fn(linear)),
     row("aten::matmul", Fn(|cx| matmul_of(cx, "self", "other"))),
     row("aten::mm", Fn(|cx| matmul_of(cx, "self", "mat2"))),
+    row("aten::mv", Fn(|cx| matmul_of(cx, "self", "vec"))),
+    row("aten::outer", Fn(outer)),
+    row("aten::tensordot", Fn(tensordot)),
+    row("aten::vdot", Fn(|cx| matmul_of(cx, "self", "other"))),
 ];
 
 /// Letters for batch axes, from the last one back; `m`, `k`, `n` are taken.
@@ -158,8 +179,178 @@ pub(super) fn mixed(cx: &mut Cx<'_, '_>, product: Value) -> Results {
     one(y)
 }
 
-fn addmm(cx: &mut Cx<'_, '_>) -> Results {
-    let (a, b) = (cx.tensor("mat1")?, cx.tensor("mat2")?);
+fn added(cx: &mut Cx<'_, '_>, a: &str, b: &str) -> Results {
+    let (a, b) = (cx.tensor(a)?, cx.tensor(b)?);
     let product = product_of(cx, a, b)?;
     mixed(cx, product)
+}
+
+/// The products of all pairs summed up.
+fn addbmm(cx: &mut Cx<'_, '_>) -> Results {
+    let (a, b) = (cx.tensor("batch1")?, cx.tensor("batch2")?);
+    let products = product_of(cx, a, b)?;
+    let sum = cx.b.reduce(ReduceKind::Sum, products, &[0], false)?;
+    mixed(cx, sum)
+}
+
+/// Every element of the first with every one of the second.
+fn outer_of(cx: &mut Cx<'_, '_>, a: Value, b: Value) -> Result<Value, OpError> {
+    let rows = cx.numel(a)?;
+    let column = cx.b.reshape(a, &[rows, Dim::known(1)])?;
+    cx.ew("mul", &[column, b])
+}
+
+fn outer(cx: &mut Cx<'_, '_>) -> Results {
+    let (values, _) = cx.promoted(&["self", "vec2"])?;
+    let [a, b] = pair(&values)?;
+    let y = outer_of(cx, a, b)?;
+    one(y)
+}
+
+fn addr(cx: &mut Cx<'_, '_>) -> Results {
+    let (a, b) = (cx.tensor("vec1")?, cx.tensor("vec2")?);
+    let product = outer_of(cx, a, b)?;
+    mixed(cx, product)
+}
+
+/// Over the last axes of both.
+fn inner(cx: &mut Cx<'_, '_>) -> Results {
+    let (a, b) = (cx.tensor("self")?, cx.tensor("other")?);
+    if cx.rank(a)? == 0 || cx.rank(b)? == 0 {
+        let y = cx.ew("mul", &[a, b])?;
+        return one(y);
+    }
+    let (n, m) = (cx.rank(a)? - 1, cx.rank(b)? - 1);
+    let y = over_axes(cx, a, b, &[n], &[m])?;
+    one(y)
+}
+
+/// A sum over pairs of axes; the others of the first come first.
+fn over_axes(
+    cx: &mut Cx<'_, '_>,
+    a: Value,
+    b: Value,
+    axes_a: &[usize],
+    axes_b: &[usize],
+) -> Result<Value, OpError> {
+    let (n, m) = (cx.rank(a)?, cx.rank(b)?);
+    let letters: Vec<u8> = (b'a'..=b'z').chain(b'A'..=b'Z').collect();
+    let (Some(lhs), true) = (letters.get(..n).map(<[u8]>::to_vec), axes_a.len() == axes_b.len()) else {
+        return Err(OpError::invalid("axes of different numbers, or too many"));
+    };
+    let mut free = letters.iter().skip(n);
+    let mut rhs = vec![];
+    for axis in 0..m {
+        let at = axes_b.iter().position(|&x| x == axis).and_then(|i| axes_a.get(i)).and_then(|&i| lhs.get(i));
+        let label = at.or_else(|| free.next()).copied();
+        rhs.push(label.ok_or_else(|| OpError::invalid("too many axes"))?);
+    }
+    let summed = |l: &u8| lhs.contains(l) && rhs.contains(l);
+    let out = lhs.iter().chain(&rhs).copied().filter(|l| !summed(l)).collect();
+    contraction(cx, ContractSpec { lhs, rhs, out }, a, b)
+}
+
+fn tensordot(cx: &mut Cx<'_, '_>) -> Results {
+    let (a, b) = (cx.tensor("self")?, cx.tensor("other")?);
+    let (given_a, given_b) = (cx.ints("dims_self")?, cx.ints("dims_other")?);
+    let (axes_a, axes_b) = (cx.listed_axes(&given_a, cx.rank(a)?)?, cx.listed_axes(&given_b, cx.rank(b)?)?);
+    let y = over_axes(cx, a, b, &axes_a, &axes_b)?;
+    one(y)
+}
+
+fn vecdot(cx: &mut Cx<'_, '_>) -> Results {
+    let (values, _) = cx.promoted(&["x", "y"])?;
+    let product = cx.ew("mul", &values)?;
+    let axis = cx.axis("dim", cx.rank(product)?)?;
+    let y = cx.b.reduce(ReduceKind::Sum, product, &[axis], false)?;
+    one(y)
+}
+
+fn kron(cx: &mut Cx<'_, '_>) -> Results {
+    let (values, _) = cx.promoted(&["self", "other"])?;
+    let [a, b] = pair(&values)?;
+    let (sa, sb) = (cx.shape(a)?, cx.shape(b)?);
+    let rank = sa.len().max(sb.len());
+    let filled = |dims: &[Dim]| [vec![Dim::known(1); rank - dims.len()], dims.to_vec()].concat();
+    let (sa, sb) = (filled(&sa), filled(&sb));
+    let (mut wide_a, mut wide_b, mut last) = (vec![], vec![], vec![]);
+    for (x, y) in sa.iter().zip(&sb) {
+        wide_a.extend([x.clone(), Dim::known(1)]);
+        wide_b.extend([Dim::known(1), y.clone()]);
+        last.push(x * y);
+    }
+    let (a, b) = (cx.b.reshape(a, &wide_a)?, cx.b.reshape(b, &wide_b)?);
+    let product = cx.ew("mul", &[a, b])?;
+    let y = cx.b.reshape(product, &last)?;
+    one(y)
+}
+
+/// `x1 A x2 + b`, one matrix an output.
+fn bilinear(cx: &mut Cx<'_, '_>) -> Results {
+    let (a, b, w) = (cx.tensor("input1")?, cx.tensor("input2")?, cx.tensor("weight")?);
+    let mut shape = cx.shape(a)?;
+    let (features_a, features_b) = (shape.pop().unwrap_or(Dim::known(1)), last(&cx.shape(b)?));
+    let rows = super::cx::product(&shape);
+    let (a, b) = (cx.b.reshape(a, &[rows.clone(), features_a])?, cx.b.reshape(b, &[rows, features_b])?);
+    let part = einsum_of(cx, "bi,oij->boj", a, w)?;
+    let y = einsum_of(cx, "boj,bj->bo", part, b)?;
+    let y = match cx.maybe_tensor("bias")? {
+        Some(bias) => cx.ew("add", &[y, bias])?,
+        None => y,
+    };
+    shape.push(last(&cx.shape(y)?));
+    let y = cx.b.reshape(y, &shape)?;
+    one(y)
+}
+
+fn last(dims: &[Dim]) -> Dim {
+    dims.last().cloned().unwrap_or(Dim::known(1))
+}
+
+/// The first axis of size 3 if none is given.
+fn cross(cx: &mut Cx<'_, '_>) -> Results {
+    let (values, _) = cx.promoted(&["self", "other"])?;
+    let [a, b] = pair(&values)?;
+    let shape = cx.common_shape(&[a, b])?;
+    let axis = match cx.maybe_int("dim")? {
+        Some(axis) => super::cx::normal_axis(axis, shape.len())?,
+        None => shape
+            .iter()
+            .position(|d| d.as_known() == Some(3))
+            .ok_or_else(|| OpError::invalid("no axis of size 3"))?,
+    };
+    let (a, b) = (cx.b.broadcast(a, &shape)?, cx.b.broadcast(b, &shape)?);
+    let part = |cx: &mut Cx<'_, '_>, v: Value, i: i64| {
+        Ok::<_, OpError>(cx.b.slice_axis(v, axis, Dim::known(i), Dim::known(1))?)
+    };
+    let mut rows = vec![];
+    for (i, j) in [(1, 2), (2, 0), (0, 1)] {
+        let (ai, aj, bi, bj) = (part(cx, a, i)?, part(cx, a, j)?, part(cx, b, i)?, part(cx, b, j)?);
+        let (x, y) = (cx.ew("mul", &[ai, bj])?, cx.ew("mul", &[aj, bi])?);
+        rows.push(cx.ew("sub", &[x, y])?);
+    }
+    let y = cx.b.concat(&rows, axis)?;
+    one(y)
+}
+
+fn det(cx: &mut Cx<'_, '_>) -> Results {
+    let x = cx.first()?;
+    let y = cx.b.add1(kiln_ir::op::Host::Det {}, &[x])?;
+    one(y)
+}
+
+/// Distances of all pairs of rows.
+fn cdist(cx: &mut Cx<'_, '_>) -> Results {
+    let (a, b) = (cx.tensor("x1")?, cx.tensor("x2")?);
+    let (mut sa, mut sb) = (cx.shape(a)?, cx.shape(b)?);
+    if sa.len() < 2 || sb.len() < 2 {
+        return Err(OpError::invalid("distances of rows need matrices"));
+    }
+    sa.insert(sa.len() - 1, Dim::known(1));
+    sb.insert(sb.len() - 2, Dim::known(1));
+    let (a, b) = (cx.b.reshape(a, &sa)?, cx.b.reshape(b, &sb)?);
+    let difference = cx.ew("sub", &[a, b])?;
+    let axis = cx.rank(difference)?.saturating_sub(1);
+    let y = super::reduce::norm_over(cx, difference, cx.float("p")?, &[axis], false)?;
+    one(y)
 }

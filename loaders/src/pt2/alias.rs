@@ -61,9 +61,8 @@ fn kind(name: &str) -> Option<Kind> {
         "aten::view" | "aten::reshape" | "aten::flatten" | "aten::unflatten" | "aten::unsqueeze"
         | "aten::squeeze" | "aten::view_as" | "aten::_unsafe_view" | "aten::alias" | "aten::detach"
         | "aten::ravel" | "aten::contiguous" | "aten::reshape_as" | "aten::lift_fresh" => Kind::Reshape,
-        "aten::transpose" | "aten::t" | "aten::swapaxes" | "aten::swapdims" | "aten::mT" | "aten::numpy_T" => {
-            Kind::Swap
-        }
+        "aten::transpose" | "aten::t" | "aten::swapaxes" | "aten::swapdims" | "aten::mT"
+        | "aten::numpy_T" => Kind::Swap,
         "aten::permute" => Kind::Permute,
         "aten::select" => Kind::Select,
         "aten::slice" => Kind::Slice,

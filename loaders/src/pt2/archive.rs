@@ -64,10 +64,12 @@ impl Package {
     /// Opens an archive that has one program.
     pub(super) fn open(file: &str, bytes: bytes::Bytes, limits: &Limits) -> Result<Package, LoadError> {
         let size = bytes.len();
-        let malformed = |reason: String| LoadError::Malformed { path: file.to_owned(), format: FORMAT, reason };
+        let malformed =
+            |reason: String| LoadError::Malformed { path: file.to_owned(), format: FORMAT, reason };
         let zip = Archive::open(bytes).map_err(|e| malformed(e.to_string()))?;
         if zip.names().any(|name| name.ends_with("serialized_exported_program.json")) {
-            let reason = "it was written before torch 2.8; exporting again with a newer torch gives one that loads";
+            let reason =
+                "it was written before torch 2.8; exporting again with a newer torch gives one that loads";
             return Err(malformed(reason.to_owned()));
         }
         let programs: Vec<(String, String)> = zip
@@ -162,7 +164,8 @@ impl Package {
             return Err("it is not strided".to_owned());
         }
         let sizes = sizes.iter().map(constant).collect::<Option<Vec<_>>>().ok_or("a size is no number")?;
-        let strides = strides.iter().map(constant).collect::<Option<Vec<_>>>().ok_or("a stride is no number")?;
+        let strides =
+            strides.iter().map(constant).collect::<Option<Vec<_>>>().ok_or("a stride is no number")?;
         let offset = constant(storage_offset).ok_or("the offset is no number")?;
         let storage = self.storage(folder, &payload.path_name)?;
         let tensor = CheckpointTensor::strided(Element::Plain(dtype), sizes, strides, offset, storage);

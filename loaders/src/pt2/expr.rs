@@ -135,7 +135,8 @@ mod tests {
         assert_eq!(parsed("Max(1, s0)"), Some(Dim::known(1).greater(&s("s0"))));
         assert_eq!(parsed("s0**2"), Some(s("s0") * s("s0")));
         assert_eq!(parsed("Mod(s0, 0)"), None);
-        for text in ["", "s0 +", "f(s0)", "(s0", "s0)", "1.5", "s0**s1", &"(".repeat(5000), &"-".repeat(5000)] {
+        for text in ["", "s0 +", "f(s0)", "(s0", "s0)", "1.5", "s0**s1", &"(".repeat(5000), &"-".repeat(5000)]
+        {
             assert_eq!(parsed(text), None, "{text}");
         }
     }

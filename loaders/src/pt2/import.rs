@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
+use kiln_ir::StateDecl;
 use kiln_ir::op::Object;
 use kiln_ir::{Build, DType, Dim, GraphBuilder, Module, Origin, Tensor, Type, Value};
-use kiln_ir::StateDecl;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::alias::{self, Aliases};
 use super::archive::{Package, element_type};
 use super::program::{
-    Argument, Constant, Graph, InputSpec, Named, Node, OptionalTensor, OutputSpec, Program, SymInt,
-    SymIntArgument, SymBoolArgument, SymFloatArgument, TensorMeta,
+    Argument, Constant, Graph, InputSpec, Named, Node, OptionalTensor, OutputSpec, Program, SymBoolArgument,
+    SymFloatArgument, SymInt, SymIntArgument, TensorMeta,
 };
 use super::{expr, higher_order, operand};
 use crate::aten::{self, Arg, Write};
@@ -142,7 +142,9 @@ pub(super) fn import(
     };
     let graph = &program.graph_module.graph;
     let signature = &program.graph_module.signature;
-    if signature.input_specs.len() != graph.inputs.len() || signature.output_specs.len() != graph.outputs.len() {
+    if signature.input_specs.len() != graph.inputs.len()
+        || signature.output_specs.len() != graph.outputs.len()
+    {
         let reason = "the signature and the graph have different numbers of inputs or outputs".to_owned();
         return Err(LoadError::Malformed { path: file.to_owned(), format: super::FORMAT, reason });
     }
@@ -290,10 +292,7 @@ fn user_name(arg: &Argument) -> Option<&str> {
 }
 
 /// Types of the inputs that the user gives, in the order of the specs; none for others and for those that fail.
-fn input_types<'p>(
-    session: &mut Session<'p>,
-    program: &'p Program,
-) -> Result<Vec<Option<Type>>, LoadError> {
+fn input_types<'p>(session: &mut Session<'p>, program: &'p Program) -> Result<Vec<Option<Type>>, LoadError> {
     let graph = &program.graph_module.graph;
     let specs = &program.graph_module.signature.input_specs;
     let user: Vec<Option<&Argument>> = specs
@@ -318,9 +317,7 @@ fn input_types<'p>(
     for arg in user {
         types.push(match arg {
             Some(Argument::AsTensor(Named { name })) => match declared(graph, name, &plain) {
-                Ok(ty) => {
-                    Some(override_shape(&session.file, session.options, name, ty, &mut symbols)?)
-                }
+                Ok(ty) => Some(override_shape(&session.file, session.options, name, ty, &mut symbols)?),
                 Err(error) => {
                     session.report("", name, "input", error);
                     None

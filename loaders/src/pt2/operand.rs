@@ -41,9 +41,7 @@ pub(super) fn operand<'p>(
         Argument::AsOptionalTensors(list) => list_of(list, |arg| optional(arg, &mut named))?,
         Argument::AsSymFloat(arg) => sym_float(arg, &mut named)?,
         Argument::AsSymFloats(list) => list_of(list, |arg| sym_float(arg, &mut named))?,
-        Argument::AsNestedTensors(lists) => {
-            list_of(lists, |list| list_of(list, |t| named(&t.name)))?
-        }
+        Argument::AsNestedTensors(lists) => list_of(lists, |list| list_of(list, |t| named(&t.name)))?,
         Argument::AsIntLists(lists) => {
             list_of(lists, |list| Ok(Arg::dims(list.iter().copied().map(Dim::known))))?
         }
@@ -63,10 +61,7 @@ pub(super) fn operand<'p>(
     })
 }
 
-fn list_of<'p, T>(
-    list: &'p [T],
-    item: impl FnMut(&'p T) -> Result<Arg, OpError>,
-) -> Result<Arg, OpError> {
+fn list_of<'p, T>(list: &'p [T], item: impl FnMut(&'p T) -> Result<Arg, OpError>) -> Result<Arg, OpError> {
     list.iter().map(item).collect::<Result<Vec<_>, _>>().map(Arg::List)
 }
 
