@@ -51,6 +51,11 @@ impl Machine<'_> {
         if let Some(value) = known(name, args) {
             return value.map(Some);
         }
+        if let [a, b] = args
+            && let Some(value) = self.logic(name, a, b)?
+        {
+            return Ok(Some(value));
+        }
         if let Some(value) = self.of_program(st, ns, name, args)? {
             return Ok(Some(value));
         }
@@ -84,6 +89,34 @@ impl Machine<'_> {
             return Ok(Some(value));
         }
         self.query(st, ns, name, args)
+    }
+
+    /// Logic of bools, of which one shows at run time.
+    fn logic(&mut self, name: &str, a: &Val, b: &Val) -> Res<Option<Val>> {
+        let is_bool = |v: &Val| matches!(v, Val::Bool(_) | Val::Num(Kind::Bool, _));
+        if !is_bool(a) || !is_bool(b) {
+            return Ok(None);
+        }
+        let op = match name {
+            "__and__" => "and",
+            "__or__" => "or",
+            "__xor__" | "ne" => "xor",
+            "eq" => "eq",
+            _ => return Ok(None),
+        };
+        match (a, b, op) {
+            (Val::Bool(known), other, "and") | (other, Val::Bool(known), "and") => {
+                return Ok(Some(if *known { other.clone() } else { Val::Bool(false) }));
+            }
+            (Val::Bool(known), other, "or") | (other, Val::Bool(known), "or") => {
+                return Ok(Some(if *known { Val::Bool(true) } else { other.clone() }));
+            }
+            _ => {}
+        }
+        let (x, y) = (self.traced(a)?.1, self.traced(b)?.1);
+        let operands = [self.g.value(&x)?, self.g.value(&y)?];
+        let found = self.g.add(kiln_ir::Op::ew(op), &operands)?;
+        Ok(Some(self.bool_of(found)))
     }
 
     /// Comparisons that types decide.
