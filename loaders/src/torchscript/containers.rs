@@ -1,5 +1,7 @@
 //! Lists, tuples, dicts and text as containers.
 
+use std::rc::Rc;
+
 use kiln_ir::op::{Host, Object};
 use kiln_ir::{Build, Tensor, Type};
 
@@ -12,6 +14,10 @@ use super::value::{Cell, Kind, ListCell, Ref, State, Traced, Val};
 
 /// Most elements of a list.
 const MAX_LIST: usize = 1 << 16;
+
+/// How deep tuples may be nested, and how many one may have at a depth.
+const MAX_NESTING: usize = 24;
+const MAX_WIDTH: usize = 512;
 
 fn bounded(items: Vec<Val>) -> Res<Vec<Val>> {
     if items.len() > MAX_LIST {
@@ -109,6 +115,9 @@ impl Machine<'_> {
 
     /// An operator on a list.
     pub fn list_op(&mut self, st: &mut State, name: &str, r: Ref, args: &[Val], kwargs: &Kwargs) -> Res<Option<Val>> {
+        if let Some(value) = self.quick_list_op(st, name, r, args)? {
+            return Ok(Some(value));
+        }
         let items = match self.list_cell(st, r)? {
             ListCell::Items(items) => items.clone(),
             ListCell::Sequence(t, kind) => {
@@ -116,15 +125,13 @@ impl Machine<'_> {
                 return self.sequence_op(st, name, r, &t, kind, args);
             }
         };
-        self.tick(items.len() / 8)?;
-        if matches!(name, "append" | "extend" | "insert" | "pop" | "clear" | "reverse" | "remove" | "sort" | "_set_item" | "Delete")
+        self.tick(items.len() / 2)?;
+        if matches!(name, "extend" | "insert" | "pop" | "clear" | "reverse" | "remove" | "sort" | "_set_item" | "Delete")
         {
             return self.change_list(st, name, r, items, args, kwargs).map(Some);
         }
         Ok(Some(match (name, args) {
-            ("len", [_]) => Val::Int(i64::try_from(items.len()).unwrap_or(i64::MAX)),
             ("copy" | "list", [_]) => st.list(items),
-            ("__getitem__", [list, index]) => self.element(st, list, index)?,
             ("slice", [_, rest @ ..]) => self.slice_of(st, &items, rest)?.map_or_else(
                 || Err(Fault::unsupported("a slice of a list that shows at run time")),
                 |picked| Ok(st.list(picked)),
@@ -172,14 +179,69 @@ impl Machine<'_> {
         }))
     }
 
+    /// What loops do with lists, without a copy of them.
+    fn quick_list_op(&mut self, st: &mut State, name: &str, r: Ref, args: &[Val]) -> Res<Option<Val>> {
+        match (name, args, st.cell_mut(r)) {
+            ("append", [list, v], Some(Cell::List(ListCell::Items(items)))) => {
+                if items.len() >= MAX_LIST {
+                    return Err(Fault::Limit { what: "length of a list".to_owned(), limit: MAX_LIST });
+                }
+                items.push(v.clone());
+                Ok(Some(list.clone()))
+            }
+            ("len", [_], Some(Cell::List(ListCell::Items(items)))) => {
+                Ok(Some(Val::Int(i64::try_from(items.len()).unwrap_or(i64::MAX))))
+            }
+            ("__getitem__", [list, index], Some(Cell::List(_))) => self.element(st, list, index).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Fails where tuples are nested too deep: they are dropped and compared by recursion.
+    pub fn check_nesting(&mut self, items: &[Val]) -> Res<()> {
+        // Tuples within are not too deep, but may be shared.
+        let mut level: Vec<Rc<[Val]>> = vec![];
+        let inner = |items: &[Val], out: &mut Vec<Rc<[Val]>>| {
+            for v in items {
+                if let Val::Tuple(items, _) = v
+                    && !out.iter().any(|seen| Rc::ptr_eq(seen, items))
+                {
+                    out.push(items.clone());
+                }
+            }
+        };
+        inner(items, &mut level);
+        for _ in 0..MAX_NESTING {
+            if level.is_empty() {
+                return Ok(());
+            }
+            if level.len() > MAX_WIDTH {
+                return Err(Fault::Limit { what: "tuples in tuples".to_owned(), limit: MAX_WIDTH });
+            }
+            self.tick(level.iter().map(|items| 1 + items.len()).sum())?;
+            let mut next = vec![];
+            level.iter().for_each(|items| inner(items, &mut next));
+            level = next;
+        }
+        Err(Fault::Limit { what: "nesting of tuples".to_owned(), limit: MAX_NESTING })
+    }
+
     fn same_items(&mut self, st: &mut State, a: &[Val], b: &[Val]) -> Res<Val> {
+        self.same_within(st, a, b, 0)
+    }
+
+    fn same_within(&mut self, st: &mut State, a: &[Val], b: &[Val], depth: usize) -> Res<Val> {
+        if depth > MAX_NESTING {
+            return Err(Fault::Limit { what: "nesting of what is compared".to_owned(), limit: MAX_NESTING });
+        }
+        self.tick(a.len())?;
         if a.len() != b.len() {
             return Ok(Val::Bool(false));
         }
         let mut differ = vec![];
         for (a, b) in a.iter().zip(b) {
             let same = match (st.items(a), st.items(b)) {
-                (Some(x), Some(y)) => self.same_items(st, &x, &y)?,
+                (Some(x), Some(y)) => self.same_within(st, &x, &y, depth + 1)?,
                 _ => self.equal(st, a, b)?,
             };
             differ.push(self.op(st, "aten", "__not__", vec![same], vec![])?);
@@ -256,7 +318,6 @@ impl Machine<'_> {
     ) -> Res<Val> {
         let mut result = Val::List(r);
         match (name, args) {
-            ("append", [_, v]) => items.push(v.clone()),
             ("extend", [_, more]) => {
                 let more = st.items(more).ok_or_else(|| Fault::unsupported("joining lists of run time"))?;
                 items.extend(more);

@@ -60,6 +60,7 @@ impl Machine<'_> {
             }
             Expr::Tuple(items) => {
                 let items = items.iter().map(|i| self.eval(st, i)).collect::<Res<Vec<Val>>>()?;
+                self.check_nesting(&items)?;
                 Val::tuple(items)
             }
             Expr::Dict(pairs) => {

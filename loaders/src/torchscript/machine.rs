@@ -26,6 +26,9 @@ const MAX_SELF_CALLS: usize = 4;
 /// Most iterations of a loop that are followed one by one.
 const MAX_UNROLLED: i64 = 4096;
 
+/// Steps that a branch counts as, beside what it follows: its state is copied.
+const SPLIT: usize = 64;
+
 /// Longest message that is kept.
 const MAX_MESSAGE: usize = 4096;
 
@@ -444,7 +447,7 @@ impl<'p> Machine<'p> {
         end: End,
     ) -> Res<Step> {
         let start = st.clone();
-        self.tick(1 + start.heap.len() / 16)?;
+        self.tick(SPLIT + start.heap.len() / 16)?;
         let here = Stop { frames: start.frames.len(), blocks: start.frames.last().map_or(0, |f| f.blocks.len()) };
         let is_inner = here.frames == stop.frames && here.blocks == stop.blocks;
         let checkpoint = self.g.checkpoint();
@@ -534,6 +537,7 @@ impl<'p> Machine<'p> {
                 return match self.program.item(&path)? {
                     Some(Item::Function(f)) => self.push(st, &f, args, kwargs, then),
                     Some(Item::Class(_)) => {
+                        self.check_nesting(&args)?;
                         let tuple = Val::Tuple(args.into(), Some(path.as_str().into()));
                         self.deliver(st, then, tuple)
                     }

@@ -33,6 +33,11 @@ impl Machine<'_> {
     pub fn op(&mut self, st: &mut State, ns: &str, name: &str, args: Vec<Val>, kwargs: Kwargs) -> Res<Val> {
         self.tick(2)?;
         if let Some(value) = self.op_value(st, ns, name, &args, &kwargs)? {
+            match &value {
+                Val::Str(text) | Val::Message(text, _) => self.tick(text.len() / 64)?,
+                Val::Tuple(items, _) => self.check_nesting(items)?,
+                _ => {}
+            }
             return Ok(value);
         }
         self.set_origin(st, name);

@@ -12,8 +12,9 @@ use super::fault::{Fault, Res};
 use super::normalize::normalized;
 use super::parser::parse;
 
-/// What the trees of all source files may take, in bytes, beyond eight times the archive.
-const TREES: usize = 24 << 20;
+/// What the trees of all source files may take, in bytes: this and four times the archive, and at most so much.
+const TREES: usize = 16 << 20;
+const MOST_TREES: usize = 48 << 20;
 
 /// A definition.
 #[derive(Clone)]
@@ -36,7 +37,7 @@ pub(crate) struct Program<'p> {
 impl<'p> Program<'p> {
     /// The program of an archive.
     pub fn new(package: &'p Package<'p>) -> Self {
-        let left = package.size().saturating_mul(8).saturating_add(TREES);
+        let left = package.size().saturating_mul(4).saturating_add(TREES).min(MOST_TREES);
         Program { package, files: vec![], read: FxHashMap::default(), left }
     }
 
