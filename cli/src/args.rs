@@ -9,7 +9,7 @@ use kiln::passes::FoldBudget;
 
 /// Compiles neural networks ahead of serving and runs them.
 ///
-/// A MODEL is a file that another framework saved (ONNX); an ARTIFACT is what `kiln compile` writes. Either is
+/// A MODEL is a file that another framework saved (ONNX, TorchScript, torch.export); an ARTIFACT is what `kiln compile` writes. Either is
 /// recognised by its content. Exit codes: 0 done, 1 the model or its data is at fault, 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "kiln", version, max_term_width = 110, arg_required_else_help = true)]
@@ -48,6 +48,9 @@ pub struct ModelArgs {
     /// Fix an input's shape: NAME=1,3,224,224. May be repeated.
     #[arg(long = "shape", value_name = "NAME=DIMS")]
     pub shapes: Vec<ShapeOverride>,
+    /// Compile a program for this value of an argument that is no tensor: NAME=VALUE. May be repeated.
+    #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = argument)]
+    pub arguments: Vec<(String, String)>,
     /// Instruction set to compile for.
     #[arg(long, value_enum, default_value_t = TargetArg::Native)]
     pub target: TargetArg,
@@ -60,6 +63,14 @@ pub struct ModelArgs {
     /// Bounds of loading and compiling.
     #[command(flatten)]
     pub limits: LimitArgs,
+}
+
+/// The name and value of an argument.
+fn argument(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("it is not of the form NAME=VALUE".to_owned()),
+    }
 }
 
 /// Bounds on what a model file may ask for.

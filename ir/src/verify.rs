@@ -11,7 +11,7 @@
 //! 7. Calls: no graph calls itself, directly or through others. (Operands that do not fit a called graph's inputs are
 //!    violations of 5.)
 //! 8. Entries: they exist, none is listed twice, their names differ.
-//! 9. States: names differ; what is read or assigned is declared, with a compatible type.
+//! 9. States: names differ; what is read or assigned is declared, with the same dtype.
 //!
 //! Graphs are isolated by construction: a value id means something in its own graph only, so there is no invariant to
 //! check for it. Where an id is out of range, later checks of its graph, and type checks everywhere, are left out:
@@ -279,7 +279,8 @@ fn state_violation(module: &Module, graph: &Graph, node: &Node) -> Option<String
     let Some(state) = module.states().iter().find(|s| s.name == *name) else {
         return Some(format!("there is no state `{name}`"));
     };
-    let declared = Type::Tensor(state.init.ty());
+    // Its shape may change, even its rank.
+    let declared = Type::unranked(state.init.dtype());
     (!declared.is_compatible(ty)).then(|| format!("state `{name}` is {declared}, not {ty}"))
 }
 

@@ -36,6 +36,8 @@ use kiln_runtime::{Executable, Image, Session, SessionOptions};
 pub struct Options {
     /// Shapes in place of declared ones.
     pub shapes: Vec<ShapeOverride>,
+    /// Values of arguments of a program that are no tensors, by name: it is compiled for these.
+    pub arguments: Vec<(String, String)>,
     /// Bounds on what a model file may ask for while it is loaded; [`Options::passes`] has those of constant folding.
     pub limits: kiln_loaders::Limits,
     /// Instruction set to compile for; this machine's if not given.
@@ -54,7 +56,7 @@ impl Default for Options {
     fn default() -> Self {
         let passes = kiln_passes::Options::default();
         let limits = kiln_loaders::Limits::default();
-        Options { shapes: vec![], limits, tier: None, winograd: true, passes, threads: None, listings: false }
+        Options { shapes: vec![], arguments: vec![], limits, tier: None, winograd: true, passes, threads: None, listings: false }
     }
 }
 
@@ -108,12 +110,19 @@ pub fn load_within(
     shapes: &[ShapeOverride],
     limits: &kiln_loaders::Limits,
 ) -> Result<Module, Error> {
+    let options = Options { shapes: shapes.to_vec(), limits: limits.clone(), ..Options::default() };
+    load_with(path, &options)
+}
+
+/// Loads a model file into graph IR as it would be compiled.
+pub fn load_with(path: &Path, options: &Options) -> Result<Module, Error> {
     if is_artifact(path)? {
         return Err(Error::NeedsModel { path: path.to_owned(), what: "loading" });
     }
-    let shapes = shapes.iter().map(|s| (s.input.clone(), s.dims.clone())).collect();
-    let limits = limits.clone();
-    let options = kiln_loaders::LoadOptions { shapes, limits, ..Default::default() };
+    let shapes = options.shapes.iter().map(|s| (s.input.clone(), s.dims.clone())).collect();
+    let arguments = options.arguments.iter().cloned().collect();
+    let limits = options.limits.clone();
+    let options = kiln_loaders::LoadOptions { shapes, arguments, limits, ..Default::default() };
     Ok(kiln_loaders::load(path, &options)?)
 }
 
@@ -171,7 +180,7 @@ pub fn kernel_uses(program: &Program) -> Vec<KernelUse<'_>> {
 
 /// Loads and compiles a model file.
 pub fn compile_file(path: &Path, options: &Options) -> Result<Compiled, Error> {
-    compile(load_within(path, &options.shapes, &options.limits)?, options)
+    compile(load_with(path, options)?, options)
 }
 
 /// A session on a model (compiled now) or an artifact (compiled before; `options` is not used then).

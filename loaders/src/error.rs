@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use kiln_ir::Origin;
+use kiln_ir::{InferError, Origin, TensorError};
 
 /// Why a file does not load.
 #[derive(Debug, thiserror::Error)]
@@ -40,13 +40,28 @@ pub enum LoadError {
         format: &'static str,
     },
     /// The bytes are not well-formed.
-    #[error("{path}: malformed ONNX model: {reason}")]
+    #[error("{path}: malformed {format}: {reason}")]
     Malformed {
         /// File.
         path: String,
+        /// What it was read as.
+        format: &'static str,
         /// What is wrong, and where.
         reason: String,
     },
+    /// A program cannot be followed.
+    #[error("{path}: {place}: {reason}")]
+    Program {
+        /// File.
+        path: String,
+        /// Where in the program: file and line of its source.
+        place: String,
+        /// What is wrong, or not supported.
+        reason: String,
+    },
+    /// The tensors and values of an archive cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::CheckpointError),
     /// The file asks for more than the limits allow.
     #[error("{path}: {what} is more than the limit of {limit}")]
     Limit {
@@ -94,9 +109,9 @@ pub struct Issue {
     /// Where: file, graph path, node name, operator with domain and version. For tensors and values `op` is
     /// `initializer`, `input` or `output`.
     pub origin: Origin,
-    /// Domain of the operator; `ai.onnx` for the default one.
+    /// Domain of the operator; `ai.onnx` for the default one; empty where the format has no domains.
     pub domain: String,
-    /// Opset version of the domain that the graph imports.
+    /// Opset version of the domain that the graph imports; 0 where the format has no domains.
     pub opset: i64,
     /// What is wrong: expected and found.
     pub reason: String,
@@ -106,7 +121,10 @@ impl fmt::Display for Issue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Origin { path, node, op, .. } = &self.origin;
         let slash = if path.is_empty() { "" } else { "/" };
-        write!(f, "`{path}{slash}{node}`: {op} (domain {}, opset {})", self.domain, self.opset)?;
+        write!(f, "`{path}{slash}{node}`: {op}")?;
+        if !self.domain.is_empty() {
+            write!(f, " (domain {}, opset {})", self.domain, self.opset)?;
+        }
         match self.kind {
             IssueKind::Unsupported => write!(f, ": unsupported: {}", self.reason),
             IssueKind::Invalid => write!(f, ": {}", self.reason),
@@ -134,5 +152,38 @@ impl fmt::Display for ListIssues<'_> {
                 }
             }
         }
+    }
+}
+
+/// Why a node is not imported.
+#[derive(Debug)]
+pub(crate) enum OpError {
+    /// Kiln lacks something.
+    Unsupported(String),
+    /// The node is wrong.
+    Invalid(String),
+    /// Something inside failed, which is recorded already.
+    Recorded,
+}
+
+impl OpError {
+    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
+        OpError::Invalid(reason.into())
+    }
+
+    pub(crate) fn unsupported(reason: impl Into<String>) -> Self {
+        OpError::Unsupported(reason.into())
+    }
+}
+
+impl From<InferError> for OpError {
+    fn from(e: InferError) -> Self {
+        OpError::Invalid(e.to_string())
+    }
+}
+
+impl From<TensorError> for OpError {
+    fn from(e: TensorError) -> Self {
+        OpError::Invalid(e.to_string())
     }
 }

@@ -4,6 +4,7 @@
 //! the model's folder, and answers with a typed error that names the place.
 #![deny(unsafe_code)]
 
+mod aten;
 pub mod checkpoint;
 pub mod detect;
 mod error;
@@ -11,11 +12,14 @@ mod folder;
 mod map;
 pub mod npz;
 pub mod onnx;
+mod options;
+pub mod pt2;
+mod torchscript;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kiln_ir::{Dim, Module};
+use kiln_ir::{DType, Dim, Module};
 
 pub use detect::Format;
 pub use error::{Issue, IssueKind, LoadError};
@@ -62,6 +66,10 @@ impl Default for Limits {
 pub struct LoadOptions {
     /// Shapes of inputs, by name, in place of the declared ones.
     pub shapes: BTreeMap<String, Vec<Dim>>,
+    /// Dtypes of inputs that the file does not state, by name; f32 if they are not given.
+    pub dtypes: BTreeMap<String, DType>,
+    /// Values of arguments that are no tensors, by name: a program is loaded for these.
+    pub arguments: BTreeMap<String, String>,
     /// Values of symbolic dims, by name.
     pub symbols: BTreeMap<String, i64>,
     /// Bounds.
@@ -89,6 +97,8 @@ fn recognize(path: &Path, bytes: bytes::Bytes, options: &LoadOptions) -> Result<
     let name = || path.display().to_string();
     match Format::of(&bytes) {
         Some(Format::Onnx) => onnx::load(path, bytes, options),
+        Some(Format::TorchExport) => pt2::load(path, bytes, options),
+        Some(Format::TorchScript) => torchscript::load(path, bytes, options),
         Some(format) if checkpoint::is_checkpoint(format) => {
             Err(LoadError::NoGraph { path: name(), format: format.name() })
         }

@@ -31,13 +31,18 @@ pub fn load(path: &Path, bytes: bytes::Bytes, options: &LoadOptions) -> Result<M
     let size = bytes.len();
     let limit = options.limits.structure_of(size);
     wire::check(&bytes, Kind::Model, limit).map_err(|e| match e {
-        WireError::Malformed { .. } => LoadError::Malformed { path: name.clone(), reason: e.to_string() },
+        WireError::Malformed { .. } => {
+            LoadError::Malformed { path: name.clone(), format: "ONNX model", reason: e.to_string() }
+        }
         WireError::TooLarge(limit) => {
             LoadError::Limit { path: name.clone(), what: "the decoded model, in bytes,".to_owned(), limit }
         }
     })?;
-    let model = proto::ModelProto::decode(bytes)
-        .map_err(|e| LoadError::Malformed { path: name.clone(), reason: e.to_string() })?;
+    let model = proto::ModelProto::decode(bytes).map_err(|e| LoadError::Malformed {
+        path: name.clone(),
+        format: "ONNX model",
+        reason: e.to_string(),
+    })?;
     let folder = crate::folder::Folder::of(path);
     import::import(&name, size, &model, &folder, options)
 }

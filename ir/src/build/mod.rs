@@ -276,6 +276,33 @@ impl<'m> GraphBuilder<'m> {
         &self.graph
     }
 
+    /// Puts the graph aside, for [`GraphBuilder::resume`]: others of the module can be built in between.
+    pub fn suspend(self) -> Graph {
+        self.graph
+    }
+
+    /// Goes on with a graph of this module that was put aside.
+    pub fn resume(module: &'m mut Module, graph: Graph) -> Self {
+        GraphBuilder { module, graph, origin: None }
+    }
+
+    /// Orders the inputs anew: input `i` is what was input `order[i]`. Positions that are missing, twice or none leave the
+    /// order as it is.
+    pub fn order_inputs(&mut self, order: &[usize]) {
+        let count = self.graph.inputs.len();
+        let distinct: HashSet<usize> = order.iter().copied().filter(|&i| i < count).collect();
+        if order.len() != count || distinct.len() != count {
+            return;
+        }
+        let inputs = order.iter().map(|&i| self.graph.inputs[i]).collect();
+        let names = order.iter().map(|&i| self.graph.input_names[i].clone()).collect();
+        self.graph.inputs = inputs;
+        self.graph.input_names = names;
+        for (i, v) in self.graph.inputs.clone().into_iter().enumerate() {
+            self.graph.values[v.index()].def = Def::Input(i);
+        }
+    }
+
     /// Adds the finished graph to the module.
     pub fn finish(self) -> GraphId {
         self.module.graphs.push(self.graph);

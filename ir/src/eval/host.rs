@@ -26,7 +26,8 @@ pub(super) fn host(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<V
         Host::StringCast { to } => text::cast(cx, at(0)?, *to),
         Host::StringEqual {} => text::equal(cx, at(0)?, at(1)?),
         Host::BitCast { to } => bit_cast(at(0)?, *to),
-        Host::Fail { message } => Err(Fault::Failed(message.clone())),
+        Host::Fail { message } => Err(Fault::Failed(text::fill(message, operands))),
+        Host::StringSlice { start, end } => text::slice(cx, at(0)?, *start, *end),
         Host::StringSplit { delimiter, max_splits } => {
             return text::split(cx, at(0)?, delimiter, *max_splits);
         }

@@ -53,6 +53,56 @@ pub(super) fn equal(cx: &mut Cx<'_>, a: &Tensor, b: &Tensor) -> Result<Tensor, F
     Ok(Tensor::from_bools(&dims, &out)?)
 }
 
+/// Characters `start..end` of each string, as Python slices text.
+pub(super) fn slice(
+    cx: &mut Cx<'_>,
+    x: &Tensor,
+    start: Option<i64>,
+    end: Option<i64>,
+) -> Result<Tensor, Fault> {
+    cx.admit(DType::String, x.dims())?;
+    let part = |text: &String| {
+        let length = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
+        let place = |at: i64| if at < 0 { at.saturating_add(length).max(0) } else { at.min(length) };
+        let (from, to) = (place(start.unwrap_or(0)), place(end.unwrap_or(length)));
+        let count = usize::try_from(to - from).unwrap_or(0);
+        text.chars().skip(usize::try_from(from).unwrap_or(0)).take(count).collect()
+    };
+    let parts = strings(x)?.iter().map(part).collect();
+    Ok(Tensor::strings(x.dims(), parts)?)
+}
+
+/// A message with operands in place of its `{}`.
+pub(super) fn fill(message: &str, operands: &[&Tensor]) -> String {
+    let mut out = String::new();
+    let mut rest = message;
+    for operand in operands {
+        let Some((before, after)) = rest.split_once("{}") else { break };
+        out.push_str(before);
+        out.push_str(&spelled(operand));
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Most elements that a message spells out.
+const MOST_SPELLED: usize = 64;
+
+/// A tensor's only element as Python writes it, or a list of them.
+fn spelled(t: &Tensor) -> String {
+    let one = |i: usize| match t.dtype() {
+        DType::String => t.as_strings().get(i).cloned().unwrap_or_default(),
+        dtype => t.element(i).map(|v| print(v, dtype)).unwrap_or_default(),
+    };
+    if t.dims().is_empty() {
+        return one(0);
+    }
+    let items: Vec<String> = (0..t.numel().min(MOST_SPELLED)).map(one).collect();
+    let more = if t.numel() > MOST_SPELLED { ", ..." } else { "" };
+    format!("[{}{more}]", items.join(", "))
+}
+
 /// Pieces of each string, filled up with empty ones, and their number.
 pub(super) fn split(
     cx: &mut Cx<'_>,

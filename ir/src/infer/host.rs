@@ -54,6 +54,7 @@ pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
         }
         Host::StringSplit { .. } => return split(cx),
         Host::StringConcat {}
+        | Host::StringSlice { .. }
         | Host::StringEqual {}
         | Host::StringCast { .. }
         | Host::RegexFullMatch { .. }
@@ -98,6 +99,11 @@ fn infer_text(op: &Host, cx: &InferCx<'_>) -> Result<Inferred, InferError> {
         Host::StringEqual {} => {
             cx.expect_count(2)?;
             Inferred::tensor(DType::Bool, broadcast_strings(cx)?)
+        }
+        Host::StringSlice { start: _, end: _ } => {
+            cx.expect_count(1)?;
+            cx.expect_dtype(0, DType::String)?;
+            Inferred::tensor(DType::String, cx.tensor(0)?.shape.clone())
         }
         Host::StringCast { to } => {
             cx.expect_count(1)?;

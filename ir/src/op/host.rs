@@ -122,6 +122,8 @@ family! {
         StringConcat = "string_concat" {}
         /// Number or bool to text, as ONNX Cast to string does; or text to a number.
         StringCast = "string_cast" { to: DType, }
+        /// Characters `start..end` of each string, as Python slices text: negative positions count from its end.
+        StringSlice = "string_slice" { start: Option<i64>, end: Option<i64>, }
         /// Elementwise equality of strings.
         StringEqual = "string_equal" {}
         /// Pieces of each string between delimiters (runs of whitespace if it is empty), at most `max_splits` + 1 of
@@ -182,7 +184,8 @@ family! {
         /// Decision trees that vote: operands as `tree_ensemble` has them. Results: i64 index of the winning class
         /// `[N]`, f32 scores `[N, classes]`.
         TreeClassifier = "tree_classifier" { classes: i64, transform: ScoreTransform, binary: BinaryRule, }
-        /// Raises a run-time error with this message.
+        /// Raises a run-time error with this message. The first operand stands where it first has `{}`, the next where it
+        /// has the next, as Python writes numbers, text, and lists of these.
         Fail = "fail" { message: String, }
     }
 }

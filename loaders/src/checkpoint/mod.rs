@@ -248,6 +248,23 @@ pub fn read(path: &Path, bytes: Bytes, limits: &Limits) -> Result<Checkpoint, Ch
     }
 }
 
+/// What the names of all entries of an archive of torch's begin with.
+pub(crate) fn archive_prefix(archive: &zip::Archive) -> Option<&str> {
+    torch::prefix(archive)
+}
+
+/// Reads the pickle `PART.pkl` of an archive of torch's, and the tensors in its folder `PART`.
+pub(crate) fn read_part(
+    path: &Path,
+    bytes: Bytes,
+    limits: &Limits,
+    archive: &zip::Archive,
+    part: &str,
+) -> Result<Checkpoint, CheckpointError> {
+    let prefix = archive_prefix(archive).unwrap_or_default().to_owned();
+    torch::read_part(&Source { path, bytes, limits }, archive, &prefix, part)
+}
+
 /// Reads a file that is no index.
 fn read_file(source: &Source<'_>) -> Result<Checkpoint, CheckpointError> {
     match Format::of(&source.bytes) {

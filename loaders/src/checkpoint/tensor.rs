@@ -202,7 +202,7 @@ impl CheckpointTensor {
     }
 
     /// A view of a storage, all of whose elements lie in it.
-    pub(super) fn strided(
+    pub(crate) fn strided(
         element: Element,
         shape: Vec<usize>,
         strides: Vec<usize>,

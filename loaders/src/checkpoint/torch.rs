@@ -19,7 +19,18 @@ pub(super) fn read(source: &Source<'_>) -> Result<Checkpoint, CheckpointError> {
     let zip = |error| CheckpointError::Zip { path: source.name(), source: error };
     let archive = Archive::open(source.bytes.clone()).map_err(zip)?;
     let prefix = prefix(&archive).ok_or_else(|| zip(ZipError::Missing("data.pkl".to_owned())))?.to_owned();
-    let entry = format!("{prefix}data.pkl");
+    read_part(source, &archive, &prefix, "data")
+}
+
+/// Reads the pickle `PART.pkl` of an archive; its storages are in the folder `PART`.
+pub(super) fn read_part(
+    source: &Source<'_>,
+    archive: &Archive,
+    prefix: &str,
+    part: &str,
+) -> Result<Checkpoint, CheckpointError> {
+    let zip = |error| CheckpointError::Zip { path: source.name(), source: error };
+    let entry = format!("{prefix}{part}.pkl");
     let limit = source.limits.structure_of(source.bytes.len());
     let content = archive.read(&entry, limit).map_err(zip)?;
     let memory = source.memory_of(content.len());
@@ -28,18 +39,9 @@ pub(super) fn read(source: &Source<'_>) -> Result<Checkpoint, CheckpointError> {
         entry: entry.clone(),
         source: error,
     })?;
-    let order = match archive.read(&format!("{prefix}byteorder"), 64) {
-        Ok(text) if &text[..] == b"big" => ByteOrder::Big,
-        Ok(text) if &text[..] == b"little" => ByteOrder::Little,
-        Ok(_) => {
-            let (part, reason) = ("byteorder".to_owned(), "it is neither `little` nor `big`".to_owned());
-            return Err(CheckpointError::Malformed { path: source.name(), part, reason });
-        }
-        // Archives of before torch 2.1 have no such entry.
-        Err(ZipError::Missing(_)) => ByteOrder::Little,
-        Err(error) => return Err(zip(error)),
-    };
-    let mut storages = Storages { archive: &archive, prefix: &prefix, order, limit, open: BTreeMap::new() };
+    let order = byte_order(source, archive, prefix)?;
+    let folder = format!("{prefix}{part}/");
+    let mut storages = Storages { archive, folder: &folder, order, limit, open: BTreeMap::new() };
     let rebuilt = rebuild(&pickle, memory / 4, &mut |pickle, id| match persistent(pickle, id)? {
         Persistent::Storage(description) => storages.resolve(&description),
         Persistent::Name(name) => Ok(Resolved::Name(name)),
@@ -50,15 +52,30 @@ pub(super) fn read(source: &Source<'_>) -> Result<Checkpoint, CheckpointError> {
     from_tree(source, Container::TorchZip, rebuilt, memory)
 }
 
+fn byte_order(source: &Source<'_>, archive: &Archive, prefix: &str) -> Result<ByteOrder, CheckpointError> {
+    match archive.read(&format!("{prefix}byteorder"), 64) {
+        Ok(text) if &text[..] == b"big" => Ok(ByteOrder::Big),
+        Ok(text) if &text[..] == b"little" => Ok(ByteOrder::Little),
+        Ok(_) => {
+            let (part, reason) = ("byteorder".to_owned(), "it is neither `little` nor `big`".to_owned());
+            Err(CheckpointError::Malformed { path: source.name(), part, reason })
+        }
+        // Archives of before torch 2.1 have no such entry.
+        Err(ZipError::Missing(_)) => Ok(ByteOrder::Little),
+        Err(error) => Err(CheckpointError::Zip { path: source.name(), source: error }),
+    }
+}
+
 /// What the names of all entries begin with, up to that of the pickle.
-fn prefix(archive: &Archive) -> Option<&str> {
+pub(super) fn prefix(archive: &Archive) -> Option<&str> {
     let pickles = archive.names().filter_map(|name| name.strip_suffix("data.pkl"));
     pickles.filter(|prefix| prefix.is_empty() || prefix.ends_with('/')).min_by_key(|prefix| prefix.len())
 }
 
 struct Storages<'a> {
     archive: &'a Archive,
-    prefix: &'a str,
+    /// Where they are, up to the last slash.
+    folder: &'a str,
     order: ByteOrder,
     /// Most bytes of all inflated entries together.
     limit: usize,
@@ -68,7 +85,7 @@ struct Storages<'a> {
 
 impl Storages<'_> {
     fn read(&mut self, key: &str) -> Result<Arc<Storage>, String> {
-        let entry = format!("{}data/{key}", self.prefix);
+        let entry = format!("{}{key}", self.folder);
         let bytes = self.archive.read(&entry, self.limit).map_err(|error| error.to_string())?;
         if !self.archive.is_mapped(&entry) {
             self.limit = self.limit.saturating_sub(bytes.len());

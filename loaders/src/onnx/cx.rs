@@ -1,8 +1,6 @@
 //! What the importer of one node sees, and the graphs that control operators build.
 
-use kiln_ir::{
-    Build, DType, Dim, GraphBuilder, GraphId, InferError, Known, Tensor, TensorError, Type, Value,
-};
+use kiln_ir::{Build, DType, Dim, GraphBuilder, GraphId, Known, Tensor, Type, Value};
 use rustc_hash::FxHashMap;
 
 use super::attrs::Attrs;
@@ -10,38 +8,7 @@ use super::import::{Frame, Session, Slot, free_names, import_graph};
 use super::proto::{GraphProto, NodeProto};
 use super::tensor::TensorProtoError;
 
-/// Why a node is not imported.
-#[derive(Debug)]
-pub(crate) enum OpError {
-    /// Kiln lacks something.
-    Unsupported(String),
-    /// The node is wrong.
-    Invalid(String),
-    /// Something inside failed, which is recorded already.
-    Recorded,
-}
-
-impl OpError {
-    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
-        OpError::Invalid(reason.into())
-    }
-
-    pub(crate) fn unsupported(reason: impl Into<String>) -> Self {
-        OpError::Unsupported(reason.into())
-    }
-}
-
-impl From<InferError> for OpError {
-    fn from(e: InferError) -> Self {
-        OpError::Invalid(e.to_string())
-    }
-}
-
-impl From<TensorError> for OpError {
-    fn from(e: TensorError) -> Self {
-        OpError::Invalid(e.to_string())
-    }
-}
+pub(crate) use crate::error::OpError;
 
 impl From<TensorProtoError> for OpError {
     fn from(e: TensorProtoError) -> Self {

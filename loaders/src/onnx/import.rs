@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use kiln_ir::op::Object;
-use kiln_ir::{Build, Dim, GraphBuilder, Module, Origin, Shape, TensorType, Type, Value};
+use kiln_ir::{Build, Dim, GraphBuilder, Module, Origin, Type, Value};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::attrs::{Attrs, Bindings};
@@ -17,6 +17,7 @@ use super::proto::{
 };
 use super::tensor::{ExternalData, sparse, tensor};
 use super::types::value_type;
+use crate::options::{check_names, given_symbols, override_shape};
 use crate::{Issue, IssueKind, LoadError, LoadOptions};
 
 /// What a name stands for.
@@ -103,7 +104,11 @@ pub(crate) fn import(
 ) -> Result<Module, LoadError> {
     let path = || file.to_owned();
     let Some(graph) = &model.graph else {
-        return Err(LoadError::Malformed { path: path(), reason: "the model has no graph".to_owned() });
+        return Err(LoadError::Malformed {
+            path: path(),
+            format: "ONNX model",
+            reason: "the model has no graph".to_owned(),
+        });
     };
     let mut session = Session {
         file: file.to_owned(),
@@ -165,21 +170,15 @@ fn add_inputs<'p>(
 ) -> Result<(), LoadError> {
     let defaults: FxHashSet<&str> = initializer_names(graph).collect();
     let inputs: Vec<_> = graph.input.iter().filter(|i| !defaults.contains(i.name.as_str())).collect();
-    for name in session.options.shapes.keys() {
-        if !inputs.iter().any(|i| i.name == *name) {
-            let known: Vec<_> = inputs.iter().map(|i| format!("`{}`", i.name)).collect();
-            let reason = format!("a shape is given for `{name}`, the inputs are {}", known.join(", "));
-            return Err(LoadError::Option { path: session.file.clone(), reason });
-        }
-    }
-    let mut symbols: FxHashMap<String, Dim> =
-        session.options.symbols.iter().map(|(name, &v)| (name.clone(), Dim::known(v))).collect();
+    let names: Vec<&str> = inputs.iter().map(|i| i.name.as_str()).collect();
+    check_names(&session.file, session.options, &names)?;
+    let mut symbols = given_symbols(session.options);
     let mut types = vec![];
     for info in &inputs {
         let declared = info.r#type.as_ref().map_or(Err(super::types::TypeError::Incomplete), value_type);
         match declared {
             Ok(ty) => {
-                let ty = override_shape(session, info, ty, &mut symbols)?;
+                let ty = override_shape(&session.file, session.options, &info.name, ty, &mut symbols)?;
                 types.push((info.name.as_str(), ty));
             }
             Err(e) => {
@@ -198,38 +197,6 @@ fn add_inputs<'p>(
         frame.names.insert(name, Slot::Value(v));
     }
     Ok(())
-}
-
-/// The type of an input after the caller's shape; symbols that it fixes are recorded for all inputs.
-fn override_shape(
-    session: &Session<'_>,
-    info: &ValueInfoProto,
-    declared: Type,
-    symbols: &mut FxHashMap<String, Dim>,
-) -> Result<Type, LoadError> {
-    let Some(given) = session.options.shapes.get(&info.name) else { return Ok(declared) };
-    let fail = |reason: String| Err(LoadError::Option { path: session.file.clone(), reason });
-    let name = &info.name;
-    let Type::Tensor(TensorType { dtype, shape }) = &declared else {
-        return fail(format!("a shape is given for `{name}`, which is {declared}"));
-    };
-    if let Some(dims) = shape.dims() {
-        let fits = dims.len() == given.len()
-            && dims.iter().zip(given).all(|(d, g)| match (d.as_known(), g.as_known()) {
-                (Some(d), Some(g)) => d == g,
-                _ => true,
-            });
-        if !fits {
-            let given = Shape::new(given.clone());
-            return fail(format!("the shape {given} given for `{name}` does not fit {declared}"));
-        }
-        for (d, g) in dims.iter().zip(given) {
-            if let Some(s) = d.as_symbol() {
-                symbols.insert(s.0.to_string(), g.clone());
-            }
-        }
-    }
-    Ok(Type::tensor(*dtype, given.clone()))
 }
 
 /// Imports initializers and nodes into a builder whose inputs are there and bound. `None` stands for an output whose

@@ -7,6 +7,7 @@ mod checkpoints;
 mod contributed;
 mod graphs;
 mod operators;
+mod scripts;
 mod tensors;
 mod wire;
 
@@ -92,6 +93,7 @@ pub fn all() -> Vec<Hostile> {
         operators::files(),
         contributed::files(),
         checkpoints::files(),
+        scripts::files(),
     ]
     .concat()
 }

@@ -56,6 +56,12 @@ fn zip_of(entries: &[Entry<'_>], count: u16) -> Vec<u8> {
     out
 }
 
+/// An archive of entries that are stored.
+pub(super) fn archive(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let entries: Vec<Entry<'_>> = entries.iter().map(|(name, data)| Entry::stored(name, data.clone())).collect();
+    zip_of(&entries, entries.len() as u16)
+}
+
 /// A torch archive of a pickle and one storage, `0`, of 16 floats.
 fn torch(pickle: Vec<u8>) -> Vec<u8> {
     let entries = [Entry::stored("m/data.pkl", pickle), Entry::stored("m/data/0", vec![0; 64])];

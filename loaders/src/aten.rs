@@ -1,0 +1,291 @@
+//! Operators of ATen: one table from names to graph IR, for every front end that meets them.
+//!
+//! [`call`] takes an operator's name, its overload if the file names one, and operands by position and by name; it finds
+//! the overload by the types of the operands otherwise, as PyTorch's dispatcher does. Results are functional: for `add_`
+//! and for `out=`, [`Outcome::writes`] says what the result replaces, and the front end makes it so.
+//!
+//! Results mean what PyTorch computes: types promote and shapes broadcast by its rules (`promote.rs`). Sizes stay
+//! symbolic; what must be known when the graph is built and is not, is refused by name.
+
+mod activation;
+mod arg;
+mod attention;
+mod compare;
+mod conv;
+mod create;
+mod cx;
+mod einsum;
+mod index;
+mod linear;
+mod loss;
+mod movement;
+mod norm;
+mod order;
+mod pointwise;
+mod pool;
+mod promote;
+mod rearrange;
+mod reduce;
+mod rnn;
+mod scalar;
+mod schema;
+mod vision;
+
+use std::sync::OnceLock;
+
+use kiln_ir::{Build, GraphBuilder};
+use rustc_hash::FxHashMap;
+
+pub(crate) use arg::{Arg, scalar_type};
+pub(crate) use cx::Cx;
+use schema::{Fit, Kind, Param, Schema};
+
+use crate::error::OpError;
+
+/// Results of an operator, in order.
+pub(crate) type Results = Result<Vec<Arg>, OpError>;
+
+/// How an operator is built.
+#[derive(Clone, Copy)]
+enum How {
+    /// An elementwise operator of graph IR that keeps the element type.
+    Same(&'static str),
+    /// An elementwise operator of graph IR over floats; integers become floats of the default type.
+    Float(&'static str),
+    /// Another name of an operator whose arguments have the same names.
+    Alias(&'static str),
+    /// A function.
+    Fn(fn(&mut Cx<'_, '_>) -> Results),
+}
+
+/// One operator.
+struct Row {
+    name: &'static str,
+    how: How,
+}
+
+/// An operator of the namespace that its name tells.
+const fn row(name: &'static str, how: How) -> Row {
+    Row { name, how }
+}
+
+static FAMILIES: &[&[Row]] = &[
+    activation::ROWS,
+    attention::ROWS,
+    compare::ROWS,
+    conv::ROWS,
+    create::ROWS,
+    index::ROWS,
+    linear::ROWS,
+    loss::ROWS,
+    movement::ROWS,
+    norm::ROWS,
+    order::ROWS,
+    pointwise::ROWS,
+    pool::ROWS,
+    rearrange::ROWS,
+    reduce::ROWS,
+    rnn::ROWS,
+    scalar::ROWS,
+    vision::ROWS,
+];
+
+fn table() -> &'static FxHashMap<&'static str, &'static Row> {
+    static TABLE: OnceLock<FxHashMap<&'static str, &'static Row>> = OnceLock::new();
+    TABLE
+        .get_or_init(|| FAMILIES.iter().flat_map(|family| family.iter()).map(|row| (row.name, row)).collect())
+}
+
+/// What a result is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Write {
+    /// The first result replaces this operand, as of `add_`; it has its element type and shape.
+    Operand(usize),
+    /// Results replace the operands given as `out`.
+    Out,
+}
+
+/// What a call gives.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Results, in order.
+    pub results: Vec<Arg>,
+    /// What they replace.
+    pub writes: Option<Write>,
+}
+
+/// Whether the table has the operator, in place or not.
+pub(crate) fn supports(name: &str) -> bool {
+    find(name).is_some()
+}
+
+/// Calls an operator. `name` has its namespace, as in `aten::conv2d`; `overload` is that of the file, if it names one
+/// (`default` and the empty string are the same). Arguments may come by position or by name.
+///
+/// # Errors
+/// Unsupported: the operator is not in the table, or something that it is asked for is not. Invalid: the arguments fit no
+/// overload, or the operator is wrong in itself.
+pub(crate) fn call(
+    b: &mut GraphBuilder<'_>,
+    name: &str,
+    overload: Option<&str>,
+    args: Vec<Arg>,
+    mut kwargs: Vec<(String, Arg)>,
+) -> Result<Outcome, OpError> {
+    let Some((row, in_place)) = find(name) else {
+        let known = if schema::is_known(name) { "the operator" } else { "an operator of this name" };
+        return Err(OpError::unsupported(format!("{known} is not in the table")));
+    };
+    let before = kwargs.len();
+    kwargs.retain(|(name, _)| name != "out");
+    let out = kwargs.len() < before;
+    let schemas = schema::overloads(row.name);
+    let overload = overload.map(|name| if name == "default" { "" } else { name });
+    let first = args.first().cloned().or_else(|| kwargs.first().map(|(_, arg)| arg.clone()));
+    let (schema, bound) = resolve(b, &schemas, overload, args, kwargs)?;
+    let mut how = row.how;
+    while let How::Alias(name) = how {
+        how = table().get(name).ok_or_else(|| OpError::unsupported(format!("`{name}`")))?.how;
+    }
+    let mut cx = Cx::new(b, schema, bound);
+    let mut results = match how {
+        How::Same(name) => pointwise::unary(&mut cx, name, false)?,
+        How::Float(name) => pointwise::unary(&mut cx, name, true)?,
+        How::Fn(build) => build(&mut cx)?,
+        How::Alias(_) => vec![],
+    };
+    if in_place && let (Some(Arg::Tensor(target)), Some(Arg::Tensor(result))) = (first, results.first_mut()) {
+        let (dtype, shape) = (b.dtype(target)?, b.shape(target)?.to_vec());
+        let cast = b.cast(*result, dtype)?;
+        *result = b.broadcast(cast, &shape)?;
+    }
+    let writes = match (in_place, out) {
+        (true, _) => Some(Write::Operand(0)),
+        (false, true) => Some(Write::Out),
+        (false, false) => None,
+    };
+    Ok(Outcome { results, writes })
+}
+
+/// The row of an operator, and whether the name is that of its variant in place.
+fn find(name: &str) -> Option<(&'static Row, bool)> {
+    if let Some(row) = table().get(name) {
+        return Some((row, false));
+    }
+    let base = name.strip_suffix('_').filter(|base| !base.ends_with('_'))?;
+    table().get(base).map(|row| (*row, true))
+}
+
+/// The overload that the file names, or that the arguments fit best, with the arguments in its order.
+fn resolve<'s>(
+    b: &GraphBuilder<'_>,
+    schemas: &'s [Schema],
+    overload: Option<&str>,
+    args: Vec<Arg>,
+    kwargs: Vec<(String, Arg)>,
+) -> Result<(&'s Schema, Vec<Arg>), OpError> {
+    let named = overload.and_then(|name| schemas.iter().find(|s| s.overload == name));
+    if let Some(schema) = named {
+        let bound = bind(schema, &args, &kwargs).map_err(OpError::invalid)?;
+        check(b, schema, &bound)?;
+        return Ok((schema, bound));
+    }
+    let mut best: Option<(Fit, &Schema, Vec<Arg>)> = None;
+    let mut reason = "torch has no such operator".to_owned();
+    for schema in schemas {
+        match bind(schema, &args, &kwargs) {
+            Ok(bound) => {
+                let fits = fit_of(b, schema, &bound);
+                if fits > best.as_ref().map_or(Fit::No, |(fit, _, _)| *fit) {
+                    best = Some((fits, schema, bound));
+                }
+            }
+            Err(why) => reason = why,
+        }
+    }
+    if let Some((_, schema, bound)) = best {
+        return Ok((schema, bound));
+    }
+    let kinds: Vec<&str> = args.iter().map(Arg::kind).collect();
+    let named: Vec<String> = kwargs.iter().map(|(name, arg)| format!("{name}={}", arg.kind())).collect();
+    let given = kinds.into_iter().map(str::to_owned).chain(named).collect::<Vec<_>>().join(", ");
+    Err(OpError::invalid(format!(
+        "the arguments ({given}) fit none of {} overloads: {reason}",
+        schemas.len()
+    )))
+}
+
+/// Arguments in the order of the schema, defaults filled in.
+fn bind(schema: &Schema, args: &[Arg], kwargs: &[(String, Arg)]) -> Result<Vec<Arg>, String> {
+    let positional = schema.params.iter().filter(|p| !p.keyword).count();
+    if args.len() > positional {
+        return Err(format!("{} arguments by position, it takes {positional}", args.len()));
+    }
+    if let Some((name, _)) = kwargs.iter().find(|(name, _)| !schema.params.iter().any(|p| p.name == name)) {
+        return Err(format!("it has no argument `{name}`"));
+    }
+    let mut bound = Vec::with_capacity(schema.params.len());
+    for (i, param) in schema.params.iter().enumerate() {
+        let by_position = args.get(i).filter(|_| !param.keyword);
+        let by_name = kwargs.iter().find(|(name, _)| name == param.name).map(|(_, arg)| arg);
+        let arg = match (by_position.or(by_name), &param.default) {
+            (Some(arg), _) => arg.clone(),
+            (None, Some(default)) => default.clone(),
+            (None, None) if matches!(param.kind, Kind::Optional(_)) => Arg::None,
+            (None, None) => return Err(format!("argument `{}` is missing", param.name)),
+        };
+        bound.push(arg);
+    }
+    Ok(bound)
+}
+
+fn fit_of(b: &GraphBuilder<'_>, schema: &Schema, bound: &[Arg]) -> Fit {
+    let fits = schema.params.iter().zip(bound).map(|(param, arg)| fit_param(b, param, arg));
+    fits.min().unwrap_or(Fit::Exact)
+}
+
+fn fit_param(b: &GraphBuilder<'_>, param: &Param, arg: &Arg) -> Fit {
+    let dtype = |v| b.dtype(v).unwrap_or(kiln_ir::DType::F64);
+    schema::fit(arg, &param.kind, &dtype)
+}
+
+/// Fails by name where an argument of a named overload has another type.
+fn check(b: &GraphBuilder<'_>, schema: &Schema, bound: &[Arg]) -> Result<(), OpError> {
+    for (param, arg) in schema.params.iter().zip(bound) {
+        let is_default = param.default.as_ref() == Some(arg);
+        if !is_default && fit_param(b, param, arg) == Fit::No {
+            return Err(OpError::invalid(format!("argument `{}` cannot be {}", param.name, arg.kind())));
+        }
+    }
+    Ok(())
+}
+
+/// Names of all operators.
+pub(crate) fn names() -> Vec<&'static str> {
+    let mut names: Vec<_> = FAMILIES.iter().flat_map(|family| family.iter()).map(|row| row.name).collect();
+    names.sort_unstable();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_a_schema_and_none_is_twice() {
+        let names = names();
+        for pair in names.windows(2) {
+            assert_ne!(pair[0], pair[1]);
+        }
+        for row in FAMILIES.iter().flat_map(|family| family.iter()) {
+            assert!(schema::is_known(row.name), "{}", row.name);
+            match row.how {
+                How::Same(name) | How::Float(name) => {
+                    assert!(kiln_ir::Ew::from_name(name).is_some(), "{name}")
+                }
+                How::Alias(name) => assert!(table().contains_key(name), "{name}"),
+                How::Fn(_) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! New tensors.
+
+use kiln_ir::build::dynamic::BuildDynamic;
+use kiln_ir::op::{Dynamic, Host, Source};
+use kiln_ir::{Build, DType, Dim, Float, Tensor, Value};
+
+use super::arg::Arg;
+use super::cx::{Cx, one};
+use super::promote::DEFAULT;
+use super::{How, Results, Row, row};
+use crate::error::OpError;
+
+use How::Fn;
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    row("aten::arange", Fn(arange)),
+    row("aten::bartlett_window", Fn(|cx| window(cx, Window::Bartlett))),
+    row("aten::bernoulli", Fn(bernoulli)),
+    row("aten::blackman_window", Fn(|cx| window(cx, Window::Blackman))),
+    row("aten::empty", Fn(|cx| sized(cx, Some(0.0)))),
+    row("aten::empty_like", Fn(|cx| like(cx, Some(0.0)))),
+    row("aten::empty_permuted", Fn(|cx| sized(cx, Some(0.0)))),
+    row("aten::eye", Fn(eye)),
+    row("aten::fill", Fn(fill)),
+    row("aten::full", Fn(|cx| sized(cx, None))),
+    row("aten::full_like", Fn(|cx| like(cx, None))),
+    row("aten::hamming_window", Fn(|cx| window(cx, Window::Hamming))),
+    row("aten::hann_window", Fn(|cx| window(cx, Window::Hann))),
+    row("aten::linspace", Fn(linspace)),
+    row("aten::logspace", Fn(logspace)),
+    row("aten::new_empty", Fn(|cx| renewed(cx, Some(0.0)))),
+    row("aten::new_full", Fn(|cx| renewed(cx, None))),
+    row("aten::new_ones", Fn(|cx| renewed(cx, Some(1.0)))),
+    row("aten::new_zeros", Fn(|cx| renewed(cx, Some(0.0)))),
+    row("aten::ones", Fn(|cx| sized(cx, Some(1.0)))),
+    row("aten::ones_like", Fn(|cx| like(cx, Some(1.0)))),
+    row("aten::rand", Fn(|cx| random(cx, false))),
+    row("aten::rand_like", Fn(|cx| random(cx, false))),
+    row("aten::randn", Fn(|cx| random(cx, true))),
+    row("aten::randn_like", Fn(|cx| random(cx, true))),
+    row("aten::scalar_tensor", Fn(scalar_tensor)),
+    row("aten::tensor", Fn(tensor)),
+    row("aten::tril_indices", Fn(|cx| triangle(cx, true))),
+    row("aten::triu_indices", Fn(|cx| triangle(cx, false))),
+    row("aten::zero", Fn(zero)),
+    row("aten::zeros", Fn(|cx| sized(cx, Some(0.0)))),
+    row("aten::zeros_like", Fn(|cx| like(cx, Some(0.0)))),
+];
+
+/// The value that an operator fills with: its own, or the argument.
+fn filling(cx: &mut Cx<'_, '_>, own: Option<f64>, dtype: Option<DType>) -> Result<Value, OpError> {
+    let value = match own {
+        Some(value) => Arg::Float(value),
+        None => cx.get("fill_value").clone(),
+    };
+    let dtype = match dtype {
+        Some(dtype) => dtype,
+        None if own.is_some() => DEFAULT,
+        None => cx.number_dtype(&value)?,
+    };
+    cx.as_dtype(&value, dtype)
+}
+
+fn sized(cx: &mut Cx<'_, '_>, own: Option<f64>) -> Results {
+    let dims = cx.dims("size")?;
+    let dtype = cx.dtype_arg("dtype")?;
+    let value = filling(cx, own, dtype)?;
+    let y = cx.b.broadcast(value, &dims)?;
+    one(y)
+}
+
+fn like(cx: &mut Cx<'_, '_>, own: Option<f64>) -> Results {
+    let x = cx.tensor("self")?;
+    let dtype = cx.dtype_arg("dtype")?.unwrap_or(cx.dtype(x)?);
+    let dims = cx.shape(x)?;
+    let value = filling(cx, own, Some(dtype))?;
+    let y = cx.b.broadcast(value, &dims)?;
+    one(y)
+}
+
+fn renewed(cx: &mut Cx<'_, '_>, own: Option<f64>) -> Results {
+    let x = cx.tensor("self")?;
+    let dtype = cx.dtype_arg("dtype")?.unwrap_or(cx.dtype(x)?);
+    let dims = cx.dims("size")?;
+    let value = filling(cx, own, Some(dtype))?;
+    let y = cx.b.broadcast(value, &dims)?;
+    one(y)
+}
+
+fn fill(cx: &mut Cx<'_, '_>) -> Results {
+    let x = cx.tensor("self")?;
+    let (dtype, dims) = (cx.dtype(x)?, cx.shape(x)?);
+    let value = cx.get("value").clone();
+    let value = cx.as_dtype(&value, dtype)?;
+    let y = cx.b.broadcast(value, &dims)?;
+    one(y)
+}
+
+fn zero(cx: &mut Cx<'_, '_>) -> Results {
+    let x = cx.tensor("self")?;
+    let (dtype, dims) = (cx.dtype(x)?, cx.shape(x)?);
+    let y = cx.filled(dtype, 0.0, &dims)?;
+    one(y)
+}
+
+fn scalar_tensor(cx: &mut Cx<'_, '_>) -> Results {
+    let value = cx.get("s").clone();
+    let dtype = cx.dtype_arg("dtype")?.unwrap_or(DEFAULT);
+    let y = cx.as_dtype(&value, dtype)?;
+    one(y)
+}
+
+/// Numbers, or lists of lists of them.
+fn tensor(cx: &mut Cx<'_, '_>) -> Results {
+    let data = cx.at(0).clone();
+    let (mut flat, mut shape) = (vec![], vec![]);
+    leaves(&data, 0, &mut shape, &mut flat)?;
+    let count = shape.iter().try_fold(1usize, |a: usize, &n: &usize| a.checked_mul(n));
+    if count != Some(flat.len()) {
+        return Err(OpError::invalid("lists of different lengths"));
+    }
+    let natural = flat.iter().map(|arg| cx.number_dtype(arg)).collect::<Result<Vec<_>, _>>()?;
+    let any = |test: fn(DType) -> bool| natural.iter().any(|&d| test(d));
+    let natural = match () {
+        _ if natural.is_empty() || any(DType::is_float) => DEFAULT,
+        _ if any(DType::is_int) => DType::I64,
+        _ => DType::Bool,
+    };
+    let dtype = cx.dtype_arg("dtype")?.unwrap_or(natural);
+    let dims: Vec<Dim> = shape.iter().map(|&n| Dim::known(i64::try_from(n).unwrap_or(i64::MAX))).collect();
+    if flat.is_empty() {
+        let y = cx.b.constant(Tensor::zeros(dtype, &shape)?)?;
+        return one(y);
+    }
+    let mut parts = vec![];
+    for arg in &flat {
+        let v = cx.as_dtype(arg, dtype)?;
+        parts.push(cx.b.reshape(v, &[Dim::known(1)])?);
+    }
+    let y = cx.b.concat(&parts, 0)?;
+    let y = cx.b.reshape(y, &dims)?;
+    one(y)
+}
+
+/// How deep lists of numbers may stand in each other.
+const MOST_AXES: usize = 32;
+
+/// The numbers of nested lists and their shape.
+fn leaves(data: &Arg, depth: usize, shape: &mut Vec<usize>, flat: &mut Vec<Arg>) -> Result<(), OpError> {
+    if depth > MOST_AXES || flat.len() > super::cx::MOST_PIECES {
+        return Err(OpError::invalid("a list of too many numbers"));
+    }
+    match data {
+        Arg::List(items) => {
+            match shape.get(depth) {
+                None => shape.push(items.len()),
+                Some(&n) if n != items.len() => return Err(OpError::invalid("lists of different lengths")),
+                Some(_) => {}
+            }
+            items.iter().try_for_each(|item| leaves(item, depth + 1, shape, flat))
+        }
+        number if depth == shape.len() => {
+            flat.push(number.clone());
+            Ok(())
+        }
+        _ => Err(OpError::invalid("lists of different depths")),
+    }
+}
+
+/// Numbers from `start` by `step` up to but without `end`.
+fn arange(cx: &mut Cx<'_, '_>) -> Results {
+    let given = |cx: &Cx<'_, '_>, name: &str, default: i64| match cx.get(name).clone() {
+        Arg::None => Arg::int(default),
+        arg => arg,
+    };
+    let (start, end, step) = (given(cx, "start", 0), given(cx, "end", 0), given(cx, "step", 1));
+    let natural = [&start, &end, &step].iter().any(|arg| cx.number_dtype(arg).is_ok_and(DType::is_float));
+    let dtype = cx.dtype_arg("dtype")?.unwrap_or(if natural { DEFAULT } else { DType::I64 });
+    if let (Arg::Int(s), Arg::Int(e), Arg::Int(d)) = (&start, &end, &step)
+        && let Some(d) = d.as_known()
+    {
+        if d == 0 {
+            return Err(OpError::invalid("a step of zero"));
+        }
+        let (from, span, width) = if d > 0 { (s, e - s, d) } else { (s, s - e, d.saturating_neg()) };
+        let count = span.greater(&Dim::known(0)).ceil_div(&Dim::known(width));
+        let y = counted(cx, &Arg::Int(from.clone()), &Arg::int(d), count, dtype)?;
+        return one(y);
+    }
+    if let (Some(s), Some(e), Some(d)) = (cx.to_float(&start), cx.to_float(&end), cx.to_float(&step)) {
+        let count = ((e - s) / d).ceil();
+        if !(0.0..1e15).contains(&count) {
+            return Err(OpError::invalid(format!("a range from {s} to {e} by {d}")));
+        }
+        let y = counted(cx, &start, &step, Dim::known(count as i64), dtype)?;
+        return one(y);
+    }
+    let wide = if natural { DType::F64 } else { DType::I64 };
+    let operands = cx.cast_all(&[start, end, step], wide)?;
+    let found = cx.b.dynamic(Dynamic::Range {}, &operands)?;
+    let v = found.first().copied().ok_or_else(|| OpError::invalid("a range without a result"))?;
+    let y = cx.b.cast(v, dtype)?;
+    one(y)
+}
+
+/// `start + i * step`; floats in f64, as PyTorch accumulates.
+fn counted(cx: &mut Cx<'_, '_>, start: &Arg, step: &Arg, count: Dim, dtype: DType) -> Result<Value, OpError> {
+    let is_int = matches!((start, step), (Arg::Int(_), Arg::Int(_)));
+    let wide = if is_int { DType::I64 } else { DType::F64 };
+    let plain = is_int && cx.to_float(step) == Some(1.0);
+    if plain && cx.to_float(start) == Some(0.0) && (dtype.is_int() || dtype.is_float()) {
+        return Ok(cx.b.add1(Source::Iota { len: count, dtype }, &[])?);
+    }
+    let mut v = cx.b.add1(Source::Iota { len: count, dtype: wide }, &[])?;
+    if !plain {
+        let step = cx.as_dtype(step, wide)?;
+        v = cx.ew("mul", &[v, step])?;
+    }
+    let start = cx.as_dtype(start, wide)?;
+    v = cx.ew("add", &[v, start])?;
+    Ok(cx.b.cast(v, dtype)?)
+}
+
+/// `steps` numbers from `start` to `end`, both included, in f64: the second half counts from the end.
+fn spaced(cx: &mut Cx<'_, '_>) -> Result<Value, OpError> {
+    let steps = cx.dim("steps")?;
+    let (start, end) = (cx.get("start").clone(), cx.get("end").clone());
+    let (start, end) = (cx.as_dtype(&start, DType::F64)?, cx.as_dtype(&end, DType::F64)?);
+    let i = cx.b.add1(Source::Iota { len: steps.clone(), dtype: DType::F64 }, &[])?;
+    let gaps = cx.as_dtype(&Arg::Int((&steps - &Dim::known(1)).greater(&Dim::known(1))), DType::F64)?;
+    let span = cx.ew("sub", &[end, start])?;
+    let step = cx.ew("div", &[span, gaps])?;
+    let up = cx.ew("mul", &[i, step])?;
+    let from_start = cx.ew("add", &[start, up])?;
+    let rest = cx.ew("sub", &[gaps, i])?;
+    let down = cx.ew("mul", &[rest, step])?;
+    let from_end = cx.ew("sub", &[end, down])?;
+    let half = cx.as_dtype(&Arg::Int(steps.floor_div(&Dim::known(2))), DType::F64)?;
+    let early = cx.ew("lt", &[i, half])?;
+    let single = cx.constant(DType::Bool, f64::from(u8::from(steps.as_known() == Some(1))))?;
+    let early = cx.ew("or", &[early, single])?;
+    cx.ew("where", &[early, from_start, from_end])
+}
+
+fn linspace(cx: &mut Cx<'_, '_>) -> Results {
+    let dtype = cx.dtype_arg("dtype")?.unwrap_or(DEFAULT);
+    let v = spaced(cx)?;
+    let y = cx.b.cast(v, dtype)?;
+    one(y)
+}
+
+fn logspace(cx: &mut Cx<'_, '_>) -> Results {
+    let dtype = cx.dtype_arg("dtype")?.unwrap_or(DEFAULT);
+    let exponents = spaced(cx)?;
+    let base = cx.constant(DType::F64, cx.float("base")?)?;
+    let v = cx.ew("pow", &[base, exponents])?;
+    let y = cx.b.cast(v, dtype)?;
+    one(y)
+}
+
+fn eye(cx: &mut Cx<'_, '_>) -> Results {
+    let rows = cx.dim("n")?;
+    let columns = cx.maybe_dim("m")?.unwrap_or_else(|| rows.clone());
+    let dtype = cx.dtype_arg("dtype")?.unwrap_or(DEFAULT);
+    let (i, j) = (cx.positions(&rows, DType::I64, 0, 2)?, cx.positions(&columns, DType::I64, 1, 2)?);
+    let hot = cx.ew("eq", &[i, j])?;
+    let y = cx.b.cast(hot, dtype)?;
+    one(y)
+}
+
+/// Row and column of every element of a triangle, `[2, n]`.
+fn triangle(cx: &mut Cx<'_, '_>, lower: bool) -> Results {
+    let (rows, columns, offset) = (cx.int("row")?, cx.int("col")?, cx.int("offset")?);
+    let total = rows.checked_mul(columns).filter(|n| (0..=1 << 20).contains(n));
+    if total.is_none() || rows < 0 || columns < 0 {
+        return Err(OpError::unsupported(format!("the triangle of {rows} rows and {columns} columns")));
+    }
+    let inside = |i: i64, j: i64| if lower { j - i <= offset } else { j - i >= offset };
+    let places: Vec<(i64, i64)> =
+        (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))).filter(|&(i, j)| inside(i, j)).collect();
+    let all: Vec<i64> = places.iter().map(|p| p.0).chain(places.iter().map(|p| p.1)).collect();
+    let v = cx.b.constant(Tensor::from_slice(&[2, places.len()], &all)?)?;
+    let dtype = cx.dtype_arg("dtype")?.unwrap_or(DType::I64);
+    let y = cx.b.cast(v, dtype)?;
+    one(y)
+}
+
+#[derive(Clone, Copy)]
+enum Window {
+    Hann,
+    Hamming,
+    Blackman,
+    Bartlett,
+}
+
+/// A window function of `n` points; periodic ones are of `n + 1` without the last.
+fn window(cx: &mut Cx<'_, '_>, kind: Window) -> Results {
+    let n = cx.int("window_length")?;
+    let periodic = !cx.takes("periodic") || cx.flag("periodic")?;
+    let dtype = cx.dtype_arg("dtype")?.unwrap_or(DEFAULT);
+    let count = usize::try_from(n).ok().filter(|&n| n <= 1 << 24);
+    let count = count.ok_or_else(|| OpError::invalid(format!("a window of {n} points")))?;
+    let (alpha, beta) = (cx.maybe_float("alpha")?.unwrap_or(0.54), cx.maybe_float("beta")?.unwrap_or(0.46));
+    let gaps = if periodic { count } else { count.saturating_sub(1) }.max(1) as f64;
+    let at = |i: usize| {
+        let x = i as f64 / gaps;
+        let turn = 2.0 * std::f64::consts::PI * x;
+        match kind {
+            _ if count == 1 => 1.0,
+            Window::Hann => 0.5 - 0.5 * turn.cos(),
+            Window::Hamming => alpha - beta * turn.cos(),
+            Window::Blackman => 0.42 - 0.5 * turn.cos() + 0.08 * (2.0 * turn).cos(),
+            Window::Bartlett => 1.0 - (2.0 * x - 1.0).abs(),
+        }
+    };
+    let values: Vec<f64> = (0..count).map(at).collect();
+    let v = cx.b.constant(Tensor::from_slice(&[count], &values)?)?;
+    let y = cx.b.cast(v, dtype)?;
+    one(y)
+}
+
+fn random(cx: &mut Cx<'_, '_>, normal: bool) -> Results {
+    let (shape, dtype) = match cx.takes("self") {
+        true => {
+            let x = cx.tensor("self")?;
+            (cx.shape(x)?, cx.dtype_arg("dtype")?.unwrap_or(cx.dtype(x)?))
+        }
+        false => (cx.dims("size")?, cx.dtype_arg("dtype")?.unwrap_or(DEFAULT)),
+    };
+    let (zero, unit) = (Float::new(0.0), Float::new(1.0));
+    let op = match normal {
+        true => Host::RandomNormal { shape, dtype, mean: zero, scale: unit, seed: None },
+        false => Host::RandomUniform { shape, dtype, low: zero, high: unit, seed: None },
+    };
+    let y = cx.b.add1(op, &[])?;
+    one(y)
+}
+
+fn bernoulli(cx: &mut Cx<'_, '_>) -> Results {
+    let x = cx.tensor("self")?;
+    let dtype = cx.dtype(x)?;
+    let p = match cx.maybe_float("p")? {
+        Some(p) => {
+            let dims = cx.shape(x)?;
+            cx.filled(DEFAULT, p, &dims)?
+        }
+        None => x,
+    };
+    let y = cx.b.add1(Host::Bernoulli { dtype, seed: None }, &[p])?;
+    one(y)
+}

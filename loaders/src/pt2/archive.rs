@@ -1,0 +1,193 @@
+//! Entries of an archive: the program, and tensors as views of the map.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use kiln_ir::{DType, Tensor};
+use rustc_hash::FxHashMap;
+use serde::de::DeserializeOwned;
+
+use super::FORMAT;
+use super::program::{Payload, Payloads, Program, SymInt, TensorMeta};
+use crate::checkpoint::zip::{Archive, ZipError};
+use crate::checkpoint::{ByteOrder, CheckpointTensor, Element, Storage};
+use crate::{Limits, LoadError};
+
+/// The element type that a number of the schema stands for (`schema.ScalarType`).
+pub(super) fn element_type(code: i64) -> Option<DType> {
+    Some(match code {
+        1 => DType::U8,
+        2 => DType::I8,
+        3 => DType::I16,
+        4 => DType::I32,
+        5 => DType::I64,
+        6 => DType::F16,
+        7 => DType::F32,
+        8 => DType::F64,
+        10 => DType::C64,
+        11 => DType::C128,
+        12 => DType::Bool,
+        13 => DType::BF16,
+        28 => DType::U16,
+        29 => DType::F8E4M3FN,
+        30 => DType::F8E5M2,
+        31 => DType::F8E4M3FNUZ,
+        32 => DType::F8E5M2FNUZ,
+        33 => DType::F8E8M0,
+        34 => DType::U32,
+        35 => DType::U64,
+        _ => return None,
+    })
+}
+
+/// Bytes of JSON a byte of structures comes from, at least.
+const STRUCTURE_PER_BYTE: usize = 8;
+
+/// An open archive.
+pub(super) struct Package {
+    file: String,
+    zip: Archive,
+    /// The folder that all entries are in, with its slash.
+    root: String,
+    /// Name of the program.
+    model: String,
+    weights: Payloads,
+    constants: Payloads,
+    order: ByteOrder,
+    storages: RefCell<FxHashMap<String, Arc<Storage>>>,
+    /// Most bytes of a text, and of a copy of a tensor.
+    text: usize,
+    copies: usize,
+}
+
+impl Package {
+    /// Opens an archive that has one program.
+    pub(super) fn open(file: &str, bytes: bytes::Bytes, limits: &Limits) -> Result<Package, LoadError> {
+        let size = bytes.len();
+        let malformed =
+            |reason: String| LoadError::Malformed { path: file.to_owned(), format: FORMAT, reason };
+        let zip = Archive::open(bytes).map_err(|e| malformed(e.to_string()))?;
+        if zip.names().any(|name| name.ends_with("serialized_exported_program.json")) {
+            let reason =
+                "it was written before torch 2.8; exporting again with a newer torch gives one that loads";
+            return Err(malformed(reason.to_owned()));
+        }
+        let programs: Vec<(String, String)> = zip
+            .names()
+            .filter_map(|name| {
+                let (folder, rest) = name.split_once("models/")?;
+                let model = rest.strip_suffix(".json")?;
+                let at_root = folder.is_empty() || folder.find('/') == Some(folder.len() - 1);
+                (at_root && !model.contains('/')).then(|| (folder.to_owned(), model.to_owned()))
+            })
+            .collect();
+        let (root, model) = match programs.as_slice() {
+            [one] => one.clone(),
+            [] => return Err(malformed("it has no program `models/*.json`".to_owned())),
+            many => return Err(malformed(format!("it has {} programs, expected one", many.len()))),
+        };
+        let mut package = Package {
+            file: file.to_owned(),
+            zip,
+            root,
+            model,
+            weights: Payloads::default(),
+            constants: Payloads::default(),
+            order: ByteOrder::Little,
+            storages: RefCell::default(),
+            text: limits.structure_of(size) / STRUCTURE_PER_BYTE,
+            copies: limits.structure_of(size),
+        };
+        if package.text("byteorder").is_ok_and(|order| order.trim_ascii() == b"big") {
+            package.order = ByteOrder::Big;
+        }
+        package.weights = package.payloads("weights")?;
+        package.constants = package.payloads("constants")?;
+        Ok(package)
+    }
+
+    fn malformed(&self, reason: String) -> LoadError {
+        LoadError::Malformed { path: self.file.clone(), format: FORMAT, reason }
+    }
+
+    /// An entry below the root.
+    fn text(&self, entry: &str) -> Result<bytes::Bytes, ZipError> {
+        let bytes = self.zip.read(&format!("{}{entry}", self.root), self.text)?;
+        if bytes.len() > self.text {
+            let (entry, size) = (entry.to_owned(), bytes.len() as u64);
+            return Err(ZipError::Limit { entry, size, limit: self.text });
+        }
+        Ok(bytes)
+    }
+
+    fn json<T: DeserializeOwned>(&self, entry: &str) -> Result<T, LoadError> {
+        let bytes = self.text(entry).map_err(|e| match e {
+            ZipError::Limit { limit, .. } => {
+                LoadError::Limit { path: self.file.clone(), what: format!("`{entry}`, in bytes,"), limit }
+            }
+            other => self.malformed(other.to_string()),
+        })?;
+        serde_json::from_slice(&bytes).map_err(|e| self.malformed(format!("`{entry}`: {e}")))
+    }
+
+    fn payloads(&self, folder: &str) -> Result<Payloads, LoadError> {
+        let entry = format!("data/{folder}/{}_{folder}_config.json", self.model);
+        match self.text(&entry) {
+            Err(ZipError::Missing(_)) => Ok(Payloads::default()),
+            _ => self.json(&entry),
+        }
+    }
+
+    /// The program.
+    pub(super) fn program(&self) -> Result<Program, LoadError> {
+        self.json(&format!("models/{}.json", self.model))
+    }
+
+    /// A parameter, a buffer or a constant by its name in the module.
+    pub(super) fn tensor(&self, name: &str) -> Result<Tensor, String> {
+        let found = self.weights.config.get(name).map(|payload| ("weights", payload));
+        let found = found.or_else(|| self.constants.config.get(name).map(|payload| ("constants", payload)));
+        let Some((folder, payload)) = found else {
+            return Err("the archive has no tensor of that name".to_owned());
+        };
+        self.payload(folder, payload)
+    }
+
+    fn payload(&self, folder: &str, payload: &Payload) -> Result<Tensor, String> {
+        if payload.use_pickle {
+            return Err("it is pickled, which takes Python to read".to_owned());
+        }
+        let meta = payload.tensor_meta.as_ref().ok_or("it is an object, not a tensor")?;
+        let TensorMeta { dtype, sizes, strides, storage_offset, layout } = meta;
+        let dtype = element_type(*dtype).ok_or_else(|| format!("element type {dtype}"))?;
+        if layout.is_some_and(|layout| layout != 7) {
+            return Err("it is not strided".to_owned());
+        }
+        let sizes = sizes.iter().map(constant).collect::<Option<Vec<_>>>().ok_or("a size is no number")?;
+        let strides =
+            strides.iter().map(constant).collect::<Option<Vec<_>>>().ok_or("a stride is no number")?;
+        let offset = constant(storage_offset).ok_or("the offset is no number")?;
+        let storage = self.storage(folder, &payload.path_name)?;
+        let tensor = CheckpointTensor::strided(Element::Plain(dtype), sizes, strides, offset, storage);
+        tensor.and_then(|t| t.to_tensor(self.copies)).map_err(|e| e.to_string())
+    }
+
+    /// The bytes of an entry; tensors of one entry share them.
+    fn storage(&self, folder: &str, entry: &str) -> Result<Arc<Storage>, String> {
+        let path = format!("{}data/{folder}/{entry}", self.root);
+        if let Some(storage) = self.storages.borrow().get(&path) {
+            return Ok(storage.clone());
+        }
+        let bytes = self.zip.read(&path, self.copies).map_err(|e| e.to_string())?;
+        let storage = Arc::new(Storage { name: path.clone(), bytes, order: self.order });
+        self.storages.borrow_mut().insert(path, storage.clone());
+        Ok(storage)
+    }
+}
+
+fn constant(size: &SymInt) -> Option<usize> {
+    match size {
+        SymInt::AsInt(value) => usize::try_from(*value).ok(),
+        SymInt::AsExpr(_) => None,
+    }
+}

@@ -1,0 +1,155 @@
+//! The module tree of an archive as objects on the heap.
+
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
+
+use super::fault::{Fault, Res};
+use super::states::States;
+use super::value::{Cell, State, Traced, Val};
+use crate::checkpoint::{Checkpoint, Item, ItemId, Opaque};
+
+/// Nesting of values; that of a file is bounded when it is read.
+const MAX_NESTING: usize = 200;
+
+/// Reads the values of one pickle.
+pub(crate) struct Objects<'c> {
+    checkpoint: &'c Checkpoint,
+    made: FxHashMap<ItemId, Val>,
+    /// Bytes that copies of tensors may still take.
+    copies: &'c mut usize,
+}
+
+impl<'c> Objects<'c> {
+    pub fn new(checkpoint: &'c Checkpoint, copies: &'c mut usize) -> Self {
+        Objects { checkpoint, made: FxHashMap::default(), copies }
+    }
+
+    /// The whole pickle. Objects are named by their attributes.
+    pub fn root(&mut self, st: &mut State, states: &mut States) -> Res<Val> {
+        self.value(st, states, self.checkpoint.tree().root(), "", 0)
+    }
+
+    fn value(&mut self, st: &mut State, states: &mut States, id: ItemId, path: &str, depth: usize) -> Res<Val> {
+        if let Some(v) = self.made.get(&id) {
+            return Ok(v.clone());
+        }
+        if depth > MAX_NESTING {
+            return Err(Fault::Limit { what: "nesting of the values".to_owned(), limit: MAX_NESTING });
+        }
+        let checkpoint = self.checkpoint;
+        let value = match checkpoint.tree().item(id) {
+            Item::None => Val::None,
+            Item::Bool(b) => Val::Bool(*b),
+            Item::Int(n) => Val::Int(*n),
+            Item::Float(x) => Val::Float(*x),
+            Item::Complex(re, im) => Val::Complex(*re, *im),
+            Item::Text(text) => Val::text(text.as_str()),
+            Item::List(ids) => {
+                let items = self.all(st, states, ids, path, depth)?;
+                st.list(items)
+            }
+            Item::Tuple(ids) => Val::tuple(self.all(st, states, ids, path, depth)?),
+            Item::Dict { pairs, .. } => {
+                let mut out = vec![];
+                for &(key, value) in pairs {
+                    let key = self.value(st, states, key, path, depth + 1)?;
+                    out.push((key, self.value(st, states, value, path, depth + 1)?));
+                }
+                st.dict(out)
+            }
+            Item::Tensor { tensor, .. } => self.tensor(st, *tensor)?,
+            Item::Name(name) => match name.strip_prefix("torch.device:") {
+                Some(device) => Val::Device(device.into()),
+                None => Val::Opaque(name.as_str().into()),
+            },
+            Item::Opaque(opaque) => self.object(st, states, id, opaque, path, depth)?,
+            Item::Integer(_) | Item::Bytes(_) | Item::Set(_) => Val::Opaque("a value of Python".into()),
+        };
+        self.made.insert(id, value.clone());
+        Ok(value)
+    }
+
+    fn all(
+        &mut self,
+        st: &mut State,
+        states: &mut States,
+        ids: &[ItemId],
+        path: &str,
+        depth: usize,
+    ) -> Res<Vec<Val>> {
+        ids.iter().map(|&id| self.value(st, states, id, path, depth + 1)).collect()
+    }
+
+    fn tensor(&mut self, st: &mut State, index: usize) -> Res<Val> {
+        let missing = || Fault::invalid("a tensor is missing");
+        let tensor = self.checkpoint.tensor(index).ok_or_else(missing)?;
+        if tensor.quantization.is_some() {
+            return Ok(Val::Opaque("a quantized tensor".into()));
+        }
+        if tensor.mapped().is_none() {
+            let limit = *self.copies;
+            *self.copies = limit.checked_sub(tensor.byte_len()).ok_or_else(|| Fault::Limit {
+                what: "copies of tensors that do not lie densely".to_owned(),
+                limit,
+            })?;
+        }
+        let value = Traced::Constant(tensor.to_tensor(tensor.byte_len())?);
+        Ok(st.tensor(value))
+    }
+
+    /// An instance of a class, or what a function of torch's own would make.
+    fn object(
+        &mut self,
+        st: &mut State,
+        states: &mut States,
+        id: ItemId,
+        opaque: &Opaque,
+        path: &str,
+        depth: usize,
+    ) -> Res<Val> {
+        if let Some(fault) = &opaque.fault {
+            return Err(fault.clone().into());
+        }
+        let part = |name: &str| opaque.parts.iter().find(|(n, _)| *n == name).map(|(_, id)| *id);
+        let tree = self.checkpoint.tree();
+        let args = match part("args").map(|id| tree.item(id)) {
+            Some(Item::Tuple(ids)) => ids.as_slice(),
+            _ => &[],
+        };
+        if opaque.name.starts_with("torch.jit._pickle.") {
+            return match args.first() {
+                Some(&inner) => self.value(st, states, inner, path, depth + 1),
+                None => Err(Fault::invalid(format!("`{:.100}` of nothing", opaque.name))),
+            };
+        }
+        let is_class = opaque.name.starts_with("__torch__.") && !opaque.name.starts_with("__torch__.torch.classes.");
+        let state = part("").map(|id| tree.item(id));
+        if !is_class {
+            return Ok(Val::Opaque(opaque.name.as_str().into()));
+        }
+        let pairs = match state {
+            Some(Item::Dict { pairs, .. }) => pairs.as_slice(),
+            None if args.is_empty() => &[],
+            _ => return Ok(Val::Opaque(opaque.name.as_str().into())),
+        };
+        // The object is known before its attributes: they may know it.
+        let r = st.add(Cell::Instance(opaque.name.as_str().into(), BTreeMap::new()));
+        states.name_object(r, path);
+        self.made.insert(id, Val::Instance(r));
+        let mut attrs = BTreeMap::new();
+        for &(key, value) in pairs {
+            let Item::Text(key) = tree.item(key) else { return Err(Fault::invalid("an attribute has no name")) };
+            let key = key.as_str();
+            let inner = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+            if inner.len() > 4096 {
+                return Err(Fault::Limit { what: "length of a name".to_owned(), limit: 4096 });
+            }
+            attrs.insert(key.into(), self.value(st, states, value, &inner, depth + 1)?);
+        }
+        if let Some(cell) = st.cell_mut(r) {
+            *cell = Cell::Instance(opaque.name.as_str().into(), attrs);
+        }
+        Ok(Val::Instance(r))
+    }
+}

@@ -1,0 +1,437 @@
+//! Attributes that methods change: they are states of the module.
+//!
+//! What a state holds has one of a few forms, found by following the entry points until no new one shows: a known number
+//! (or `None`), a number of run time, a tensor of a rank. Which combination of forms the states have is a state itself,
+//! the mode; an entry point begins with a branch on it, so that in every mode forms are known and most conditions on states
+//! are decided when the model is loaded.
+
+use std::collections::BTreeMap;
+
+use kiln_ir::op::Object;
+use kiln_ir::{Build, StateDecl, Tensor, Type};
+use rustc_hash::FxHashMap;
+
+use super::ast::Name;
+use super::fault::{Fault, Res};
+use super::join::same_key;
+use super::machine::Machine;
+use super::scope::widened;
+use super::value::{Cell, Kind, Ref, State, Traced, Val};
+
+/// Name of the state that says which forms the others have.
+const MODE: &str = "mode";
+
+/// Most modes.
+const MAX_MODES: usize = 12;
+
+/// Known values that a state may have before it becomes a number of run time.
+const MAX_KNOWN: usize = 2;
+
+/// What a state holds.
+#[derive(Clone, Debug)]
+pub(crate) enum Form {
+    /// This.
+    Known(Val),
+    /// A number of run time.
+    Number(Kind),
+    /// A tensor; unknown dims where they differ.
+    Tensor(Type),
+}
+
+/// A state: an attribute of an object.
+#[derive(Clone, Debug)]
+struct Slot {
+    object: Ref,
+    attr: Name,
+    name: String,
+    /// Whether it may hold too many numbers to tell them apart.
+    wide: bool,
+    /// What it was in the archive.
+    initial: Form,
+    value: Option<Tensor>,
+}
+
+/// All states of a program.
+#[derive(Default)]
+pub(crate) struct States {
+    /// The heap as the archive has it.
+    pub origin: State,
+    paths: FxHashMap<Ref, String>,
+    slots: Vec<Slot>,
+    modes: Vec<Vec<Form>>,
+    /// Whether something new showed since the last round began.
+    changed: bool,
+}
+
+impl States {
+    /// Names an object of the archive.
+    pub fn name_object(&mut self, r: Ref, path: &str) {
+        self.paths.entry(r).or_insert_with(|| path.to_owned());
+    }
+
+    /// The name of an object of the archive.
+    pub fn path(&self, r: Ref) -> Option<String> {
+        self.paths.get(&r).cloned()
+    }
+
+    /// How many modes there are.
+    pub fn modes(&self) -> usize {
+        self.modes.len()
+    }
+
+    /// Whether something new has shown; asks once.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// What is known of states, to come back to.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { slots: self.slots.clone(), modes: self.modes.clone(), changed: self.changed }
+    }
+
+    /// Comes back to what was known before.
+    pub fn restore(&mut self, to: Snapshot) {
+        (self.slots, self.modes, self.changed) = (to.slots, to.modes, to.changed);
+    }
+
+    fn has_dispatch(&self) -> bool {
+        self.modes.len() > 1
+    }
+}
+
+/// See [`States::snapshot`].
+pub(crate) struct Snapshot {
+    slots: Vec<Slot>,
+    modes: Vec<Vec<Form>>,
+    changed: bool,
+}
+
+/// Whether two forms are of one kind: known values equal, numbers of one kind, tensors of one dtype and rank.
+fn same_form(a: &Form, b: &Form) -> bool {
+    match (a, b) {
+        (Form::Known(x), Form::Known(y)) => same_key(x, y),
+        (Form::Number(x), Form::Number(y)) => x == y,
+        (Form::Tensor(Type::Tensor(x)), Form::Tensor(Type::Tensor(y))) => {
+            let empty = |t: &kiln_ir::TensorType| t.shape.numel().as_known() == Some(0);
+            x.dtype == y.dtype && x.shape.rank() == y.shape.rank() && empty(x) == empty(y)
+        }
+        _ => false,
+    }
+}
+
+impl Machine<'_> {
+    /// The form of an attribute's value, and the value for the graph.
+    fn form(&mut self, st: &mut State, v: &Val) -> Res<(Form, Option<Traced>)> {
+        Ok(match v {
+            Val::Tensor(r) => {
+                let t = self.read_tensor(st, *r)?;
+                (Form::Tensor(super::scope::any_size(&self.g.ty(&t)?)), Some(t))
+            }
+            Val::Dim(_) => (Form::Number(Kind::Int), Some(self.traced(v)?.1)),
+            Val::Num(kind, t) => (Form::Number(*kind), Some(t.clone())),
+            Val::Float(_) => (Form::Number(Kind::Float), Some(self.traced(v)?.1)),
+            Val::None | Val::Bool(_) | Val::Int(_) | Val::Str(_) | Val::Device(_) => (Form::Known(v.clone()), None),
+            other => {
+                return Err(Fault::unsupported(format!("an attribute that changes and holds {}", other.kind())));
+            }
+        })
+    }
+
+    /// Enters the mode that the argument says: states get the values of run time.
+    pub fn enter_mode(&mut self, st: &mut State, args: &[Val]) -> Res<Val> {
+        let [Val::Int(mode)] = args else { return Err(Fault::invalid("no mode")) };
+        let mode = usize::try_from(*mode).unwrap_or(usize::MAX);
+        let forms = self.states.modes.get(mode).cloned().ok_or_else(|| Fault::invalid("no mode"))?;
+        let slots = self.states.slots.clone();
+        for (slot, form) in slots.iter().zip(forms) {
+            let value = match form {
+                Form::Known(v) => v,
+                Form::Number(kind) => {
+                    let ty = Type::fixed(kind.dtype(), &[]);
+                    Val::Num(kind, self.g.add(Object::StateRead { name: slot.name.clone(), ty }, &[])?)
+                }
+                Form::Tensor(ty) => {
+                    let fixed = ty.as_tensor().and_then(|t| Some((t.dtype, t.shape.as_fixed()?)));
+                    let t = match fixed {
+                        Some((dtype, dims)) if dims.contains(&0) => {
+                            let dims: Vec<usize> = dims.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
+                            Traced::Constant(Tensor::zeros(dtype, &dims)?)
+                        }
+                        _ => self.g.add(Object::StateRead { name: slot.name.clone(), ty }, &[])?,
+                    };
+                    st.tensor(t)
+                }
+            };
+            if let Some(Cell::Instance(_, attrs)) = st.cell_mut(slot.object) {
+                attrs.insert(slot.attr.clone(), value);
+            }
+        }
+        Ok(Val::None)
+    }
+
+    /// The mode of the run, as a value of run time.
+    pub fn read_mode(&mut self) -> Res<Val> {
+        if !self.states.has_dispatch() {
+            return Ok(Val::Int(0));
+        }
+        let ty = Type::fixed(kiln_ir::DType::I64, &[]);
+        Ok(Val::Num(Kind::Int, self.g.add(Object::StateRead { name: MODE.to_owned(), ty }, &[])?))
+    }
+
+    /// At the end of an entry point: finds attributes that have changed, and writes states.
+    pub fn write_states(&mut self, st: &mut State) -> Res<()> {
+        self.find_changed(st)?;
+        if !self.states.slots.is_empty() {
+            self.write_slots(st)?;
+        }
+        let result = st.result.take().unwrap_or(Val::None);
+        st.result = Some(self.flattened(st, result)?);
+        Ok(())
+    }
+
+    /// Makes attributes that differ from the archive's states.
+    fn find_changed(&mut self, st: &mut State) -> Res<()> {
+        let count = self.states.origin.heap.len();
+        self.tick(count / 4)?;
+        let mut found = vec![];
+        for i in 0..count {
+            let r = Ref(u32::try_from(i).unwrap_or(u32::MAX));
+            let (Some(Cell::Instance(_, before)), Some(Cell::Instance(_, after))) =
+                (self.states.origin.cell(r), st.cell(r))
+            else {
+                continue;
+            };
+            for (attr, old) in before {
+                let Some(new) = after.get(attr) else { continue };
+                let is_slot = self.states.slots.iter().any(|s| s.object == r && s.attr == *attr);
+                if !is_slot && self.differs(st, old, new, 0) {
+                    found.push((r, attr.clone(), old.clone()));
+                }
+            }
+        }
+        for (object, attr, old) in found {
+            self.add_slot(object, attr, &old)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an attribute holds something else than in the archive.
+    fn differs(&self, st: &State, old: &Val, new: &Val, depth: usize) -> bool {
+        match (old, new) {
+            (Val::Tensor(a), Val::Tensor(b)) => match (self.states.origin.cell(*a), st.cell(*b)) {
+                (Some(Cell::Tensor(x)), Some(Cell::Tensor(y))) => x.value != y.value,
+                _ => true,
+            },
+            (Val::List(a), Val::List(b)) => {
+                a != b || !matches!((self.states.origin.heap.get(a.index()), st.heap.get(b.index())),
+                    (Some(x), Some(y)) if std::rc::Rc::ptr_eq(x, y))
+            }
+            (Val::Dict(a), Val::Dict(b)) => {
+                a != b || !matches!((self.states.origin.heap.get(a.index()), st.heap.get(b.index())),
+                    (Some(x), Some(y)) if std::rc::Rc::ptr_eq(x, y))
+            }
+            (Val::Instance(a), Val::Instance(b)) => a != b,
+            (Val::Tuple(a, _), Val::Tuple(b, _)) => {
+                depth > 8
+                    || a.len() != b.len()
+                    || a.iter().zip(b.iter()).any(|(x, y)| self.differs(st, x, y, depth + 1))
+            }
+            (Val::Opaque(a), Val::Opaque(b)) => a != b,
+            (a, b) => !same_key(a, b),
+        }
+    }
+
+    fn add_slot(&mut self, object: Ref, attr: Name, old: &Val) -> Res<()> {
+        let mut origin = self.states.origin.clone();
+        let (initial, traced) = self.form(&mut origin, old)?;
+        let value = match traced {
+            Some(Traced::Constant(t)) => Some(t),
+            _ => None,
+        };
+        let path = self.states.path(object).unwrap_or_default();
+        let mut name = if path.is_empty() { attr.to_string() } else { format!("{path}.{attr}") };
+        if name == MODE {
+            name.push('_');
+        }
+        self.states.slots.push(Slot { object, attr, name, wide: false, initial, value });
+        // Forms of what was no state before are not known: all modes are found again.
+        let first = self.states.slots.iter().map(|s| s.initial.clone()).collect();
+        self.states.modes = vec![first];
+        self.widen_modes();
+        self.states.changed = true;
+        Ok(())
+    }
+
+    /// Replaces known numbers of wide states by numbers of run time.
+    fn widen_modes(&mut self) {
+        let slots = &self.states.slots;
+        for mode in &mut self.states.modes {
+            for (slot, form) in slots.iter().zip(mode.iter_mut()) {
+                if slot.wide
+                    && let Form::Known(v) = form
+                    && let Some(kind) = kind_of(v)
+                {
+                    *form = Form::Number(kind);
+                }
+            }
+        }
+    }
+
+    fn write_slots(&mut self, st: &mut State) -> Res<()> {
+        let slots = self.states.slots.clone();
+        let mut forms = vec![];
+        let mut values = vec![];
+        for slot in &slots {
+            let Some(Cell::Instance(_, attrs)) = st.cell(slot.object) else { continue };
+            let value = attrs.get(&slot.attr).cloned().unwrap_or(Val::None);
+            let (mut form, mut traced) = self.form(st, &value)?;
+            if slot.wide
+                && let Form::Known(v) = &form
+                && let Some(kind) = kind_of(v)
+            {
+                traced = Some(self.traced(v)?.1);
+                form = Form::Number(kind);
+            }
+            forms.push(form);
+            values.push(traced);
+        }
+        let Some(mode) = self.mode_of(&forms)? else { return Ok(()) };
+        for (slot, traced) in slots.iter().zip(&values) {
+            let Some(t) = traced else { continue };
+            let v = self.g.value(t)?;
+            self.g.try_build(|b| b.add(Object::StateAssign { name: slot.name.clone() }.into(), &[v]))?;
+        }
+        if self.states.has_dispatch() {
+            let mode = i64::try_from(mode).unwrap_or(0);
+            let v = self.g.try_build(|b| b.constant(Tensor::scalar(mode)))?;
+            self.g.try_build(|b| b.add(Object::StateAssign { name: MODE.to_owned() }.into(), &[v]))?;
+        }
+        Ok(())
+    }
+
+    /// The mode of these forms; `None` if it is new, or was narrower.
+    fn mode_of(&mut self, forms: &[Form]) -> Res<Option<usize>> {
+        let at = self
+            .states
+            .modes
+            .iter()
+            .position(|mode| mode.iter().zip(forms).all(|(a, b)| same_form(a, b)));
+        if let Some(at) = at {
+            let mut changed = false;
+            if let Some(mode) = self.states.modes.get_mut(at) {
+                for (have, form) in mode.iter_mut().zip(forms) {
+                    if let (Form::Tensor(a), Form::Tensor(b)) = (&*have, form)
+                        && let Some(wide) = widened(a, b)
+                        && wide != *a
+                    {
+                        let wide = super::scope::any_size(&wide);
+                        changed |= wide != *a;
+                        *have = Form::Tensor(wide);
+                    }
+                }
+            }
+            self.states.changed |= changed;
+            return Ok(Some(at));
+        }
+        self.states.changed = true;
+        self.states.modes.push(forms.to_vec());
+        // A state of many known values holds a number of run time.
+        for i in 0..self.states.slots.len() {
+            let known: Vec<&Val> = self
+                .states
+                .modes
+                .iter()
+                .filter_map(|mode| match mode.get(i) {
+                    Some(Form::Known(v)) if kind_of(v).is_some() => Some(v),
+                    _ => None,
+                })
+                .collect();
+            let mut distinct: Vec<&Val> = vec![];
+            for v in &known {
+                if !distinct.iter().any(|d| same_key(d, v)) {
+                    distinct.push(v);
+                }
+            }
+            let numbers = self.states.modes.iter().any(|m| matches!(m.get(i), Some(Form::Number(_))));
+            let too_many = distinct.len() > MAX_KNOWN || (numbers && distinct.len() > 1);
+            if too_many && let Some(slot) = self.states.slots.get_mut(i) {
+                slot.wide = true;
+            }
+        }
+        self.widen_modes();
+        let mut kept: Vec<Vec<Form>> = vec![];
+        for mode in std::mem::take(&mut self.states.modes) {
+            if !kept.iter().any(|m| m.iter().zip(&mode).all(|(a, b)| same_form(a, b))) {
+                kept.push(mode);
+            }
+        }
+        self.states.modes = kept;
+        if self.states.modes.len() > MAX_MODES {
+            return Err(Fault::unsupported("the attributes that change hold too many kinds of values"));
+        }
+        Ok(None)
+    }
+
+    /// Declares the states of the module.
+    pub fn declare_states(&mut self) -> Res<()> {
+        let slots = self.states.slots.clone();
+        for (i, slot) in slots.iter().enumerate() {
+            let forms: Vec<&Form> = self.states.modes.iter().filter_map(|m| m.get(i)).collect();
+            let ty = forms.iter().find_map(|f| match f {
+                Form::Known(_) => None,
+                Form::Number(kind) => Some(Type::fixed(kind.dtype(), &[])),
+                Form::Tensor(ty) => Some(ty.clone()),
+            });
+            let Some(ty) = ty else { continue };
+            let dtype = ty.as_tensor().map(|t| t.dtype).ok_or_else(|| Fault::invalid("a state is no tensor"))?;
+            for form in &forms {
+                let other = match form {
+                    Form::Known(_) => continue,
+                    Form::Number(kind) => kind.dtype(),
+                    Form::Tensor(t) => t.as_tensor().map_or(dtype, |t| t.dtype),
+                };
+                if other != dtype {
+                    return Err(Fault::unsupported(format!("the attribute `{}` changes its dtype", slot.attr)));
+                }
+            }
+            let init = match (&slot.value, &slot.initial) {
+                (Some(t), _) if t.dtype() == dtype => t.clone(),
+                (_, Form::Known(v)) => match self.traced(v) {
+                    Ok((_, Traced::Constant(t))) if t.dtype() == dtype => t,
+                    _ => Tensor::zeros(dtype, &[0])?,
+                },
+                _ => Tensor::zeros(dtype, &[0])?,
+            };
+            self.g.module.add_state(StateDecl { name: slot.name.clone(), init });
+        }
+        if self.states.has_dispatch() {
+            self.g.module.add_state(StateDecl { name: MODE.to_owned(), init: Tensor::scalar(0i64) });
+        }
+        Ok(())
+    }
+
+    /// Begins the search for modes.
+    pub fn begin_modes(&mut self) {
+        if self.states.modes.is_empty() {
+            self.states.modes = vec![vec![]];
+        }
+    }
+
+    /// The attributes of an object, by name.
+    pub fn attributes_of(&self, st: &State, r: Ref) -> Option<(Name, BTreeMap<Name, Val>)> {
+        match st.cell(r) {
+            Some(Cell::Instance(class, attrs)) => Some((class.clone(), attrs.clone())),
+            _ => None,
+        }
+    }
+}
+
+/// The kind of a known number.
+fn kind_of(v: &Val) -> Option<Kind> {
+    match v {
+        Val::Bool(_) => Some(Kind::Bool),
+        Val::Int(_) => Some(Kind::Int),
+        Val::Float(_) => Some(Kind::Float),
+        _ => None,
+    }
+}

@@ -1,0 +1,561 @@
+//! Operators on tensors, through ATen's table; views and changes in place.
+//!
+//! A tensor of the program is a cell that may be a view of another. A change of a view is written into its base, and other
+//! views of the base are taken again when they are next read. Graphs have neither: what a change makes is a new value.
+
+use std::rc::Rc;
+
+use kiln_ir::op::Source;
+use kiln_ir::{Build, DType, Dim, Tensor, Value};
+
+use super::ast::Name;
+use super::fault::{Fault, Res};
+use super::machine::Machine;
+use super::ops::Kwargs;
+use super::value::{Cell, Kind, Ref, State, TensorCell, Traced, Val, View, int_of};
+use crate::aten::{self, Arg, Write, scalar_type};
+
+/// Operators whose results are views of their first operand.
+const VIEWS: &[&str] = &[
+    "alias", "chunk", "detach", "expand", "expand_as", "flatten", "movedim", "narrow", "numpy_T", "permute", "reshape",
+    "select", "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split",
+    "transpose", "unbind", "unflatten", "unsqueeze", "view", "view_as",
+];
+
+/// Operators that give lists of tensors, however many.
+const LISTS: &[&str] = &[
+    "align_tensors", "broadcast_tensors", "chunk", "dsplit", "hsplit", "meshgrid", "nonzero_numpy", "split",
+    "split_with_sizes", "tensor_split", "unbind", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes", "vsplit",
+];
+
+/// Nesting of views.
+const MAX_VIEWS: usize = 64;
+
+impl Machine<'_> {
+    /// The value of a tensor; of a view whose base has changed, what it shows now.
+    pub fn read_tensor(&mut self, st: &mut State, r: Ref) -> Res<Traced> {
+        self.read_view(st, r, 0)
+    }
+
+    fn read_view(&mut self, st: &mut State, r: Ref, depth: usize) -> Res<Traced> {
+        let cell = self.tensor_cell(st, r)?;
+        let (value, seen) = (cell.value.clone(), cell.seen);
+        let Some(view) = cell.view.clone() else { return Ok(value) };
+        if depth >= MAX_VIEWS {
+            return Err(Fault::Limit { what: "nesting of views".to_owned(), limit: MAX_VIEWS });
+        }
+        let base = self.read_view(st, view.base, depth + 1)?;
+        let version = self.tensor_cell(st, view.base)?.version;
+        if seen == version {
+            return Ok(value);
+        }
+        let mut args = vec![Arg::Tensor(self.g.value(&base)?)];
+        for v in view.args.get(1..).unwrap_or(&[]) {
+            args.push(self.arg(st, v, 0)?);
+        }
+        let mut kwargs = vec![];
+        for (name, v) in &view.kwargs {
+            kwargs.push((name.to_string(), self.arg(st, v, 0)?));
+        }
+        let name = format!("aten::{}", view.op);
+        let outcome = self.g.try_build(|b| aten::call(b, &name, None, args, kwargs))?;
+        let value = match flat(outcome.results).into_iter().nth(view.result) {
+            Some(Arg::Tensor(v)) => self.g.node(v),
+            _ => return Err(Fault::invalid("a view cannot be taken again")),
+        };
+        if let Some(Cell::Tensor(cell)) = st.cell_mut(r) {
+            cell.value = value.clone();
+            cell.seen = version;
+            cell.version = cell.version.wrapping_add(1);
+        }
+        Ok(value)
+    }
+
+    fn tensor_cell<'s>(&self, st: &'s State, r: Ref) -> Res<&'s TensorCell> {
+        match st.cell(r) {
+            Some(Cell::Tensor(cell)) => Ok(cell),
+            _ => Err(Fault::invalid("there is no such tensor")),
+        }
+    }
+
+    /// Replaces the value of a tensor, and what it is a view of.
+    pub fn write_tensor(&mut self, st: &mut State, r: Ref, new: Traced) -> Res<()> {
+        let cell = self.tensor_cell(st, r)?;
+        if cell.shared {
+            return Err(Fault::unsupported("a change in place of a tensor that may be one of several"));
+        }
+        let view = cell.view.clone();
+        let mut seen = cell.seen;
+        if let Some(view) = view {
+            let base = self.read_tensor(st, view.base)?;
+            let changed = self.written_back(st, &view, &base, &new)?;
+            self.write_tensor(st, view.base, changed)?;
+            seen = self.tensor_cell(st, view.base)?.version;
+        }
+        if let Some(Cell::Tensor(cell)) = st.cell_mut(r) {
+            cell.value = new;
+            cell.seen = seen;
+            cell.version = cell.version.wrapping_add(1);
+        }
+        Ok(())
+    }
+
+    /// The base of a view with `new` where the view shows it.
+    fn written_back(&mut self, st: &mut State, view: &View, base: &Traced, new: &Traced) -> Res<Traced> {
+        let (b, n) = (self.g.value(base)?, self.g.value(new)?);
+        let shape = self.g.try_build(|g| g.shape(b).map(<[Dim]>::to_vec))?;
+        let number = |i: usize, name: &str| view.args.get(i).or_else(|| named(&view.kwargs, name)).cloned();
+        let value = match &*view.op {
+            "alias" | "detach" => n,
+            "unsqueeze" | "squeeze" | "view" | "view_as" | "reshape" | "flatten" | "unflatten" => {
+                self.g.try_build(|g| g.reshape(n, &shape))?
+            }
+            "transpose" | "swapaxes" | "swapdims" | "t" | "numpy_T" => {
+                let mut args = vec![Arg::Tensor(n)];
+                for v in view.args.get(1..).unwrap_or(&[]) {
+                    args.push(self.arg(st, v, 0)?);
+                }
+                let name = format!("aten::{}", view.op);
+                let outcome = self.g.try_build(|g| aten::call(g, &name, None, args, vec![]))?;
+                match outcome.results.first() {
+                    Some(Arg::Tensor(v)) => *v,
+                    _ => return Err(Fault::invalid("a view cannot be written")),
+                }
+            }
+            "permute" => {
+                let dims = number(1, "dims").and_then(|v| st.items(&v)).unwrap_or_default();
+                let mut inverse = vec![0; dims.len()];
+                for (i, d) in dims.iter().enumerate() {
+                    let Val::Int(d) = d else { return Err(Fault::unsupported("a permutation of run time")) };
+                    if let Some(slot) = inverse.get_mut(axis(*d, dims.len())?) {
+                        *slot = i;
+                    }
+                }
+                self.g.try_build(|g| g.transpose(n, &inverse))?
+            }
+            "select" | "unbind" => {
+                let (dim, index) = match &*view.op {
+                    "select" => (number(1, "dim"), number(2, "index").unwrap_or(Val::Int(0))),
+                    _ => (number(1, "dim"), Val::Int(i64::try_from(view.result).unwrap_or(0))),
+                };
+                let dim = known_axis(dim.as_ref().unwrap_or(&Val::Int(0)), shape.len())?;
+                let index = self.index(st, &index)?;
+                self.put_slice(b, n, &shape, dim, &index)?
+            }
+            "slice" | "narrow" => {
+                let dim = number(1, "dim").unwrap_or(Val::Int(0));
+                let dim = known_axis(&dim, shape.len())?;
+                let size = shape.get(dim).cloned().unwrap_or(Dim::known(0));
+                let start = number(2, "start").unwrap_or(Val::None);
+                let start = self.bound(st, &start, &size, Dim::known(0))?;
+                let (end, step) = match &*view.op {
+                    "narrow" => {
+                        let length = self.bound(st, &number(3, "length").unwrap_or(Val::None), &size, size.clone())?;
+                        (&start + &length, Val::Int(1))
+                    }
+                    _ => {
+                        let end = number(3, "end").unwrap_or(Val::None);
+                        (self.bound(st, &end, &size, size.clone())?, number(4, "step").unwrap_or(Val::Int(1)))
+                    }
+                };
+                match step {
+                    Val::Int(1) | Val::None => self.put_range(b, n, &shape, dim, &start, &end)?,
+                    Val::Int(step) if step > 1 => self.put_steps(b, n, &shape, dim, &start, step)?,
+                    _ => return Err(Fault::unsupported("a slice whose step shows at run time")),
+                }
+            }
+            "chunk" | "split" | "split_with_sizes" => {
+                let (dim, start, size) = piece(st, view, &shape)?;
+                self.put_range(b, n, &shape, dim, &Dim::known(start), &Dim::known(start + size))?
+            }
+            other => return Err(Fault::unsupported(format!("a change in place of what `{other}` gives"))),
+        };
+        Ok(self.g.node(value))
+    }
+
+    /// A bound of a slice, clamped into the axis.
+    fn bound(&mut self, st: &mut State, v: &Val, size: &Dim, default: Dim) -> Res<Dim> {
+        let at = match v {
+            Val::None => return Ok(default),
+            Val::Int(i64::MAX) => return Ok(size.clone()),
+            v => match self.index(st, v)? {
+                Val::Int(n) => Dim::known(n),
+                Val::Dim(d) => d,
+                _ => return Err(Fault::unsupported("a change in place of a slice whose place shows at run time")),
+            },
+        };
+        let negative = at.as_known().is_some_and(|n| n < 0);
+        let at = if negative { &at + size } else { at };
+        Ok(at.greater(&Dim::known(0)).lesser(size))
+    }
+
+    /// `base` with `new` at one place of an axis.
+    fn put_slice(&mut self, base: Value, new: Value, shape: &[Dim], dim: usize, index: &Val) -> Res<Value> {
+        let size = shape.get(dim).cloned().unwrap_or(Dim::known(1));
+        let mut one = shape.to_vec();
+        if let Some(d) = one.get_mut(dim) {
+            *d = Dim::known(1);
+        }
+        let new = self.g.try_build(|g| g.reshape(new, &one))?;
+        let known = match index {
+            Val::Int(n) if *n < 0 => Some(&size + &Dim::known(*n)),
+            Val::Int(n) => Some(Dim::known(*n)),
+            Val::Dim(d) => Some(d.clone()),
+            _ => None,
+        };
+        if let Some(at) = known {
+            return self.put_range(base, new, shape, dim, &at, &(&at + &Dim::known(1)));
+        }
+        // A place of run time: every place is compared with it.
+        let at = self.traced(index)?.1;
+        let at = self.g.value(&at)?;
+        let mut line = vec![Dim::known(1); shape.len()];
+        if let Some(d) = line.get_mut(dim) {
+            *d = size.clone();
+        }
+        self.g.try_build(|g| {
+            let places = g.add1(Source::Iota { len: size.clone(), dtype: DType::I64 }, &[])?;
+            let length = g.dims(std::slice::from_ref(&size))?;
+            let length = g.reshape(length, &[])?;
+            let zero = g.scalar(DType::I64, 0.0)?;
+            let negative = g.ew("lt", &[at, zero])?;
+            let wrapped = g.ew("add", &[at, length])?;
+            let at = g.ew("where", &[negative, wrapped, at])?;
+            let hit = g.ew("eq", &[places, at])?;
+            let hit = g.reshape(hit, &line)?;
+            g.ew("where", &[hit, new, base])
+        })
+    }
+
+    /// `base` with `new` from `start` to `end` of an axis.
+    fn put_range(&mut self, base: Value, new: Value, shape: &[Dim], dim: usize, start: &Dim, end: &Dim) -> Res<Value> {
+        let size = shape.get(dim).cloned().unwrap_or(Dim::known(1));
+        self.g.try_build(|g| {
+            let mut whole = shape.to_vec();
+            if let Some(d) = whole.get_mut(dim) {
+                *d = end - start;
+            }
+            let new = g.broadcast(new, &whole)?;
+            let mut parts = vec![];
+            if start.as_known() != Some(0) {
+                parts.push(g.slice_axis(base, dim, Dim::known(0), start.clone())?);
+            }
+            parts.push(new);
+            let rest = &size - end;
+            if rest.as_known() != Some(0) {
+                parts.push(g.slice_axis(base, dim, end.clone(), rest)?);
+            }
+            g.concat(&parts, dim)
+        })
+    }
+
+    /// `base` with `new` at every `step`th place of an axis from `start` on.
+    fn put_steps(&mut self, base: Value, new: Value, shape: &[Dim], dim: usize, start: &Dim, step: i64) -> Res<Value> {
+        let size = shape.get(dim).and_then(Dim::as_known).zip(start.as_known());
+        let (size, start) = size.ok_or_else(|| Fault::unsupported("a change in place of a slice with steps"))?;
+        let places: Vec<i64> = (start..size).step_by(usize::try_from(step).unwrap_or(1)).collect();
+        let mut value = base;
+        for (i, &at) in places.iter().enumerate() {
+            let from = Dim::known(i64::try_from(i).unwrap_or(0));
+            let piece = self.g.try_build(|g| g.slice_axis(new, dim, from, Dim::known(1)))?;
+            value = self.put_range(value, piece, shape, dim, &Dim::known(at), &Dim::known(at + 1))?;
+        }
+        Ok(value)
+    }
+
+    /// A value as an operand of ATen's table.
+    pub fn arg(&mut self, st: &mut State, v: &Val, depth: usize) -> Res<Arg> {
+        Ok(match v {
+            Val::None => Arg::None,
+            Val::Bool(b) => Arg::Bool(*b),
+            Val::Int(n) => Arg::int(*n),
+            Val::Float(x) => Arg::Float(*x),
+            Val::Dim(dim) => Arg::Int(dim.clone()),
+            Val::Str(s) => Arg::Str(s.to_string()),
+            Val::Num(Kind::Text, _) => return Err(Fault::unsupported("text of run time as an operand")),
+            Val::Num(_, t) => Arg::Scalar(self.g.value(t)?),
+            Val::Tensor(r) => {
+                let t = self.read_tensor(st, *r)?;
+                Arg::Tensor(self.g.value(&t)?)
+            }
+            Val::List(_) | Val::Tuple(..) if depth < 4 => {
+                let items = st.items(v);
+                let items = items.ok_or_else(|| Fault::unsupported("a list of run time as an operand"))?;
+                Arg::List(items.iter().map(|v| self.arg(st, v, depth + 1)).collect::<Res<Vec<Arg>>>()?)
+            }
+            Val::Device(_) => Arg::Ignored,
+            other => return Err(Fault::unsupported(format!("{} as an operand", other.kind()))),
+        })
+    }
+
+    /// A result of ATen's table as a value.
+    pub fn result(&mut self, st: &mut State, arg: Arg) -> Res<Val> {
+        Ok(match arg {
+            Arg::None => Val::None,
+            Arg::Tensor(v) => {
+                let t = self.g.node(v);
+                st.tensor(t)
+            }
+            Arg::Int(dim) => int_of(dim),
+            Arg::Float(x) => Val::Float(x),
+            Arg::Bool(b) => Val::Bool(b),
+            Arg::Scalar(v) => {
+                let t = self.g.node(v);
+                let kind = match self.dtype(&t)? {
+                    DType::Bool => Kind::Bool,
+                    d if d.is_float() => Kind::Float,
+                    _ => Kind::Int,
+                };
+                let cast = self.g.try_build(|b| b.cast(v, kind.dtype()))?;
+                let t = self.g.node(cast);
+                self.number_of(kind, t)
+            }
+            Arg::Str(s) => Val::text(s),
+            Arg::DType(d) => Val::Int(super::ops::scalar_code(d).unwrap_or(-1)),
+            Arg::Ignored => Val::Device("cpu".into()),
+            Arg::List(items) => {
+                let items = items.into_iter().map(|a| self.result(st, a)).collect::<Res<Vec<Val>>>()?;
+                st.list(items)
+            }
+        })
+    }
+
+    /// An operator of ATen's table.
+    pub fn tensor_op(&mut self, st: &mut State, ns: &str, name: &str, args: Vec<Val>, kwargs: Kwargs) -> Res<Val> {
+        if matches!(name, "tensor" | "as_tensor" | "scalar_tensor")
+            && let Some(first) = args.first()
+            && !matches!(first, Val::Tensor(_))
+        {
+            return self.new_tensor(st, first.clone(), &args, &kwargs);
+        }
+        if let Some(Val::Tensor(r)) = args.first()
+            && matches!(name, "set_data" | "set_")
+            && let Some(Val::Tensor(from)) = args.get(1)
+        {
+            let t = self.read_tensor(st, *from)?;
+            self.write_tensor(st, *r, t)?;
+            return Ok(Val::Tensor(*r));
+        }
+        let ns = if ns == "builtin" { "prim" } else { ns };
+        let full = format!("{ns}::{name}");
+        let mut operands = vec![];
+        for v in &args {
+            operands.push(self.arg(st, v, 0)?);
+        }
+        let mut named_operands = vec![];
+        for (name, v) in &kwargs {
+            named_operands.push((name.to_string(), self.arg(st, v, 0)?));
+        }
+        let outcome = self.g.try_build(|b| aten::call(b, &full, None, operands, named_operands))?;
+        match outcome.writes {
+            Some(Write::Operand(i)) => self.replaced(st, args.get(i), outcome.results),
+            Some(Write::Out) => {
+                let out = named(&kwargs, "out").cloned();
+                self.replaced(st, out.as_ref(), outcome.results)
+            }
+            None => self.results(st, name, args, kwargs, outcome.results),
+        }
+    }
+
+    /// A change in place: results replace operands.
+    fn replaced(&mut self, st: &mut State, target: Option<&Val>, results: Vec<Arg>) -> Res<Val> {
+        let targets = match target {
+            Some(Val::Tensor(_)) => target.cloned().into_iter().collect(),
+            Some(v) => st.items(v).unwrap_or_default(),
+            None => vec![],
+        };
+        for (target, result) in targets.iter().zip(results) {
+            let (Val::Tensor(r), Arg::Tensor(v)) = (target, result) else {
+                return Err(Fault::unsupported("a change in place of what is no tensor"));
+            };
+            let t = self.g.node(v);
+            self.write_tensor(st, *r, t)?;
+        }
+        Ok(match (target, targets.len()) {
+            (Some(Val::Tensor(r)), _) => Val::Tensor(*r),
+            _ => Val::tuple(targets),
+        })
+    }
+
+    fn results(&mut self, st: &mut State, name: &str, args: Vec<Val>, kwargs: Kwargs, results: Vec<Arg>) -> Res<Val> {
+        let is_list = LISTS.contains(&name);
+        let mut values = vec![];
+        let results = if is_list { flat(results) } else { results };
+        for result in results {
+            values.push(self.result(st, result)?);
+        }
+        if let Some(Val::Tensor(base)) = args.first()
+            && VIEWS.contains(&name)
+        {
+            let (base, op): (Ref, Name) = (*base, name.into());
+            let seen = self.tensor_cell(st, base)?.version;
+            let shared = self.tensor_cell(st, base)?.shared;
+            for (result, v) in values.iter().enumerate() {
+                if let Val::Tensor(r) = v
+                    && let Some(Cell::Tensor(cell)) = st.cell_mut(*r)
+                {
+                    let (op, args, kwargs) = (op.clone(), args.clone(), kwargs.clone());
+                    cell.view = Some(Rc::new(View { base, op, args, kwargs, result }));
+                    (cell.seen, cell.shared) = (seen, shared);
+                }
+            }
+        }
+        if is_list {
+            return Ok(st.list(values));
+        }
+        Ok(match <[Val; 1]>::try_from(values) {
+            Ok([one]) => one,
+            Err(none) if none.is_empty() => Val::None,
+            Err(many) => Val::tuple(many),
+        })
+    }
+
+    /// `torch.tensor(data)` of numbers and lists of them.
+    fn new_tensor(&mut self, st: &mut State, data: Val, args: &[Val], kwargs: &Kwargs) -> Res<Val> {
+        let dtype = named(kwargs, "dtype").or_else(|| args.get(1)).cloned().unwrap_or(Val::None);
+        let mut leaves = vec![];
+        let mut dims = vec![];
+        self.leaves(st, &data, 0, &mut dims, &mut leaves)?;
+        let float = leaves.iter().any(|v| matches!(v, Val::Float(_) | Val::Num(Kind::Float, _)));
+        let bools = !leaves.is_empty() && leaves.iter().all(|v| matches!(v, Val::Bool(_) | Val::Num(Kind::Bool, _)));
+        let dtype = match dtype {
+            Val::Int(code) => scalar_type(code).ok_or_else(|| Fault::unsupported(format!("dtype {code}")))?,
+            _ if float || leaves.is_empty() => DType::F32,
+            _ if bools => DType::Bool,
+            _ => DType::I64,
+        };
+        let shape: Vec<Dim> = dims.iter().map(|&d| Dim::known(i64::try_from(d).unwrap_or(i64::MAX))).collect();
+        let scalars: Option<Vec<kiln_ir::Scalar>> = leaves.iter().map(scalar).collect();
+        let value = match scalars {
+            Some(scalars) => {
+                let converted = scalars.into_iter().map(|s| convert(s, dtype)).collect::<Vec<_>>();
+                let t = Tensor::from_scalars(dtype, &dims, &converted)?;
+                Traced::Constant(t)
+            }
+            None => {
+                let mut parts = vec![];
+                for leaf in &leaves {
+                    let t = self.traced(leaf)?.1;
+                    let v = self.g.value(&t)?;
+                    parts.push(self.g.try_build(|b| {
+                        let v = b.cast(v, dtype)?;
+                        b.reshape(v, &[Dim::known(1)])
+                    })?);
+                }
+                let v = self.g.try_build(|b| {
+                    let flat = b.concat(&parts, 0)?;
+                    b.reshape(flat, &shape)
+                })?;
+                self.g.node(v)
+            }
+        };
+        Ok(st.tensor(value))
+    }
+
+    /// The numbers of nested lists, and their shape.
+    fn leaves(&mut self, st: &State, v: &Val, depth: usize, dims: &mut Vec<usize>, out: &mut Vec<Val>) -> Res<()> {
+        let Some(items) = st.items(v) else {
+            out.push(v.clone());
+            return if dims.len() == depth { Ok(()) } else { Err(Fault::invalid("a list of numbers is ragged")) };
+        };
+        self.tick(items.len())?;
+        if depth > 8 || out.len() > 1 << 16 {
+            return Err(Fault::Limit { what: "size of a list of numbers".to_owned(), limit: 1 << 16 });
+        }
+        match dims.get(depth) {
+            None if dims.len() == depth && (out.is_empty() || depth == 0) => dims.push(items.len()),
+            Some(&d) if d == items.len() => {}
+            _ => return Err(Fault::invalid("a list of numbers is ragged")),
+        }
+        for item in &items {
+            self.leaves(st, item, depth + 1, dims, out)?;
+        }
+        Ok(())
+    }
+}
+
+/// Results with lists in them spread out.
+fn flat(results: Vec<Arg>) -> Vec<Arg> {
+    let mut out = vec![];
+    for result in results {
+        match result {
+            Arg::List(items) => out.extend(items),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// An argument by name.
+fn named<'k>(kwargs: &'k Kwargs, name: &str) -> Option<&'k Val> {
+    kwargs.iter().find(|(n, _)| &**n == name).map(|(_, v)| v)
+}
+
+fn scalar(v: &Val) -> Option<kiln_ir::Scalar> {
+    use kiln_ir::Scalar;
+    match v {
+        Val::Bool(b) => Some(Scalar::B(*b)),
+        Val::Int(n) => Some(Scalar::I(i128::from(*n))),
+        Val::Float(x) => Some(Scalar::F(*x)),
+        _ => None,
+    }
+}
+
+/// A number as an element of a dtype.
+fn convert(s: kiln_ir::Scalar, dtype: DType) -> kiln_ir::Scalar {
+    use kiln_ir::Scalar;
+    let as_float = match s {
+        Scalar::B(b) => f64::from(u8::from(b)),
+        Scalar::I(n) => n as f64,
+        Scalar::F(x) => x,
+    };
+    match (dtype, s) {
+        (DType::Bool, _) => Scalar::B(as_float != 0.0),
+        (d, _) if d.is_float() => Scalar::F(as_float),
+        (_, Scalar::I(n)) => Scalar::I(n),
+        _ => Scalar::I(as_float as i128),
+    }
+}
+
+fn axis(d: i64, rank: usize) -> Res<usize> {
+    let n = i64::try_from(rank).unwrap_or(i64::MAX);
+    let at = if d < 0 { d.saturating_add(n) } else { d };
+    let at = usize::try_from(at).ok().filter(|&at| at < rank);
+    at.ok_or_else(|| Fault::invalid(format!("axis {d} is out of range for rank {rank}")))
+}
+
+fn known_axis(v: &Val, rank: usize) -> Res<usize> {
+    match v {
+        Val::Int(d) => axis(*d, rank),
+        Val::None => axis(0, rank),
+        _ => Err(Fault::unsupported("an axis of run time")),
+    }
+}
+
+/// Axis, start and size of a piece that `split` or `chunk` gave.
+fn piece(st: &State, view: &View, shape: &[Dim]) -> Res<(usize, i64, i64)> {
+    let unknown = || Fault::unsupported("a change in place of a piece whose place shows at run time");
+    let at = |i: usize, name: &str| view.args.get(i).or_else(|| named(&view.kwargs, name)).cloned();
+    let dim = known_axis(&at(2, "dim").unwrap_or(Val::Int(0)), shape.len())?;
+    let total = shape.get(dim).and_then(Dim::as_known).ok_or_else(unknown)?;
+    let result = i64::try_from(view.result).unwrap_or(i64::MAX);
+    let spec = at(1, "split_size").or_else(|| at(1, "chunks")).ok_or_else(unknown)?;
+    let size = match (&spec, &*view.op) {
+        (Val::Int(n), "chunk") if *n > 0 => (total + n - 1) / n,
+        (Val::Int(n), _) => *n,
+        (list, _) => {
+            let sizes = st.items(list).ok_or_else(unknown)?;
+            let mut start = 0;
+            for (i, size) in sizes.iter().enumerate() {
+                let Val::Int(size) = size else { return Err(unknown()) };
+                if i == view.result {
+                    return Ok((dim, start, *size));
+                }
+                start += size;
+            }
+            return Err(unknown());
+        }
+    };
+    let start = result.saturating_mul(size);
+    Ok((dim, start, size.min(total.saturating_sub(start))))
+}

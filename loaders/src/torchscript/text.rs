@@ -1,0 +1,271 @@
+//! Text: formatting as TorchScript does it, and the methods of `str`.
+
+use std::fmt::Write as _;
+
+use super::ast::Name;
+use super::fault::{Fault, Res};
+use super::value::{Cell, ListCell, State, Val};
+
+/// Longest text that the program may make.
+const MAX_TEXT: usize = 1 << 20;
+
+/// Text that is not too long.
+pub(crate) fn bounded(text: String) -> Res<Val> {
+    if text.len() > MAX_TEXT {
+        return Err(Fault::Limit { what: "length of a text".to_owned(), limit: MAX_TEXT });
+    }
+    Ok(Val::text(text))
+}
+
+/// A float as C++ streams of TorchScript write it: integers with a point, others with 17 significant digits.
+pub(crate) fn float(x: f64) -> String {
+    if x.is_nan() {
+        return "nan".to_owned();
+    }
+    if x.is_infinite() {
+        return if x > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    if x.abs() < 1e10 && x.fract() == 0.0 {
+        return format!("{x:.0}.");
+    }
+    // As `%.17g`.
+    let scientific = format!("{x:.16e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let trimmed = |s: &str| match s.contains('.') {
+        true => s.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => s.to_owned(),
+    };
+    if (-5..17).contains(&exponent) {
+        let places = usize::try_from(16 - exponent).unwrap_or(0);
+        return trimmed(&format!("{x:.places$}"));
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{}e{sign}{:02}", trimmed(digits), exponent.abs())
+}
+
+/// Parts of a message that show at run time.
+#[derive(Default)]
+pub(crate) struct Parts {
+    /// The text, with `{}` for each part.
+    pub text: String,
+    /// The parts.
+    pub values: Vec<Val>,
+}
+
+impl Parts {
+    /// The text, or the message if it has parts.
+    pub fn finish(self) -> Res<Val> {
+        if self.values.is_empty() {
+            return bounded(self.text);
+        }
+        if self.text.len() > MAX_TEXT {
+            return Err(Fault::Limit { what: "length of a text".to_owned(), limit: MAX_TEXT });
+        }
+        Ok(Val::Message(self.text.into(), self.values.into()))
+    }
+
+    /// Writes a value as `str` does.
+    pub fn write(&mut self, st: &State, v: &Val, depth: usize) -> Res<()> {
+        if depth > 16 || self.text.len() > MAX_TEXT {
+            return Err(Fault::Limit { what: "length of a text".to_owned(), limit: MAX_TEXT });
+        }
+        match v {
+            Val::None => self.text.push_str("None"),
+            Val::Bool(b) => self.text.push_str(if *b { "True" } else { "False" }),
+            Val::Int(n) => {
+                let _ = write!(self.text, "{n}");
+            }
+            Val::Float(x) => self.text.push_str(&float(*x)),
+            Val::Str(s) | Val::Device(s) => self.text.push_str(s),
+            Val::Member(class, name, _) => {
+                let _ = write!(self.text, "{class}.{name}");
+            }
+            Val::Dim(_) | Val::Num(..) => {
+                self.text.push_str("{}");
+                self.values.push(v.clone());
+            }
+            Val::Message(text, parts) => {
+                self.text.push_str(text);
+                self.values.extend(parts.iter().cloned());
+            }
+            Val::Tuple(items, _) => self.all(st, items, "(", ")", depth)?,
+            Val::List(r) => match st.cell(*r) {
+                Some(Cell::List(ListCell::Items(items))) => self.all(st, items, "[", "]", depth)?,
+                _ => self.text.push_str("[...]"),
+            },
+            Val::Dict(r) => {
+                let Some(Cell::Dict(pairs)) = st.cell(*r) else { return Err(Fault::invalid("no such dict")) };
+                self.text.push('{');
+                for (i, (key, value)) in pairs.iter().enumerate() {
+                    if i > 0 {
+                        self.text.push_str(", ");
+                    }
+                    self.write(st, key, depth + 1)?;
+                    self.text.push_str(": ");
+                    self.write(st, value, depth + 1)?;
+                }
+                self.text.push('}');
+            }
+            other => {
+                let _ = write!(self.text, "<{}>", other.kind());
+            }
+        }
+        Ok(())
+    }
+
+    fn all(&mut self, st: &State, items: &[Val], open: &str, close: &str, depth: usize) -> Res<()> {
+        self.text.push_str(open);
+        for (i, item) in items.iter().enumerate() {
+            if i > 0 {
+                self.text.push_str(", ");
+            }
+            self.write(st, item, depth + 1)?;
+        }
+        self.text.push_str(close);
+        Ok(())
+    }
+}
+
+/// `template.format(values)`.
+pub(crate) fn format(st: &State, template: &str, values: &[Val]) -> Res<Val> {
+    let mut parts = Parts::default();
+    let mut rest = template;
+    let mut values = values.iter();
+    while let Some((before, after)) = rest.split_once("{}") {
+        parts.text.push_str(before);
+        match values.next() {
+            Some(v) => parts.write(st, v, 0)?,
+            None => return Err(Fault::invalid("a format has fewer values than places")),
+        }
+        rest = after;
+    }
+    parts.text.push_str(rest);
+    parts.finish()
+}
+
+/// `template % values`.
+pub(crate) fn percent(st: &State, template: &str, values: &[Val]) -> Res<Val> {
+    let mut parts = Parts::default();
+    let mut values = values.iter();
+    let mut chars = template.chars();
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            parts.text.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('%') => parts.text.push('%'),
+            Some(code @ ('s' | 'r' | 'd' | 'i' | 'g' | 'f' | 'e')) => {
+                let v = values.next().ok_or_else(|| Fault::invalid("a format has fewer values than places"))?;
+                match (code, v) {
+                    ('d' | 'i', Val::Float(x)) => parts.text.push_str(&format!("{:.0}", x.trunc())),
+                    ('f', Val::Float(x)) => parts.text.push_str(&format!("{x:.6}")),
+                    ('f', Val::Int(n)) => parts.text.push_str(&format!("{n}.000000")),
+                    _ => parts.write(st, v, 0)?,
+                }
+            }
+            _ => return Err(Fault::unsupported(format!("the format {template:.100?}"))),
+        }
+    }
+    parts.finish()
+}
+
+/// The characters of a slice, as Python has it.
+pub(crate) fn slice(text: &str, start: Option<i64>, end: Option<i64>, step: i64) -> Res<Val> {
+    let chars: Vec<char> = text.chars().collect();
+    let picked = positions(chars.len(), start, end, step)?;
+    bounded(picked.into_iter().filter_map(|i| chars.get(i)).collect())
+}
+
+/// The positions of a slice of so many elements.
+pub(crate) fn positions(length: usize, start: Option<i64>, end: Option<i64>, step: i64) -> Res<Vec<usize>> {
+    if step <= 0 {
+        return Err(Fault::unsupported(format!("a slice with step {step}")));
+    }
+    let n = i64::try_from(length).unwrap_or(i64::MAX);
+    let place = |at: i64| if at < 0 { at.saturating_add(n).max(0) } else { at.min(n) };
+    let (from, to) = (place(start.unwrap_or(0)), place(end.unwrap_or(n)));
+    let step = usize::try_from(step).unwrap_or(usize::MAX);
+    let range = usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0);
+    Ok(range.step_by(step).collect())
+}
+
+/// A method of `str` on known text; `None` if there is none of that name.
+pub(crate) fn method(st: &mut State, name: &str, text: &str, args: &[Val]) -> Res<Option<Val>> {
+    let str_at = |i: usize| match args.get(i) {
+        Some(Val::Str(s)) => Some(s.clone()),
+        _ => None,
+    };
+    let strings = |st: &mut State, list: Vec<String>| {
+        let items = list.into_iter().map(Val::text).collect();
+        st.list(items)
+    };
+    let is_all = |test: fn(char) -> bool| Val::Bool(!text.is_empty() && text.chars().all(test));
+    let chars = |set: Option<Name>| move |c: char| match &set {
+        Some(set) => set.contains(c),
+        None => c.is_whitespace(),
+    };
+    Ok(Some(match name {
+        "upper" => bounded(text.to_uppercase())?,
+        "lower" => bounded(text.to_lowercase())?,
+        "strip" => Val::text(text.trim_matches(chars(str_at(0)))),
+        "lstrip" => Val::text(text.trim_start_matches(chars(str_at(0)))),
+        "rstrip" => Val::text(text.trim_end_matches(chars(str_at(0)))),
+        "startswith" => Val::Bool(str_at(0).is_some_and(|p| text.starts_with(&*p))),
+        "endswith" => Val::Bool(str_at(0).is_some_and(|p| text.ends_with(&*p))),
+        "isdigit" => is_all(|c| c.is_ascii_digit()),
+        "isalpha" => is_all(char::is_alphabetic),
+        "isalnum" => is_all(char::is_alphanumeric),
+        "isspace" => is_all(char::is_whitespace),
+        "isupper" => Val::Bool(text.chars().any(char::is_uppercase) && !text.chars().any(char::is_lowercase)),
+        "islower" => Val::Bool(text.chars().any(char::is_lowercase) && !text.chars().any(char::is_uppercase)),
+        "find" => match str_at(0).and_then(|p| text.find(&*p)) {
+            Some(at) => Val::Int(text.get(..at).map_or(0, |t| t.chars().count()) as i64),
+            None => Val::Int(-1),
+        },
+        "count" => Val::Int(str_at(0).map_or(0, |p| text.matches(&*p).count()) as i64),
+        "replace" => match (str_at(0), str_at(1)) {
+            (Some(from), Some(to)) if to.len() <= 1024 => bounded(text.replace(&*from, &to))?,
+            _ => return Ok(None),
+        },
+        "split" => match str_at(0) {
+            Some(by) if !by.is_empty() => strings(st, text.split(&*by).map(str::to_owned).collect()),
+            _ => strings(st, text.split_whitespace().map(str::to_owned).collect()),
+        },
+        "splitlines" => strings(st, text.lines().map(str::to_owned).collect()),
+        "join" => {
+            let items = args.first().and_then(|v| st.items(v)).unwrap_or_default();
+            let mut out = String::new();
+            for (i, item) in items.iter().enumerate() {
+                let Val::Str(item) = item else { return Err(Fault::unsupported("joining what shows at run time")) };
+                if i > 0 {
+                    out.push_str(text);
+                }
+                out.push_str(item);
+                if out.len() > MAX_TEXT {
+                    break;
+                }
+            }
+            bounded(out)?
+        }
+        "ord" => Val::Int(text.chars().next().map_or(0, |c| i64::from(u32::from(c)))),
+        "len" => Val::Int(text.chars().count() as i64),
+        _ => return Ok(None),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_print_as_torch_does() {
+        let cases = [(1.0, "1."), (0.1, "0.10000000000000001"), (1e-20, "9.9999999999999995e-21"), (1e30, "1e+30")];
+        for (x, expected) in cases {
+            assert_eq!(float(x), expected);
+        }
+        assert_eq!(float(31.25), "31.25");
+        assert_eq!(float(-0.5), "-0.5");
+    }
+}

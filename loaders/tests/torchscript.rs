@@ -1,0 +1,216 @@
+//! TorchScript programs: those beside this file, made by `torchscript/make.py`, and real ones.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use common::fixture;
+use kiln_ir::eval::EvalError;
+use kiln_ir::{DType, Datum, Dim, Evaluator, Module, Tensor, verify};
+use kiln_loaders::{LoadError, LoadOptions, load};
+use serde_json::Value as Json;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torchscript")
+}
+
+fn options(shapes: &[(&str, &str)]) -> LoadOptions {
+    let dims = |text: &str| {
+        let parts = text.split(',').filter(|d| !d.is_empty());
+        parts.map(|d| d.parse::<Dim>().unwrap()).collect()
+    };
+    let shapes = shapes.iter().map(|(name, text)| ((*name).to_owned(), dims(text))).collect();
+    LoadOptions { shapes, ..LoadOptions::default() }
+}
+
+fn loaded(path: &Path, options: &LoadOptions) -> Module {
+    let module = load(path, options).unwrap_or_else(|e| panic!("{e}"));
+    verify(&module).unwrap_or_else(|e| panic!("{}: {}", path.display(), e[0]));
+    module
+}
+
+/// Runs an entry by name.
+fn call(ev: &mut Evaluator<'_>, module: &Module, name: &str, inputs: &[Datum]) -> Result<Vec<Datum>, EvalError> {
+    let entry = module.entries().iter().find(|&&id| module.graph(id).name() == name);
+    ev.run(*entry.unwrap_or_else(|| panic!("no entry {name}")), inputs)
+}
+
+fn dtype(name: &str) -> DType {
+    match name {
+        "float32" => DType::F32,
+        "float64" => DType::F64,
+        "int64" => DType::I64,
+        "bool" => DType::Bool,
+        other => panic!("{other}"),
+    }
+}
+
+/// A tensor as `make.py` writes it.
+fn tensor(json: &Json) -> Tensor {
+    let dims: Vec<usize> = json["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
+    let data = json["data"].as_array().unwrap();
+    if json["dtype"] == "string" {
+        return Tensor::strings(&dims, data.iter().map(|s| s.as_str().unwrap().to_owned()).collect()).unwrap();
+    }
+    let dtype = dtype(json["dtype"].as_str().unwrap());
+    let scalars: Vec<kiln_ir::Scalar> = data
+        .iter()
+        .map(|v| match dtype {
+            DType::Bool => kiln_ir::Scalar::B(v.as_f64().unwrap() != 0.0),
+            DType::I64 => kiln_ir::Scalar::I(v.as_f64().unwrap() as i128),
+            _ => kiln_ir::Scalar::F(v.as_f64().unwrap()),
+        })
+        .collect();
+    Tensor::from_scalars(dtype, &dims, &scalars).unwrap()
+}
+
+fn close(found: &Datum, expected: &Tensor, place: &str) {
+    let found = found.as_tensor().unwrap_or_else(|| panic!("{place}: no tensor"));
+    assert_eq!((found.dtype(), found.dims()), (expected.dtype(), expected.dims()), "{place}");
+    if found.dtype() == DType::String {
+        assert_eq!(found, expected, "{place}");
+        return;
+    }
+    let number = |s: kiln_ir::Scalar| match s {
+        kiln_ir::Scalar::B(b) => f64::from(u8::from(b)),
+        kiln_ir::Scalar::I(n) => n as f64,
+        kiln_ir::Scalar::F(x) => x,
+    };
+    for i in 0..found.numel() {
+        let (a, b) = (number(found.element(i).unwrap()), number(expected.element(i).unwrap()));
+        assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{place}, element {i}: {a} and {b}");
+    }
+}
+
+/// A program of this folder: every call gives what torch gave, or fails with torch's message.
+fn check(name: &str) {
+    let text = std::fs::read_to_string(folder().join(format!("{name}.json"))).unwrap();
+    let case: Json = serde_json::from_str(&text).unwrap();
+    let mut options = LoadOptions::default();
+    for (input, dims) in case["shapes"].as_object().unwrap() {
+        let dim = |d: &Json| match d.as_i64() {
+            Some(n) => Dim::known(n),
+            None => Dim::symbol(d.as_str().unwrap()),
+        };
+        options.shapes.insert(input.clone(), dims.as_array().unwrap().iter().map(dim).collect());
+    }
+    for (name, value) in case["arguments"].as_object().unwrap() {
+        options.arguments.insert(name.clone(), value.as_str().unwrap().to_owned());
+    }
+    let module = loaded(&folder().join(format!("{name}.pt")), &options);
+    let mut ev = Evaluator::new(&module);
+    for (i, c) in case["calls"].as_array().unwrap().iter().enumerate() {
+        let inputs: Vec<Datum> = c["inputs"].as_array().unwrap().iter().map(|t| tensor(t).into()).collect();
+        let place = format!("{name}, call {i}");
+        let results = call(&mut ev, &module, c["method"].as_str().unwrap(), &inputs);
+        match (results, c["error"].as_str()) {
+            (Ok(results), None) => {
+                let expected = c["outputs"].as_array().unwrap();
+                assert_eq!(results.len(), expected.len(), "{place}");
+                for (k, (found, expected)) in results.iter().zip(expected).enumerate() {
+                    close(found, &tensor(expected), &format!("{place}, result {k}"));
+                }
+            }
+            (Err(error), Some(message)) => assert!(error.to_string().contains(message), "{place}: {error}"),
+            (Ok(_), Some(message)) => panic!("{place}: it should fail: {message}"),
+            (Err(error), None) => panic!("{place}: {error}"),
+        }
+    }
+}
+
+macro_rules! programs {
+    ($($name:ident: $file:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            check($file);
+        }
+    )*};
+}
+
+programs! {
+    loops_of_run_time: "Loops";
+    early_returns: "EarlyReturn";
+    changes_in_place: "InPlace";
+    containers: "Containers";
+    named_tuples: "Named";
+    growing_lists: "Grow";
+    exceptions: "Raise";
+    memory: "Memory";
+    buffers: "Buffers";
+    nested_modules: "Nested";
+    writes_of_run_time: "Writes";
+    scalars: "Scalars";
+}
+
+fn f32s(dims: &[usize], values: &[f32]) -> Datum {
+    Tensor::from_slice(dims, values).unwrap().into()
+}
+
+/// Runs `forward` of a file of tch-rs, if it is here.
+fn foo(name: &str, shapes: &[(&str, &str)], inputs: &[Datum]) -> Option<Vec<Datum>> {
+    let path = fixture(&format!("torchscript/{name}.pt"))?;
+    let module = loaded(&path, &options(shapes));
+    Some(call(&mut Evaluator::new(&module), &module, "forward", inputs).unwrap_or_else(|e| panic!("{e}")))
+}
+
+fn number(v: f32) -> Datum {
+    Tensor::scalar(v).into()
+}
+
+#[test]
+fn files_of_tch() {
+    let x = f32s(&[5], &[3.0, 1.0, 4.0, 1.0, 5.0]);
+    let Some(found) = foo("foo", &[("x", "5"), ("y", "")], &[x, number(7.0)]) else { return };
+    assert_eq!(found, [f32s(&[5], &[55.0, 51.0, 57.0, 51.0, 59.0])]);
+    let scalars = [("x", ""), ("y", "")];
+    let two = [number(42.0), number(1337.0)];
+    assert_eq!(foo("foo1", &scalars, &two).unwrap(), [number(1421.0)]);
+    assert_eq!(foo("foo2", &scalars, &two).unwrap(), [number(1421.0), number(-1295.0)]);
+    let x = f32s(&[5], &[1.0, 2.0, 3.0, 4.0, 5.0]);
+    for shape in ["5", "n"] {
+        assert_eq!(foo("foo3", &[("x", shape)], std::slice::from_ref(&x)).unwrap(), [number(120.0)]);
+    }
+    let args = [Tensor::scalar(2f64).into(), Tensor::scalar(3f64).into(), Tensor::scalar(4i64).into()];
+    assert_eq!(foo("foo4", &[], &args).unwrap(), [Tensor::scalar(14f64).into()]);
+}
+
+#[test]
+fn text_as_data() {
+    let text = |s: &str| Datum::from(Tensor::strings(&[], vec![s.to_owned()]).unwrap());
+    let list = |items: &[&str]| {
+        let items: Vec<Datum> = items.iter().map(|s| text(s)).collect();
+        Datum::Sequence { element: items[0].ty(), items }
+    };
+    let Some(found) = foo("foo5", &[], &[list(&["foo", "bar", "foobar"])]) else { return };
+    let Datum::Sequence { items, .. } = &found[0] else { panic!("{found:?}") };
+    assert_eq!(items, &[text("fo"), text("ba"), text("fooba")]);
+}
+
+#[test]
+fn objects_as_results() {
+    let Some(path) = fixture("torchscript/foo6.pt") else { return };
+    let module = loaded(&path, &options(&[("x", "3")]));
+    let x = f32s(&[3], &[3.0, 4.0, 5.0]);
+    let mut ev = Evaluator::new(&module);
+    let attributes = call(&mut ev, &module, "forward", std::slice::from_ref(&x)).unwrap();
+    let doubled = call(&mut ev, &module, "TorchScriptClass.y", &attributes).unwrap();
+    assert_eq!(doubled, [f32s(&[3], &[6.0, 8.0, 10.0])]);
+}
+
+#[test]
+fn shapes_are_asked_for() {
+    let error = load(&folder().join("Loops.pt"), &LoadOptions::default()).unwrap_err();
+    assert!(matches!(error, LoadError::Option { .. }), "{error}");
+    assert!(error.to_string().contains("--shape x="), "{error}");
+    let error = load(&folder().join("Loops.pt"), &options(&[("y", "2")])).unwrap_err();
+    assert!(error.to_string().contains("no argument is named `y`"), "{error}");
+}
+
+#[test]
+fn arguments_decide() {
+    let mut options = options(&[("x", "2,3")]);
+    options.arguments = BTreeMap::from([("n".to_owned(), "2".to_owned())]);
+    let module = loaded(&folder().join("Loops.pt"), &options);
+    assert_eq!(module.graph(module.entries()[0]).inputs().len(), 1);
+}
