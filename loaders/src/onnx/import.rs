@@ -16,6 +16,7 @@ use super::proto::{
 };
 use super::tensor::{ExternalData, sparse, tensor};
 use super::types::value_type;
+use crate::binding::{self, Binding};
 use crate::{Issue, IssueKind, LoadError, LoadOptions};
 
 /// What a name stands for.
@@ -54,6 +55,8 @@ pub(crate) struct Session<'p> {
     pub(super) issues: Vec<Issue>,
     /// Problems beyond those that are listed.
     unlisted: usize,
+    /// Weights in place of the file's.
+    binding: Option<Binding<'p>>,
     pub(super) nodes: usize,
     max_nodes: usize,
     /// Bytes that dense forms of sparse tensors may still take.
@@ -97,8 +100,14 @@ pub(crate) fn import(
     let Some(graph) = &model.graph else {
         return Err(LoadError::Malformed { path: path(), reason: "the model has no graph".to_owned() });
     };
+    let checkpoint = match &options.weights {
+        Some(new) => Some((new, binding::open(new, &options.limits)?)),
+        None => None,
+    };
+    let binding = checkpoint.as_ref().map(|(new, found)| Binding::new(new, found, &options.limits));
     let mut session = Session {
         file: file.to_owned(),
+        binding,
         functions: FxHashMap::default(),
         external,
         options,
@@ -129,6 +138,9 @@ pub(crate) fn import(
     let (Some(outputs), true) = (outputs, session.issues.is_empty()) else {
         return Err(LoadError::Graph { path: path(), issues: session.issues, unlisted: session.unlisted });
     };
+    if let Some(binding) = session.binding {
+        binding.finish()?;
+    }
     for (info, v) in graph.output.iter().zip(outputs) {
         builder.output(&info.name, v);
     }
@@ -280,7 +292,11 @@ fn add_initializer<'p>(
     proto: &'p TensorProto,
     value: Result<kiln_ir::Tensor, String>,
 ) {
-    let value = value.and_then(|t| b.constant(t).map_err(|e| e.to_string()));
+    let bound = |own| match session.binding.as_mut() {
+        Some(binding) => binding.bind(&proto.name, own),
+        None => own,
+    };
+    let value = value.map(bound).and_then(|t| b.constant(t).map_err(|e| e.to_string()));
     let slot = match value {
         Ok(v) => {
             b.set_name(v, &proto.name);
