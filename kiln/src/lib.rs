@@ -36,6 +36,8 @@ use kiln_runtime::{Executable, Image, Session, SessionOptions};
 pub struct Options {
     /// Shapes in place of declared ones.
     pub shapes: Vec<ShapeOverride>,
+    /// Weights in place of those that the model file holds.
+    pub weights: Option<kiln_loaders::NewWeights>,
     /// Bounds on what a model file may ask for while it is loaded; [`Options::passes`] has those of constant folding.
     pub limits: kiln_loaders::Limits,
     /// Instruction set to compile for; this machine's if not given.
@@ -54,7 +56,16 @@ impl Default for Options {
     fn default() -> Self {
         let passes = kiln_passes::Options::default();
         let limits = kiln_loaders::Limits::default();
-        Options { shapes: vec![], limits, tier: None, winograd: true, passes, threads: None, listings: false }
+        Options {
+            shapes: vec![],
+            weights: None,
+            limits,
+            tier: None,
+            winograd: true,
+            passes,
+            threads: None,
+            listings: false,
+        }
     }
 }
 
@@ -85,10 +96,13 @@ impl Compiled {
     }
 }
 
-/// Whether the file is an artifact, by its content.
+/// Whether the file is an artifact, by its content. A folder is none.
 pub fn is_artifact(path: &Path) -> Result<bool, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let mut head = vec![];
+    if path.is_dir() {
+        return Ok(false);
+    }
     // Opening a pipe would wait for its writer.
     if !std::fs::metadata(path).map_err(io)?.is_file() {
         return Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file")));
@@ -108,12 +122,17 @@ pub fn load_within(
     shapes: &[ShapeOverride],
     limits: &kiln_loaders::Limits,
 ) -> Result<Module, Error> {
+    load_with(path, &Options { shapes: shapes.to_vec(), limits: limits.clone(), ..Options::default() })
+}
+
+/// Loads a model file into graph IR, with the shapes, weights and limits of the options.
+pub fn load_with(path: &Path, options: &Options) -> Result<Module, Error> {
     if is_artifact(path)? {
         return Err(Error::NeedsModel { path: path.to_owned(), what: "loading" });
     }
-    let shapes = shapes.iter().map(|s| (s.input.clone(), s.dims.clone())).collect();
-    let limits = limits.clone();
-    let options = kiln_loaders::LoadOptions { shapes, limits, ..Default::default() };
+    let shapes = options.shapes.iter().map(|s| (s.input.clone(), s.dims.clone())).collect();
+    let (weights, limits) = (options.weights.clone(), options.limits.clone());
+    let options = kiln_loaders::LoadOptions { shapes, weights, limits, ..Default::default() };
     Ok(kiln_loaders::load(path, &options)?)
 }
 
@@ -171,7 +190,7 @@ pub fn kernel_uses(program: &Program) -> Vec<KernelUse<'_>> {
 
 /// Loads and compiles a model file.
 pub fn compile_file(path: &Path, options: &Options) -> Result<Compiled, Error> {
-    compile(load_within(path, &options.shapes, &options.limits)?, options)
+    compile(load_with(path, options)?, options)
 }
 
 /// A session on a model (compiled now) or an artifact (compiled before; `options` is not used then).

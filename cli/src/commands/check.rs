@@ -16,7 +16,7 @@ const LISTED: usize = 20;
 /// Compares compiled and evaluated results.
 pub fn run(args: &CheckArgs) -> Result<()> {
     let place = || args.model.display().to_string();
-    let module = kiln::load_within(&args.model, &args.options.shapes, &args.options.limits.loading())?;
+    let module = kiln::load_with(&args.model, &options(&args.options)?)?;
     let id = match &args.entry {
         Some(name) => module.entries().iter().copied().find(|&g| module.graph(g).name() == name),
         None => module.entries().first().copied(),

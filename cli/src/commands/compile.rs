@@ -34,7 +34,7 @@ pub fn run(args: &CompileArgs) -> Result<()> {
 
     let start = Instant::now();
     let bar = spinner(&format!("loading {}", model.display()));
-    let module = kiln::load_within(model, &args.options.shapes, &options.limits)?;
+    let module = kiln::load_with(model, &options)?;
     let loaded = start.elapsed().as_secs_f64() * 1e3;
     bar.set_message(format!("compiling {}", model.display()));
     let compiled = kiln::compile(module, &options)?;
