@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kiln::ShapeOverride;
-use kiln::loaders::Limits;
+use kiln::loaders::{Limits, NameRule, NewWeights};
 use kiln::passes::FoldBudget;
 
 /// Compiles neural networks ahead of serving and runs them.
 ///
-/// A MODEL is a file that another framework saved (ONNX, TorchScript, torch.export); an ARTIFACT is what `kiln compile` writes. Either is
-/// recognised by its content. Exit codes: 0 done, 1 the model or its data is at fault, 2 wrong usage.
+/// A MODEL is a file that another framework saved (ONNX, TorchScript, torch.export), or a folder of Hugging Face's libraries
+/// (`config.json` beside weights); an ARTIFACT is what `kiln compile` writes. Either is recognised by its content. Exit
+/// codes: 0 done, 1 the model or its data is at fault, 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "kiln", version, max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
@@ -27,6 +28,8 @@ pub enum Command {
     /// Compile a model into an artifact that a server loads in milliseconds.
     ///
     /// Example: kiln compile resnet50.onnx -o resnet50.kiln --shape input=1,3,224,224
+    ///
+    /// Example: kiln compile all-MiniLM-L6-v2/ -o minilm.kiln
     Compile(CompileArgs),
     /// Run one inference on .npy, .npz or .pb inputs.
     ///
@@ -51,6 +54,9 @@ pub struct ModelArgs {
     /// Compile a program for this value of an argument that is no tensor: NAME=VALUE. May be repeated.
     #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = argument)]
     pub arguments: Vec<(String, String)>,
+    /// Weights by name in place of those in the model.
+    #[command(flatten)]
+    pub weights: WeightArgs,
     /// Instruction set to compile for.
     #[arg(long, value_enum, default_value_t = TargetArg::Native)]
     pub target: TargetArg,
@@ -70,6 +76,29 @@ fn argument(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("it is not of the form NAME=VALUE".to_owned()),
+    }
+}
+
+/// Weights in place of those that a model holds.
+#[derive(Debug, Clone, Args)]
+pub struct WeightArgs {
+    /// Take the weights from a checkpoint, by name: each takes the place of the model's tensor of that name and shape.
+    #[arg(long, value_name = "CKPT")]
+    pub weights: Option<PathBuf>,
+    /// Rename tensors of the checkpoint first: FROM=TO or FROM->TO, of which names begin with FROM begin with TO
+    /// instead. May be repeated; the first that fits applies.
+    #[arg(long = "map", value_name = "RULE", requires = "weights")]
+    pub rules: Vec<NameRule>,
+    /// Allow that weights are missing, which keep the model's values, and that tensors are left over.
+    #[arg(long, requires = "weights")]
+    pub partial: bool,
+}
+
+impl WeightArgs {
+    /// The loader's option.
+    pub fn loading(&self) -> Option<NewWeights> {
+        let file = self.weights.clone()?;
+        Some(NewWeights { file, rules: self.rules.clone(), partial: self.partial })
     }
 }
 
@@ -263,7 +292,7 @@ pub struct ProfileArgs {
 /// `kiln inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// Model, artifact or checkpoint (PyTorch, safetensors, GGUF, or the index of a sharded one).
+    /// Model, artifact or checkpoint (PyTorch, safetensors, GGUF, or the index of a sharded one), or a folder.
     pub model: PathBuf,
     /// Print one JSON object instead of text (a checkpoint).
     #[arg(long)]

@@ -38,6 +38,8 @@ pub struct Options {
     pub shapes: Vec<ShapeOverride>,
     /// Values of arguments of a program that are no tensors, by name: it is compiled for these.
     pub arguments: Vec<(String, String)>,
+    /// Weights in place of those that the model file holds.
+    pub weights: Option<kiln_loaders::NewWeights>,
     /// Bounds on what a model file may ask for while it is loaded; [`Options::passes`] has those of constant folding.
     pub limits: kiln_loaders::Limits,
     /// Instruction set to compile for; this machine's if not given.
@@ -56,7 +58,17 @@ impl Default for Options {
     fn default() -> Self {
         let passes = kiln_passes::Options::default();
         let limits = kiln_loaders::Limits::default();
-        Options { shapes: vec![], arguments: vec![], limits, tier: None, winograd: true, passes, threads: None, listings: false }
+        Options {
+            shapes: vec![],
+            arguments: vec![],
+            weights: None,
+            limits,
+            tier: None,
+            winograd: true,
+            passes,
+            threads: None,
+            listings: false,
+        }
     }
 }
 
@@ -87,10 +99,13 @@ impl Compiled {
     }
 }
 
-/// Whether the file is an artifact, by its content.
+/// Whether the file is an artifact, by its content. A folder is none.
 pub fn is_artifact(path: &Path) -> Result<bool, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let mut head = vec![];
+    if path.is_dir() {
+        return Ok(false);
+    }
     // Opening a pipe would wait for its writer.
     if !std::fs::metadata(path).map_err(io)?.is_file() {
         return Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file")));
@@ -110,19 +125,18 @@ pub fn load_within(
     shapes: &[ShapeOverride],
     limits: &kiln_loaders::Limits,
 ) -> Result<Module, Error> {
-    let options = Options { shapes: shapes.to_vec(), limits: limits.clone(), ..Options::default() };
-    load_with(path, &options)
+    load_with(path, &Options { shapes: shapes.to_vec(), limits: limits.clone(), ..Options::default() })
 }
 
-/// Loads a model file into graph IR as it would be compiled.
+/// Loads a model file into graph IR, with the shapes, arguments, weights and limits of the options.
 pub fn load_with(path: &Path, options: &Options) -> Result<Module, Error> {
     if is_artifact(path)? {
         return Err(Error::NeedsModel { path: path.to_owned(), what: "loading" });
     }
     let shapes = options.shapes.iter().map(|s| (s.input.clone(), s.dims.clone())).collect();
     let arguments = options.arguments.iter().cloned().collect();
-    let limits = options.limits.clone();
-    let options = kiln_loaders::LoadOptions { shapes, arguments, limits, ..Default::default() };
+    let (weights, limits) = (options.weights.clone(), options.limits.clone());
+    let options = kiln_loaders::LoadOptions { shapes, arguments, weights, limits, ..Default::default() };
     Ok(kiln_loaders::load(path, &options)?)
 }
 

@@ -4,6 +4,9 @@ use std::fmt;
 
 use kiln_ir::{InferError, Origin, TensorError};
 
+use crate::binding::WeightFaults;
+use crate::checkpoint::CheckpointError;
+
 /// Why a file does not load.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -59,9 +62,25 @@ pub enum LoadError {
         /// What is wrong, or not supported.
         reason: String,
     },
-    /// The tensors and values of an archive cannot be read.
+    /// A folder of a model, or a file in it, does not say what to build.
+    #[error("{path}: {reason}")]
+    Folder {
+        /// The folder, or the file.
+        path: String,
+        /// What is wrong, with the field where there is one.
+        reason: String,
+    },
+    /// A checkpoint, or the tensors and values of an archive, cannot be read.
     #[error(transparent)]
-    Checkpoint(#[from] crate::checkpoint::CheckpointError),
+    Checkpoint(#[from] CheckpointError),
+    /// The weights do not fit the model; all that differs is listed.
+    #[error("{path}: {faults}")]
+    Weights {
+        /// The checkpoint, or the folder.
+        path: String,
+        /// Every name that does not fit.
+        faults: Box<WeightFaults>,
+    },
     /// The file asks for more than the limits allow.
     #[error("{path}: {what} is more than the limit of {limit}")]
     Limit {

@@ -2,7 +2,8 @@
 //!
 //! A location is a relative path without `..`; neither it nor a folder on the way may be a link, and the file may have
 //! no second hard link: either would let a model read files that its author does not own (CVE-2022-25882,
-//! CVE-2024-27318, CVE-2024-5187). Files are mapped once and shared by all tensors in them.
+//! CVE-2024-27318, CVE-2024-5187). Links of the hub's cache into its own blobs are the exception. Files are mapped once
+//! and shared by all tensors in them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -25,6 +26,21 @@ impl Folder {
         Folder { root, open: RefCell::default() }
     }
 
+    /// The folder `root` itself.
+    pub(crate) fn at(root: &Path) -> Self {
+        Folder { root: root.to_owned(), open: RefCell::default() }
+    }
+
+    /// A location as messages name it.
+    pub(crate) fn display(&self, location: &str) -> String {
+        self.root.join(location).display().to_string()
+    }
+
+    /// Whether something is at a location.
+    pub(crate) fn has(&self, location: &str) -> bool {
+        self.path(location).is_ok_and(|path| path.exists())
+    }
+
     /// Where a location lies; the file may be missing.
     pub(crate) fn path(&self, location: &str) -> Result<PathBuf, String> {
         confined(location).map(|relative| self.root.join(relative))
@@ -42,7 +58,10 @@ impl Folder {
             path.push(part);
             let meta = std::fs::symlink_metadata(&path).map_err(|e| format!("`{location}`: {e}"))?;
             if meta.file_type().is_symlink() {
-                return Err(format!("`{location}` leads through a symbolic link"));
+                let blob = self.blob(&path).filter(|_| relative.components().count() == 1);
+                path = blob.ok_or_else(|| format!("`{location}` leads through a symbolic link"))?;
+                is_file = path.is_file();
+                continue;
             }
             is_file = meta.is_file();
         }
@@ -61,12 +80,24 @@ impl Folder {
         // Between the check and the open a folder could have been swapped for a link: look at where we are.
         let real = path.canonicalize().map_err(|e| format!("`{location}`: {e}"))?;
         let root = self.root.canonicalize().map_err(|e| format!("`{}`: {e}", self.root.display()))?;
-        if !real.starts_with(&root) {
+        if !real.starts_with(&root) && self.blob(&path).as_ref() != Some(&real) {
             return Err(format!("`{location}` lies outside the model's folder"));
         }
         let bytes = crate::map::map(&file).map_err(|e| format!("`{location}`: {e}"))?;
         self.open.borrow_mut().insert(relative, bytes.clone());
         Ok(bytes)
+    }
+}
+
+impl Folder {
+    /// Where a link of a snapshot in the hub's cache leads: from `MODEL/snapshots/REVISION` to `MODEL/blobs`, whose files
+    /// are that model's and no others. None for other links, and where a link is on the way to the blobs.
+    fn blob(&self, link: &Path) -> Option<PathBuf> {
+        let root = self.root.canonicalize().ok()?;
+        let snapshots = root.parent().filter(|parent| parent.ends_with("snapshots"))?;
+        let blobs = snapshots.parent()?.join("blobs");
+        let real = link.canonicalize().ok()?;
+        (real.parent() == Some(&*blobs)).then_some(real)
     }
 }
 

@@ -5,10 +5,12 @@
 #![deny(unsafe_code)]
 
 mod aten;
+mod binding;
 pub mod checkpoint;
 pub mod detect;
 mod error;
 mod folder;
+mod huggingface;
 mod map;
 pub mod npz;
 pub mod onnx;
@@ -21,6 +23,7 @@ use std::path::Path;
 
 use kiln_ir::{DType, Dim, Module};
 
+pub use binding::{Mismatch, NameRule, NewWeights, WeightFaults};
 pub use detect::Format;
 pub use error::{Issue, IssueKind, LoadError};
 
@@ -72,12 +75,18 @@ pub struct LoadOptions {
     pub arguments: BTreeMap<String, String>,
     /// Values of symbolic dims, by name.
     pub symbols: BTreeMap<String, i64>,
+    /// Weights in place of those that the file holds.
+    pub weights: Option<NewWeights>,
     /// Bounds.
     pub limits: Limits,
 }
 
-/// Loads a model file of any supported format. The file is mapped; weights share the map.
+/// Loads a model of any supported format: a file, or a folder of Hugging Face's libraries. Files are mapped; weights
+/// share the map.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Module, LoadError> {
+    if path.is_dir() {
+        return huggingface::load(path, options);
+    }
     let bytes = map::open(path).map_err(|error| match error {
         map::OpenError::Io(source) => LoadError::Io { path: path.display().to_string(), source },
         map::OpenError::NotAFile(reason) => {

@@ -64,6 +64,7 @@ pub fn options(args: &ModelArgs) -> Result<Options> {
     Ok(Options {
         shapes: args.shapes.clone(),
         arguments: args.arguments.clone(),
+        weights: args.weights.loading(),
         limits: args.limits.loading(),
         tier,
         winograd: !args.no_winograd,
@@ -104,11 +105,14 @@ pub fn open(path: &Path, args: &ModelArgs, threads: u32) -> Result<Session> {
 /// As [`open`]; a run may hold at most `max_memory` bytes.
 pub fn open_within(path: &Path, args: &ModelArgs, threads: u32, max_memory: Option<u64>) -> Result<Session> {
     let is_artifact = kiln::is_artifact(path)?;
-    let shaped = !args.shapes.is_empty() || !args.arguments.is_empty();
-    let compiled_already = shaped || !args.disable_pass.is_empty() || args.no_winograd;
+    let compiled_already = !args.shapes.is_empty()
+        || !args.arguments.is_empty()
+        || args.weights.weights.is_some()
+        || !args.disable_pass.is_empty()
+        || args.no_winograd;
     if is_artifact && (compiled_already || args.target != TargetArg::Native) {
         return Err(Usage(format!(
-            "{}: this is a compiled artifact; --shape, --arg, --target, --disable-pass and --no-winograd apply when a model is compiled",
+            "{}: this is a compiled artifact; --shape, --arg, --weights, --target, --disable-pass and --no-winograd apply when a model is compiled",
             path.display()
         ))
         .into());

@@ -17,6 +17,7 @@ use super::proto::{
 };
 use super::tensor::{ExternalData, sparse, tensor};
 use super::types::value_type;
+use crate::binding::{self, Binding};
 use crate::options::{check_names, given_symbols, override_shape};
 use crate::{Issue, IssueKind, LoadError, LoadOptions};
 
@@ -63,6 +64,8 @@ pub(crate) struct Session<'p> {
     pub(super) issues: Vec<Issue>,
     /// Problems beyond those that are listed.
     unlisted: usize,
+    /// Weights in place of the file's.
+    binding: Option<Binding<'p>>,
     pub(super) nodes: usize,
     max_nodes: usize,
     /// Bytes that dense forms of sparse tensors may still take.
@@ -110,8 +113,14 @@ pub(crate) fn import(
             reason: "the model has no graph".to_owned(),
         });
     };
+    let checkpoint = match &options.weights {
+        Some(new) => Some((new, binding::open(new, &options.limits)?)),
+        None => None,
+    };
+    let binding = checkpoint.as_ref().map(|(new, found)| Binding::new(new, found, &options.limits));
     let mut session = Session {
         file: file.to_owned(),
+        binding,
         functions: FxHashMap::default(),
         external,
         options,
@@ -143,6 +152,9 @@ pub(crate) fn import(
     let (Some(outputs), true) = (outputs, session.issues.is_empty()) else {
         return Err(LoadError::Graph { path: path(), issues: session.issues, unlisted: session.unlisted });
     };
+    if let Some(binding) = session.binding {
+        binding.finish()?;
+    }
     for (info, v) in graph.output.iter().zip(outputs) {
         builder.output(&info.name, v);
     }
@@ -266,7 +278,11 @@ fn add_initializer<'p>(
     proto: &'p TensorProto,
     value: Result<kiln_ir::Tensor, String>,
 ) {
-    let value = value.and_then(|t| b.constant(t).map_err(|e| e.to_string()));
+    let bound = |own| match session.binding.as_mut() {
+        Some(binding) => binding.bind(&proto.name, own),
+        None => own,
+    };
+    let value = value.map(bound).and_then(|t| b.constant(t).map_err(|e| e.to_string()));
     let slot = match value {
         Ok(v) => {
             b.set_name(v, &proto.name);

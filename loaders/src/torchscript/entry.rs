@@ -94,7 +94,13 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn run_entry(&mut self, st: &mut State, mut env: Env, method: &Function, count: usize) -> Res<Option<Given>> {
+    fn run_entry(
+        &mut self,
+        st: &mut State,
+        mut env: Env,
+        method: &Function,
+        count: usize,
+    ) -> Res<Option<Given>> {
         env.insert("$mode".into(), self.read_mode()?);
         let body = dispatch(0, self.states.modes(), &method.name, count);
         let name: Name = "$entry".into();
@@ -105,7 +111,10 @@ impl Machine<'_> {
         st.frames.push(Frame { function, env: Rc::new(env), blocks, then: Then::Result });
         match self.run(st, Stop { frames: 0, blocks: 0 }, End::Entry)? {
             Flow::Dead(message) => {
-                return Err(Fault::Option(format!("`{}` always raises an exception: {message}", method.name)));
+                return Err(Fault::Option(format!(
+                    "`{}` always raises an exception: {message}",
+                    method.name
+                )));
             }
             Flow::Stopped => {}
         }
@@ -119,7 +128,8 @@ impl Machine<'_> {
         let mut given: Option<Given> = None;
         for leaf in leaves {
             let Val::Tuple(parts, _) = &leaf else { continue };
-            let (Some(Val::Str(name)), Some(value), class) = (parts.first(), parts.get(1), parts.get(2)) else {
+            let (Some(Val::Str(name)), Some(value), class) = (parts.first(), parts.get(1), parts.get(2))
+            else {
                 continue;
             };
             let t = match value {
@@ -336,20 +346,30 @@ impl Machine<'_> {
                     "float" => Kind::Float,
                     "bool" => Kind::Bool,
                     "str" => Kind::Text,
-                    other => return Err(Fault::unsupported(format!("the argument `{name}`, a list of `{other}`"))),
+                    other => {
+                        return Err(Fault::unsupported(format!("the argument `{name}`, a list of `{other}`")));
+                    }
                 };
                 self.sequence_input(st, name, kind)
             }
             ("List", inner) => {
                 let numbers = parts.iter().filter_map(|p| p.parse::<usize>().ok()).max().map(|n| n + 1);
-                let count = numbers.or(hints.as_ref().map(Vec::len)).ok_or_else(|| missing(&dotted(name, "0")))?;
+                let count =
+                    numbers.or(hints.as_ref().map(Vec::len)).ok_or_else(|| missing(&dotted(name, "0")))?;
                 if count > 1024 {
                     return Err(Fault::Limit { what: format!("length of `{name}`"), limit: 1024 });
                 }
                 let mut items = vec![];
                 for i in 0..count {
                     let part = dotted(name, &i.to_string());
-                    items.push(self.input_of(st, &part, inner, options, of(&hints, i).as_ref(), depth + 1)?);
+                    items.push(self.input_of(
+                        st,
+                        &part,
+                        inner,
+                        options,
+                        of(&hints, i).as_ref(),
+                        depth + 1,
+                    )?);
                 }
                 Ok(st.list(items))
             }
@@ -384,7 +404,13 @@ impl Machine<'_> {
         Ok(Val::Num(kind, self.g.input(name, Type::fixed(kind.dtype(), &[]))?))
     }
 
-    fn tensor_input(&mut self, st: &mut State, name: &str, options: &LoadOptions, hint: Option<&Val>) -> Res<Val> {
+    fn tensor_input(
+        &mut self,
+        st: &mut State,
+        name: &str,
+        options: &LoadOptions,
+        hint: Option<&Val>,
+    ) -> Res<Val> {
         let traced = match hint {
             Some(Val::Tensor(r)) => match st.cell(*r) {
                 Some(Cell::Tensor(cell)) => Some(self.g.ty(&cell.value)?),
