@@ -154,7 +154,9 @@ pub(super) fn normalization(g: &mut Grower<'_>) -> Option<()> {
             let bias = g.c.flag().then(|| g.weights(dtype, &dims[axis..]));
             let mut attributes = epsilon(g);
             attributes.push(int("axis", spelled));
-            g.add(op, &[Some(x), Some(scale), bias], 1, attributes, Rounding::USUAL).map(drop)
+            // onnxruntime ends with a fault where the bias is an operand without a name.
+            let operands: Vec<V> = [x, scale].into_iter().chain(bias).collect();
+            g.one(op, &operands, attributes, Rounding::USUAL).map(drop)
         }
         // Of one element, onnxruntime's sum of scaled element and scaled mean cancels.
         "InstanceNormalization" if dims[2..].iter().product::<usize>() > 1 => {

@@ -46,6 +46,10 @@ pub(super) fn reduce(g: &mut Grower<'_>) -> Option<()> {
 
 /// A reduction; no axes are all of them.
 pub(super) fn reduced(g: &mut Grower<'_>, op: &str, x: V, axes: &[i64], keep: bool) -> Option<V> {
+    // onnxruntime's extremum of numbers and of what is none depends on their order.
+    if matches!(op, "ReduceMax" | "ReduceMin") && g.numbers(x).iter().any(|v| v.is_nan()) {
+        return None;
+    }
     let mut attributes = vec![int("keepdims", i64::from(keep))];
     let since = if op == "ReduceSum" { 13 } else { 18 };
     let mut operands = vec![Some(x)];
