@@ -143,7 +143,11 @@ pub(super) fn normalization(g: &mut Grower<'_>) -> Option<()> {
     match op {
         "BatchNormalization" => {
             let c = dims[1];
-            let [scale, bias, mean] = [0; 3].map(|_| g.weights(dtype, &[c]));
+            // Whether differences or products come first is left open, with which infinities meet or do not.
+            if !g.is_finite(x) {
+                return None;
+            }
+            let [scale, bias, mean] = [0; 3].map(|_| g.finite_weights(dtype, &[c]));
             let variance = positive(g, dtype, c);
             let attributes = epsilon(g);
             g.one(op, &[x, scale, bias, mean, variance], attributes, Rounding::USUAL).map(drop)
