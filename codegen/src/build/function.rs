@@ -359,6 +359,7 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
         lowered: Vec<Lowered>,
         ids: &[KernelId],
     ) -> std::result::Result<(), Refusal> {
+        lowered.iter().try_for_each(require_sizes)?;
         let mut written = FxHashMap::default();
         for (l, &kernel) in lowered.into_iter().zip(ids) {
             let provenance = self.provenance(scope, nodes);
@@ -405,6 +406,9 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
             buffers.push(BufferArg { slot, offset: Dim::known(0), len, access });
         }
         let Lowered { dims, grid, grain, flops, .. } = lowered;
+        // Where the work is too long an expression, only reports lack it, and each point is a chunk.
+        let or = |dim: Dim, otherwise: i64| if dim.is_unknown() { Dim::known(otherwise) } else { dim };
+        let (grain, flops, bytes) = (or(grain, 1), or(flops, 0), or(bytes, 0));
         Ok(Action::Kernel(KernelCall { kernel, buffers, dims, grid, grain, flops, bytes }))
     }
 
@@ -628,5 +632,15 @@ fn kernel_name(region: &Region<'_>, nodes: &[NodeId]) -> String {
         0 => "copy".to_owned(),
         n if n > MOST => format!("{}_and_{}_more", ops[..MOST].join("_"), n - MOST),
         _ => ops.join("_"),
+    }
+}
+
+/// Refuses kernels over sizes that outgrow the bound of dims: these have no value when the program runs.
+fn require_sizes(lowered: &Lowered) -> std::result::Result<(), Refusal> {
+    let fits = lowered.fits.iter().flat_map(|fit| [&fit.most, &fit.size]);
+    let mut sizes = lowered.dims.iter().chain([&lowered.grid]).chain(fits);
+    match sizes.any(Dim::is_unknown) {
+        true => Err(Refusal::new("a size is too long an expression")),
+        false => Ok(()),
     }
 }

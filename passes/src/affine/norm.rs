@@ -3,7 +3,7 @@
 use kiln_ir::op::Composite;
 use kiln_ir::{Build, DType, Edit, NodeId, Op, Scalar, Tensor, Value};
 
-use crate::rewrite::{Cx, Refusal, Rule, matches};
+use crate::rewrite::{Cx, Refusal, Rule, matches, require};
 
 /// Batch normalization with constant statistics is a product and a sum per channel.
 pub(super) const BATCH_NORM: Rule = Rule { name: "batch-norm", apply: batch_norm };
@@ -22,6 +22,8 @@ fn batch_norm(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     matches(b.len() == s.len() && m.len() == s.len() && v.len() == s.len())?;
     let factor: Vec<f64> = s.iter().zip(&v).map(|(s, v)| s / (v + epsilon.get()).sqrt()).collect();
     let shift: Vec<f64> = b.iter().zip(&m).zip(&factor).map(|((b, m), f)| b - m * f).collect();
+    let finite = factor.iter().chain(&shift).all(|v| v.is_finite());
+    require(finite, "a factor or a summand is not finite")?;
     let (rank, dtype) = (cx.shape(x)?.len(), cx.dtype(x).ok_or(Refusal::NoMatch)?);
     cx.rewrite(id, |p| {
         let factor = p.constant(per_channel(dtype, rank, &factor)?)?;

@@ -292,6 +292,9 @@ impl<'a> Worker<'a> {
                         grown.seed,
                         grown.model.operators().join(" ")
                     );
+                    let lost = |said: &Opinion| matches!(said, Opinion::Refuses(reason) if reason == LOST);
+                    let small = self.smallest(&grown.model, lost);
+                    self.keep(&format!("{}-lost", grown.seed), &small, &Failure::new(Kind::Peer, &reason));
                 }
                 *self.tally.refused.entry(Tally::class(&reason)).or_default() += 1;
             }

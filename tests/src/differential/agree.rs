@@ -150,10 +150,16 @@ fn disturbed(model: &Model, steps: &[Loaded], seed: u64) -> BTreeMap<String, Dat
     values
 }
 
+/// The value, off by as much as the node that takes or gives it may round. Operands of 16 bits are off where nothing rounds,
+/// too: one user of a value may see it before it is rounded, and another one after.
 fn shaken(datum: &Datum, rounding: Rounding, result: bool, state: &mut u64) -> Datum {
-    let Rounding::Units(units, least) = rounding else { return datum.clone() };
     let Datum::Tensor(t) = datum else { return datum.clone() };
     let dtype = t.dtype();
+    let (units, least) = match rounding {
+        Rounding::Units(units, least) => (units, least),
+        Rounding::Exact if !result && matches!(dtype, DType::F16 | DType::BF16) => (1.0, 0.0),
+        Rounding::Exact => return datum.clone(),
+    };
     if !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
         return datum.clone();
     }

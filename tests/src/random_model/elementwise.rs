@@ -293,5 +293,9 @@ pub(super) fn clip(g: &mut Grower<'_>) -> Option<()> {
     let bound = |g: &mut Grower<'_>, v: f64| g.c.below(4).gt(&0).then(|| g.param(filled(dtype, &[], v)));
     let low = if dtype == DType::U8 { 1.0 } else { -1.0 };
     let (low, high) = (bound(g, low), bound(g, 2.0));
+    // onnxruntime clips to finite numbers where there is no bound.
+    if dtype.is_float() && !g.is_finite(x) && (low.is_none() || high.is_none()) {
+        return None;
+    }
     g.add("Clip", &[Some(x), low, high], 1, vec![], Rounding::Exact).map(drop)
 }

@@ -143,7 +143,11 @@ pub(super) fn normalization(g: &mut Grower<'_>) -> Option<()> {
     match op {
         "BatchNormalization" => {
             let c = dims[1];
-            let [scale, bias, mean] = [0; 3].map(|_| g.weights(dtype, &[c]));
+            // Whether differences or products come first is left open, with which infinities meet or do not.
+            if !g.is_finite(x) {
+                return None;
+            }
+            let [scale, bias, mean] = [0; 3].map(|_| g.finite_weights(dtype, &[c]));
             let variance = positive(g, dtype, c);
             let attributes = epsilon(g);
             g.one(op, &[x, scale, bias, mean, variance], attributes, Rounding::USUAL).map(drop)
@@ -154,7 +158,9 @@ pub(super) fn normalization(g: &mut Grower<'_>) -> Option<()> {
             let bias = g.c.flag().then(|| g.weights(dtype, &dims[axis..]));
             let mut attributes = epsilon(g);
             attributes.push(int("axis", spelled));
-            g.add(op, &[Some(x), Some(scale), bias], 1, attributes, Rounding::USUAL).map(drop)
+            // onnxruntime ends with a fault where the bias is an operand without a name.
+            let operands: Vec<V> = [x, scale].into_iter().chain(bias).collect();
+            g.one(op, &operands, attributes, Rounding::USUAL).map(drop)
         }
         // Of one element, onnxruntime's sum of scaled element and scaled mean cancels.
         "InstanceNormalization" if dims[2..].iter().product::<usize>() > 1 => {

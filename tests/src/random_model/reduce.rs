@@ -46,6 +46,12 @@ pub(super) fn reduce(g: &mut Grower<'_>) -> Option<()> {
 
 /// A reduction; no axes are all of them.
 pub(super) fn reduced(g: &mut Grower<'_>, op: &str, x: V, axes: &[i64], keep: bool) -> Option<V> {
+    // onnxruntime's extremum of numbers and of what is none depends on their order, and products overflow as it likes.
+    let numbers = g.numbers(x);
+    let overflows = || numbers.iter().map(|v| v.abs().max(1.0)).product::<f64>() >= 2f64.powi(31);
+    if numbers.iter().any(|v| v.is_nan()) || op == "ReduceProd" && g.dtype(x).is_int() && overflows() {
+        return None;
+    }
     let mut attributes = vec![int("keepdims", i64::from(keep))];
     let since = if op == "ReduceSum" { 13 } else { 18 };
     let mut operands = vec![Some(x)];
@@ -88,6 +94,9 @@ pub(super) fn along_axis(g: &mut Grower<'_>) -> Option<()> {
         let attributes = vec![int("exclusive", g.c.below(2) as i64), int("reverse", g.c.below(2) as i64)];
         let rounding = if g.dtype(x).is_float() { Rounding::USUAL } else { Rounding::Exact };
         return g.one(op, &[x, at], attributes, rounding).map(drop);
+    }
+    if op == "Hardmax" && !g.is_finite(x) {
+        return None;
     }
     let rounding = if op == "Hardmax" { Rounding::Exact } else { Rounding::FUNCTION };
     g.one(op, &[x], vec![int("axis", axis)], rounding).map(drop)

@@ -138,9 +138,8 @@ pub(super) fn pool(g: &mut Grower<'_>) -> Option<()> {
         1 => attributes.push(string("auto_pad", g.c.of(&["SAME_UPPER", "SAME_LOWER", "VALID"]))),
         _ => {}
     }
-    // onnxruntime reads beyond the input where a window is larger than it.
-    let exceeds = kernel.iter().zip(&dims[2..]).any(|(&k, &d)| k > d as i64);
-    if op == "MaxPool" && exceeds {
+    // Where a window is larger than the input, onnxruntime reads beyond it, or gives one window where none fits.
+    if kernel.iter().zip(&dims[2..]).any(|(&k, &d)| k > d as i64) {
         return None;
     }
     let plain = attributes.len() == 2;
