@@ -3,8 +3,8 @@
     make.py write FOLDER    every family and head, several shapes and masks, and MiniLM if its package is there
     make.py pack FOLDER     the few that the repository keeps
 
-Each case is a folder: `model/` as `save_pretrained` writes it, and `N.in.npz`, `N.out.npz` for each input. Outputs of
-places that are padding are not compared: `N.out.npz` has `mask` then, one for each place of a sequence.
+Each is a folder: `model/` as `save_pretrained` writes it, and `N.in.npz`, `N.out.npz` for each case. What decoders give
+for places that are padding depends on how they hide all keys: it is NaN, and not compared.
 """
 
 import argparse
@@ -135,11 +135,11 @@ def outputs_of(model, inputs):
     return {name: value for name, value in result.items() if name not in skipped and value is not None}
 
 
-def write_case(folder, number, inputs, outputs):
-    mask = inputs.get("attention_mask")
-    arrays = {name: value.numpy() for name, value in outputs.items()}
-    if mask is not None:
-        arrays["mask"] = mask.numpy()
+def write_case(folder, number, inputs, outputs, causal=False):
+    arrays = {name: value.numpy().copy() for name, value in outputs.items()}
+    for array in arrays.values():
+        if causal and array.ndim == 3:
+            array[inputs["attention_mask"].numpy() == 0] = np.nan
     np.savez(folder / f"{number}.in.npz", **{name: value.numpy() for name, value in inputs.items()})
     np.savez(folder / f"{number}.out.npz", **arrays)
 
@@ -150,8 +150,9 @@ def write_cases(folder, model, shapes):
     else:
         few = getattr(model.config, "pad_token_id", None) is None and hasattr(model, "score")
         cases = [text_inputs(model, *shape) for shape in shapes if not few or shape[0] == 1]
+    causal = model.config.model_type in ("gpt2", "llama", "mistral", "qwen2")
     for number, inputs in enumerate(cases):
-        write_case(folder, number, inputs, outputs_of(model, inputs))
+        write_case(folder, number, inputs, outputs_of(model, inputs), causal)
     return len(cases)
 
 
