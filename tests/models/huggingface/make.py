@@ -140,8 +140,8 @@ def write_case(folder, number, inputs, outputs, causal=False):
     for array in arrays.values():
         if causal and array.ndim == 3:
             array[inputs["attention_mask"].numpy() == 0] = np.nan
-    np.savez(folder / f"{number}.in.npz", **{name: value.numpy() for name, value in inputs.items()})
-    np.savez(folder / f"{number}.out.npz", **arrays)
+    np.savez_compressed(folder / f"{number}.in.npz", **{name: value.numpy() for name, value in inputs.items()})
+    np.savez_compressed(folder / f"{number}.out.npz", **arrays)
 
 
 def write_cases(folder, model, shapes):
@@ -297,6 +297,10 @@ def pack(root):
         model = model_of(kind, config, fields)
         model.save_pretrained(root / name / "model")
         write_cases(root / name, model, SHAPES[1:4:2])
+        for file in root.glob(f"{name}/*.npz"):
+            # The small images are enough.
+            if kind.startswith(("ViT", "ResNet")) and not file.name.startswith("0."):
+                file.unlink()
     torch.manual_seed(2)
     narrow = {field: small.get(field, value) for field, value in ENCODER.items()}
     folder = root / "sentences"
