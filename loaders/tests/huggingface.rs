@@ -233,7 +233,11 @@ fn shapes_fix_symbols() {
     let module = load(&folder, &shapes(&[("input_ids", &[2, 8])])).unwrap();
     let graph = module.graph(module.entries()[0]);
     assert!(graph.inputs().iter().all(|&v| graph.ty(v).to_string() == "i64[2, 8]"));
-    for wrong in [&[("pixels", &[2i64, 8][..])][..], &[("input_ids", &[2, 8, 1])], &[("input_ids", &[2, 8]), ("attention_mask", &[2, 9])]] {
+    for wrong in [
+        &[("pixels", &[2i64, 8][..])][..],
+        &[("input_ids", &[2, 8, 1])],
+        &[("input_ids", &[2, 8]), ("attention_mask", &[2, 9])],
+    ] {
         assert!(matches!(load(&folder, &shapes(wrong)), Err(LoadError::Option { .. })));
     }
 }

@@ -72,32 +72,6 @@ impl Arrays {
         self.worst(exact, |got, expected| got == expected || (got, expected) == ("<f4", "<f8"))
     }
 
-    /// The largest difference between an element of `self` and the one of `reference` in its place; elements of the
-    /// reference that are NaN are not compared. Both have the same arrays, of the same dtypes and shapes.
-    pub fn largest_difference(&self, reference: &Self) -> Result<f64> {
-        if let Some(name) = self.0.keys().find(|name| !reference.0.contains_key(*name)) {
-            bail!("nothing is known of the output `{name}`");
-        }
-        let mut worst = 0.0_f64;
-        for (name, expected) in &reference.0 {
-            let got = self.0.get(name).with_context(|| format!("there is no output `{name}`"))?;
-            let (got, expected) = (numbers(got)?, numbers(expected)?);
-            if (&got.dtype, &got.shape) != (&expected.dtype, &expected.shape) {
-                bail!(
-                    "`{name}` is {} {:?}, not {} {:?}",
-                    got.dtype,
-                    got.shape,
-                    expected.dtype,
-                    expected.shape
-                );
-            }
-            for (got, expected) in got.values.iter().zip(&expected.values).filter(|(_, e)| !e.is_nan()) {
-                worst = worst.max(if got.is_nan() { f64::INFINITY } else { (got - expected).abs() });
-            }
-        }
-        Ok(worst)
-    }
-
     fn worst(&self, reference: &Self, comparable: impl Fn(&str, &str) -> bool) -> Result<f64> {
         let mut worst = 0.0_f64;
         for (name, expected) in &reference.0 {

@@ -93,15 +93,19 @@ impl Encoder {
             return Err(config.wrong("pruned_heads", "pruned heads are not supported"));
         }
         let distilled = kind == Kind::DistilBert;
-        let named = |own: &'static str, distilled_name: &'static str| if distilled { distilled_name } else { own };
+        let named =
+            |own: &'static str, distilled_name: &'static str| if distilled { distilled_name } else { own };
         let default_hidden = if kind == Kind::Electra { 256 } else { 768 };
         let hidden = config.size(named("hidden_size", "dim"), Some(default_hidden))?;
         let heads_field = named("num_attention_heads", "n_heads");
         let heads = config.size(heads_field, Some(if kind == Kind::Electra { 4 } else { 12 }))?;
         if hidden % heads != 0 {
-            return Err(config.wrong(heads_field, format!("{heads} heads do not divide a hidden size of {hidden}")));
+            return Err(
+                config.wrong(heads_field, format!("{heads} heads do not divide a hidden size of {hidden}"))
+            );
         }
-        let layers = config.layers(named("num_hidden_layers", "n_layers"), Some(if distilled { 6 } else { 12 }))?;
+        let layers =
+            config.layers(named("num_hidden_layers", "n_layers"), Some(if distilled { 6 } else { 12 }))?;
         let default_intermediate = if kind == Kind::Electra { 1024 } else { 3072 };
         Ok(Encoder {
             kind,
@@ -113,7 +117,8 @@ impl Encoder {
             },
             layers,
             heads,
-            intermediate: config.size(named("intermediate_size", "hidden_dim"), Some(default_intermediate))?,
+            intermediate: config
+                .size(named("intermediate_size", "hidden_dim"), Some(default_intermediate))?,
             vocabulary: config.size("vocab_size", Some(if kind == Kind::Roberta { 50265 } else { 30522 }))?,
             positions: config.size("max_position_embeddings", Some(512))?,
             types: if distilled { 0 } else { config.count("type_vocab_size", Some(2))? },
@@ -209,15 +214,10 @@ fn counted_positions(net: &mut Net<'_, '_>, ids: Value, padding: usize) -> Resul
     Ok(net.b.ew("add", &[count, padding])?)
 }
 
-fn layer(
-    net: &mut Net<'_, '_>,
-    encoder: &Encoder,
-    i: usize,
-    x: Value,
-    bias: Value,
-) -> Result<Value, Fault> {
+fn layer(net: &mut Net<'_, '_>, encoder: &Encoder, i: usize, x: Value, bias: Value) -> Result<Value, Fault> {
     let Encoder { names, hidden, heads, intermediate, epsilon, .. } = encoder;
-    let module = |net: &Net<'_, '_>, name: &str| net.weights.backbone(&format!("{}.{i}.{name}", names.layers));
+    let module =
+        |net: &Net<'_, '_>, name: &str| net.weights.backbone(&format!("{}.{i}.{name}", names.layers));
     let size = hidden / heads;
     let mut parts = [x; 3];
     for (part, name) in parts.iter_mut().zip([names.query, names.key, names.value]) {
@@ -254,12 +254,7 @@ fn pooled(net: &mut Net<'_, '_>, encoder: &Encoder, hidden: Value) -> Result<Val
 }
 
 /// The outputs of an architecture.
-fn head(
-    net: &mut Net<'_, '_>,
-    encoder: &Encoder,
-    request: &Request<'_>,
-    hidden: Value,
-) -> Result<(), Fault> {
+fn head(net: &mut Net<'_, '_>, encoder: &Encoder, request: &Request<'_>, hidden: Value) -> Result<(), Fault> {
     let labels = request.config.labels()?;
     let to_labels = Linear::new(encoder.hidden, labels);
     match request.task {

@@ -38,7 +38,9 @@ impl Config {
     /// Reads the fields of a file of the folder.
     pub(super) fn read(folder: &Folder, location: &str) -> Result<Self, LoadError> {
         match json(folder, location)? {
-            Value::Object(fields) => Ok(Config { file: folder.display(location), place: String::new(), fields }),
+            Value::Object(fields) => {
+                Ok(Config { file: folder.display(location), place: String::new(), fields })
+            }
             _ => {
                 let reason = "expected an object of fields".to_owned();
                 Err(LoadError::Folder { path: folder.display(location), reason })
@@ -100,7 +102,9 @@ impl Config {
         let count = self.count(field, default)?;
         match count <= MOST_LAYERS {
             true => Ok(count),
-            false => Err(self.wrong(field, format!("{count} layers are more than the limit of {MOST_LAYERS}"))),
+            false => {
+                Err(self.wrong(field, format!("{count} layers are more than the limit of {MOST_LAYERS}")))
+            }
         }
     }
 

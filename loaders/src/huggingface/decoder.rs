@@ -85,7 +85,9 @@ fn last_token(
 ) -> Result<Value, Fault> {
     net.at("score", "Pooling");
     let shape = net.b.shape(hidden)?.to_vec();
-    let [_, length, _] = shape.as_slice() else { return Err(Fault::Rank { expected: 3, found: shape.len() }) };
+    let [_, length, _] = shape.as_slice() else {
+        return Err(Fault::Rank { expected: 3, found: shape.len() });
+    };
     let place = net.coordinate(length, 1, 2)?;
     let chosen = if request.config.get("pad_token_id").is_some() {
         let padding = request.config.count("pad_token_id", None)?;

@@ -29,7 +29,9 @@ impl Gpt2 {
         let hidden = config.size("n_embd", Some(768))?;
         let heads = config.size("n_head", Some(12))?;
         if hidden % heads != 0 {
-            return Err(config.wrong("n_head", format!("{heads} heads do not divide a hidden size of {hidden}")));
+            return Err(
+                config.wrong("n_head", format!("{heads} heads do not divide a hidden size of {hidden}"))
+            );
         }
         Ok(Gpt2 {
             hidden,

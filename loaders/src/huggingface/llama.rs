@@ -40,7 +40,10 @@ impl Decoder {
     fn read(config: &Config, model_type: &str) -> Result<Self, Fault> {
         let hidden = config.size("hidden_size", Some(4096))?;
         let queries = config.size("num_attention_heads", Some(32))?;
-        let keys = config.size("num_key_value_heads", Some(if model_type == "llama" { queries } else { queries.min(8) }))?;
+        let keys = config.size(
+            "num_key_value_heads",
+            Some(if model_type == "llama" { queries } else { queries.min(8) }),
+        )?;
         if queries % keys != 0 {
             let reason = format!("{keys} heads of keys do not divide {queries} of queries");
             return Err(config.wrong("num_key_value_heads", reason));
@@ -159,7 +162,9 @@ fn windows(config: &Config, model_type: &str, layers: usize) -> Result<Vec<Optio
         // Files that do not mention it mean the first Mistral's; null is none.
         "mistral" if !config.mentions("sliding_window") => Some(4096),
         "mistral" => config.get("sliding_window").map(|_| config.size("sliding_window", None)).transpose()?,
-        "qwen2" if config.flag("use_sliding_window", false)? => Some(config.size("sliding_window", Some(4096))?),
+        "qwen2" if config.flag("use_sliding_window", false)? => {
+            Some(config.size("sliding_window", Some(4096))?)
+        }
         _ => None,
     };
     if model_type != "qwen2" {

@@ -62,7 +62,9 @@ impl Fault {
         let reason = match self {
             Fault::Load(error) => return error,
             Fault::Infer(error) => format!("the fields of the configuration do not fit together: {error}"),
-            Fault::Rank { expected, found } => format!("a value has rank {found}, the layer needs {expected}"),
+            Fault::Rank { expected, found } => {
+                format!("a value has rank {found}, the layer needs {expected}")
+            }
         };
         LoadError::Folder { path: path.display().to_string(), reason }
     }

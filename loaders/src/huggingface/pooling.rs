@@ -45,20 +45,23 @@ pub(super) struct Modules {
 impl Modules {
     /// Reads `modules.json` and the files that it names: a transformer, poolings, and perhaps a normalization.
     pub(super) fn read(folder: &Folder) -> Result<Self, Fault> {
-        let wrong = |reason: String| {
-            Fault::Load(LoadError::Folder { path: folder.display("modules.json"), reason })
-        };
+        let wrong =
+            |reason: String| Fault::Load(LoadError::Folder { path: folder.display("modules.json"), reason });
         let list = config::json(folder, "modules.json")?;
         let list = list.as_array().filter(|list| list.len() <= 16);
         let list = list.ok_or_else(|| wrong("expected a list of at most 16 modules".to_owned()))?;
-        let text = |module: &Json, field: &str| module.get(field).and_then(Json::as_str).unwrap_or_default().to_owned();
+        let text = |module: &Json, field: &str| {
+            module.get(field).and_then(Json::as_str).unwrap_or_default().to_owned()
+        };
         let mut modules = Modules { transformer: String::new(), pooling: vec![], normalize: false };
         for (i, module) in list.iter().enumerate() {
             let (kind, path) = (text(module, "type"), text(module, "path"));
             let kind = kind.rsplit('.').next().unwrap_or_default();
             match (kind, i) {
                 ("Transformer", 0) => modules.transformer = path,
-                ("Pooling", 1) => modules.pooling = poolings(&Config::read(folder, &format!("{path}/config.json"))?)?,
+                ("Pooling", 1) => {
+                    modules.pooling = poolings(&Config::read(folder, &format!("{path}/config.json"))?)?
+                }
                 ("Normalize", 2..) => modules.normalize = true,
                 _ => {
                     return Err(wrong(format!(

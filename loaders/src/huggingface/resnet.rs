@@ -32,7 +32,9 @@ impl Resnet {
         }
         let layers = depths.iter().fold(0usize, |sum, &n| sum.saturating_add(n));
         if layers > MOST_LAYERS {
-            return Err(config.wrong("depths", format!("{layers} layers are more than the limit of {MOST_LAYERS}")));
+            return Err(
+                config.wrong("depths", format!("{layers} layers are more than the limit of {MOST_LAYERS}"))
+            );
         }
         let bottleneck = match config.text("layer_type")?.unwrap_or("bottleneck") {
             "bottleneck" => true,
@@ -40,7 +42,9 @@ impl Resnet {
             other => return Err(config.wrong("layer_type", format!("`{other:.80}` is not supported"))),
         };
         if let Some(width) = widths.iter().find(|&&width| bottleneck && width < 4) {
-            return Err(config.wrong("hidden_sizes", format!("a bottleneck of {width} channels has none inside")));
+            return Err(
+                config.wrong("hidden_sizes", format!("a bottleneck of {width} channels has none inside"))
+            );
         }
         Ok(Resnet {
             channels: config.size("num_channels", Some(3))?,

@@ -101,13 +101,16 @@ impl<'c> Weights<'c> {
         let tensor = *self.tensors.get(found.as_str())?;
         self.taken.insert(found);
         if tensor.shape != shape {
-            self.faults.mismatch(name, Mismatch::Shape { expected: shape.to_vec(), found: tensor.shape.clone() });
+            self.faults
+                .mismatch(name, Mismatch::Shape { expected: shape.to_vec(), found: tensor.shape.clone() });
             return None;
         }
-        let is_float = matches!(tensor.element, Element::Plain(DType::F32 | DType::F16 | DType::BF16 | DType::F64));
+        let is_float =
+            matches!(tensor.element, Element::Plain(DType::F32 | DType::F16 | DType::BF16 | DType::F64));
         if !is_float || tensor.quantization.is_some() {
             let found = tensor.element.to_string();
-            self.faults.mismatch(name, Mismatch::Type { expected: "f32, f16, bf16 or f64".to_owned(), found });
+            self.faults
+                .mismatch(name, Mismatch::Type { expected: "f32, f16, bf16 or f64".to_owned(), found });
             return None;
         }
         match tensor.to_tensor(MOST_COPIED) {
@@ -130,8 +133,7 @@ impl<'c> Weights<'c> {
                 .any(|part| HEADS.contains(&part) && !heads.contains(part));
             !is_buffer && !other_head && !self.taken.contains(*name)
         };
-        let unexpected: Vec<String> =
-            self.tensors.keys().filter(left).cloned().collect();
+        let unexpected: Vec<String> = self.tensors.keys().filter(left).cloned().collect();
         for name in unexpected {
             self.faults.unexpected(&name);
         }
