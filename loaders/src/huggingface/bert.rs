@@ -347,7 +347,7 @@ struct WordHead {
     norm: &'static str,
     matrix: &'static str,
     bias: &'static str,
-    /// What the head's bias is called, too.
+    /// The bias of the last layer, where it has one beside the head's.
     repeated: Option<&'static str>,
     activation: Activation,
 }
@@ -407,15 +407,12 @@ fn words(net: &mut Net<'_, '_>, encoder: &Encoder, hidden: Value) -> Result<Valu
         false => net.weight(&own, &shape)?,
     };
     let y = net.product(y, table, Orientation::OutIn)?;
-    let bias = net.weights.head(head.bias);
-    let bias = match head.repeated.map(|name| net.weights.head(name)) {
-        Some(other) if !net.weights.has(&bias) && net.weights.has(&other) => other,
-        Some(other) => {
-            net.weights.leave(other);
-            bias
-        }
-        None => bias,
-    };
+    let mut bias = net.weights.head(head.bias);
+    if let Some(other) = head.repeated.map(|name| net.weights.head(name)) {
+        // The last layer has a bias of its own; where it is tied, it is the head's.
+        let own = net.weights.has(&other) && (!encoder.tied || !net.weights.has(&bias));
+        net.weights.leave(if own { std::mem::replace(&mut bias, other) } else { other });
+    }
     let bias = net.weight(&bias, &[encoder.vocabulary])?;
     net.sum(y, bias)
 }

@@ -97,7 +97,9 @@ def model_of(kind, config, fields):
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.dtype.is_floating_point:
-                spread = 0.3 if tensor.dim() < 2 else 0.7 / tensor[0].numel() ** 0.5 + 0.1
+                spread = 0.3 if tensor.dim() < 2 else 0.7 / tensor[0].numel() ** 0.5
+                if tensor.dim() == 2:
+                    spread += 0.1
                 tensor.copy_(torch.randn(tensor.shape) * spread)
                 if name.endswith(("norm.weight", "Norm.weight", "ln_1.weight", "ln_2.weight", "normalization.weight")):
                     tensor.add_(1.0)
@@ -193,12 +195,11 @@ def containers(root, shapes):
                 model.save_pretrained(folder / "model", max_shard_size="20KB")
             else:
                 narrow = torch.float16 if how == "f16" else torch.bfloat16
-                # The weights are rounded; everything is computed in f32.
-                run = model_of(kind, config, fields)
-                run.load_state_dict(model.state_dict())
-                run = run.to(narrow)
-                run.save_pretrained(folder / "model")
-                run = run.float()
+                rounded = model_of(kind, config, fields)
+                rounded.load_state_dict(model.state_dict())
+                rounded.to(narrow).save_pretrained(folder / "model")
+                # Everything is computed in f32; tables that the model computes itself are not rounded.
+                run = getattr(tf, kind).from_pretrained(folder / "model", dtype=torch.float32).eval()
             cases += write_cases(folder, run, shapes)
             count += 1
     return count, cases
