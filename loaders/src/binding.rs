@@ -245,7 +245,8 @@ impl<'c> Binding<'c> {
     }
 }
 
-fn rename(name: &str, rules: &[NameRule]) -> String {
+/// A name after the first rule that fits.
+pub(crate) fn rename(name: &str, rules: &[NameRule]) -> String {
     let renamed =
         rules.iter().find_map(|rule| Some(format!("{}{}", rule.to, name.strip_prefix(rule.from.as_str())?)));
     renamed.unwrap_or_else(|| name.to_owned())

@@ -5,6 +5,7 @@ pub mod choices;
 pub mod differential;
 pub mod golden;
 pub mod hostile;
+pub mod huggingface;
 pub mod random_graph;
 pub mod random_kernel;
 pub mod random_model;

@@ -7,6 +7,7 @@ mod check;
 mod contrib;
 mod differential;
 mod hostile;
+mod huggingface;
 mod kernels;
 mod models;
 mod nodes;
@@ -45,6 +46,9 @@ enum Task {
     Contrib(contrib::Options),
     /// Hostile files: each must end in a typed error, in bounded time and memory.
     Hostile(hostile::Options),
+    /// Folders of Hugging Face's libraries against what the libraries compute.
+    #[command(name = "huggingface")]
+    HuggingFace(huggingface::Options),
     /// Writes the benchmark models: real architectures, random weights, fixed seed.
     Zoo(zoo::Options),
     /// Whole-model bars: accuracy, artifact against JIT, one thread against two, arena against what is live.
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Task::OnnxSuite(options) => suite::run(&workspace, options),
         Task::Contrib(options) => contrib::run(&workspace, options),
         Task::Hostile(options) => hostile::run(&workspace, options),
+        Task::HuggingFace(options) => huggingface::run(&workspace, options),
         Task::Zoo(options) => zoo::run(&workspace, options),
         Task::Models(options) => models::run(&workspace, options),
         Task::Accuracy(options) => accuracy::run(&workspace, options),

@@ -19,6 +19,8 @@ pub enum Purpose {
     Ort,
     /// onnx and onnxruntime: cases of contributed operators, with answers.
     Contrib,
+    /// PyTorch, transformers, sentence-transformers: folders of models, with answers.
+    HuggingFace,
     /// OpenVINO: a peer.
     OpenVino,
     /// PyTorch and the exporters: the benchmark models, and Inductor as a peer.
@@ -34,6 +36,7 @@ impl Purpose {
             Self::Cases => "cases",
             Self::Ort => "ort",
             Self::Contrib => "contrib",
+            Self::HuggingFace => "huggingface",
             Self::OpenVino => "openvino",
             Self::Zoo => "zoo",
             Self::Sweep => "sweep",
@@ -46,6 +49,7 @@ impl Purpose {
             Self::Cases => include_str!("../py/requirements-cases.txt"),
             Self::Ort => include_str!("../py/requirements-ort.txt"),
             Self::Contrib => include_str!("../py/requirements-contrib.txt"),
+            Self::HuggingFace => include_str!("../py/requirements-huggingface.txt"),
             Self::OpenVino => include_str!("../py/requirements-openvino.txt"),
             Self::Zoo => include_str!("../py/requirements-zoo.txt"),
             Self::Sweep => include_str!("../py/requirements-sweep.txt"),

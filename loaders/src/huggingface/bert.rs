@@ -107,7 +107,6 @@ impl Encoder {
         let layers =
             config.layers(named("num_hidden_layers", "n_layers"), Some(if distilled { 6 } else { 12 }))?;
         let default_intermediate = if kind == Kind::Electra { 1024 } else { 3072 };
-        let default_padding = usize::from(kind == Kind::Roberta);
         Ok(Encoder {
             kind,
             names: if distilled { DISTILBERT } else { BERT },
@@ -125,7 +124,7 @@ impl Encoder {
             types: if distilled { 0 } else { config.count("type_vocab_size", Some(2))? },
             epsilon: if distilled { 1e-12 } else { config.positive("layer_norm_eps", 1e-12)? },
             activation: config.activation(named("hidden_act", "activation"), "gelu")?,
-            padding: config.count("pad_token_id", Some(default_padding))?,
+            padding: if kind == Kind::Roberta { config.count("pad_token_id", Some(1))? } else { 0 },
             tied: config.flag("tie_word_embeddings", true)?,
         })
     }
@@ -348,7 +347,7 @@ struct WordHead {
     norm: &'static str,
     matrix: &'static str,
     bias: &'static str,
-    /// What the head's bias is called, too.
+    /// The bias of the last layer, where it has one beside the head's.
     repeated: Option<&'static str>,
     activation: Activation,
 }
@@ -395,8 +394,7 @@ fn words(net: &mut Net<'_, '_>, encoder: &Encoder, hidden: Value) -> Result<Valu
     let y = net.linear(hidden, &name, Linear::new(encoder.hidden, size))?;
     let y = net.activation(y, head.activation)?;
     let name = net.weights.head(head.norm);
-    let y =
-        net.layer_norm(y, &name, size, if encoder.kind == Kind::Electra { 1e-12 } else { encoder.epsilon })?;
+    let y = net.layer_norm(y, &name, size, encoder.epsilon)?;
     let own = net.weights.head(head.matrix);
     let shape = [encoder.vocabulary, size];
     net.at(own.trim_end_matches(".weight"), "Linear");
@@ -409,15 +407,12 @@ fn words(net: &mut Net<'_, '_>, encoder: &Encoder, hidden: Value) -> Result<Valu
         false => net.weight(&own, &shape)?,
     };
     let y = net.product(y, table, Orientation::OutIn)?;
-    let bias = net.weights.head(head.bias);
-    let bias = match head.repeated.map(|name| net.weights.head(name)) {
-        Some(other) if !net.weights.has(&bias) && net.weights.has(&other) => other,
-        Some(other) => {
-            net.weights.leave(other);
-            bias
-        }
-        None => bias,
-    };
+    let mut bias = net.weights.head(head.bias);
+    if let Some(other) = head.repeated.map(|name| net.weights.head(name)) {
+        // The last layer has a bias of its own; where it is tied, it is the head's.
+        let own = net.weights.has(&other) && (!encoder.tied || !net.weights.has(&bias));
+        net.weights.leave(if own { std::mem::replace(&mut bias, other) } else { other });
+    }
     let bias = net.weight(&bias, &[encoder.vocabulary])?;
     net.sum(y, bias)
 }

@@ -289,6 +289,8 @@ impl Task {
         let names = config.texts("architectures")?.unwrap_or_default();
         let Some(name) = names.first() else { return Ok(Task::Base) };
         let found = TASKS.iter().find(|(end, _)| name.ends_with(end)).map(|(_, task)| *task);
+        // `GPT2DoubleHeadsModel` and the like are more than the bare model.
+        let found = found.filter(|&task| task != Task::Base || !name.contains("Head"));
         found.ok_or_else(|| unsupported(config, name))
     }
 }

@@ -24,7 +24,8 @@ use std::path::Path;
 
 use kiln_ir::{GraphBuilder, InferError, Module};
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::binding::{self, NewWeights};
+use crate::checkpoint::{self, Checkpoint, CheckpointTensor};
 use crate::folder::Folder;
 use crate::{LoadError, LoadOptions};
 
@@ -32,7 +33,7 @@ use config::{Config, Task};
 use inputs::Inputs;
 use layers::Net;
 use pooling::Modules;
-use weights::Weights;
+use weights::{Tensors, Weights};
 
 /// Why a graph is not built.
 enum Fault {
@@ -159,12 +160,20 @@ fn build(path: &Path, options: &LoadOptions) -> Result<Module, Fault> {
     }
     let task = if modules.is_some() { Task::Base } else { Task::of(&config)? };
     let weights_of = options.weights.as_ref();
-    let checkpoint = match weights_of {
-        Some(new) => crate::binding::open(new, &options.limits).map_err(LoadError::from)?,
-        None => open_weights(&folder, options)?,
+    let own = match weights_of {
+        Some(new) if !new.partial => None,
+        _ => Some(open_weights(&folder, options)?),
     };
+    let new = match weights_of {
+        Some(new) => Some((new, binding::open(new, &options.limits).map_err(LoadError::from)?)),
+        None => None,
+    };
+    let mut tensors: Tensors<'_> = own.iter().flat_map(named).collect();
+    if let Some((new, found)) = &new {
+        replace(&mut tensors, new, found)?;
+    }
     let mut module = Module::new();
-    let weights = Weights::new(&checkpoint, family.prefix, family.probe, options.limits.problems);
+    let weights = Weights::new(tensors, family.prefix, family.probe, options.limits.problems);
     let mut net = Net::new(GraphBuilder::new(&mut module, "main"), weights, name.clone());
     let inputs = Inputs::new(&name, options);
     let request = Request { config: &config, model_type, task, modules: modules.as_ref(), inputs };
@@ -185,6 +194,34 @@ fn build(path: &Path, options: &LoadOptions) -> Result<Module, Fault> {
     let id = b.finish();
     module.add_entry(id);
     Ok(module)
+}
+
+fn named(checkpoint: &Checkpoint) -> impl Iterator<Item = (String, &CheckpointTensor)> {
+    checkpoint.weights().into_iter().map(|(name, tensor)| (name.to_owned(), tensor))
+}
+
+/// Puts the tensors of a checkpoint in place of the folder's, under the names that the rules give them. Those that the
+/// folder has not are left out if that is allowed; then some must be there.
+fn replace<'c>(
+    tensors: &mut Tensors<'c>,
+    new: &NewWeights,
+    checkpoint: &'c Checkpoint,
+) -> Result<(), LoadError> {
+    let mut placed = 0usize;
+    for (name, tensor) in named(checkpoint) {
+        let name = binding::rename(&name, &new.rules);
+        if !new.partial || tensors.contains_key(&name) {
+            tensors.insert(name, tensor);
+            placed += 1;
+        }
+    }
+    match placed {
+        0 => Err(LoadError::Option {
+            path: new.file.display().to_string(),
+            reason: "no tensor of it has the name of a weight".to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Opens the folder's weights: the first file of [`WEIGHTS`] that is there.

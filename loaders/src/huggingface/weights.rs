@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kiln_ir::{DType, Tensor};
 
 use crate::binding::{Mismatch, WeightFaults};
-use crate::checkpoint::{Checkpoint, CheckpointTensor, Element};
+use crate::checkpoint::{CheckpointTensor, Element};
 
 /// First parts of names of heads: tensors of those that the architecture has not are left.
 const HEADS: &[&str] = &[
@@ -38,9 +38,12 @@ const BUFFERS: &[&str] = &[
 /// made.
 const MOST_COPIED: usize = 64 << 20;
 
+/// Tensors by name.
+pub(super) type Tensors<'c> = BTreeMap<String, &'c CheckpointTensor>;
+
 /// The tensors of a folder under construction.
 pub(super) struct Weights<'c> {
-    tensors: BTreeMap<&'c str, &'c CheckpointTensor>,
+    tensors: Tensors<'c>,
     /// What stands before the names of the backbone's tensors, and before those of the heads.
     backbone: String,
     head: String,
@@ -49,13 +52,12 @@ pub(super) struct Weights<'c> {
 }
 
 impl<'c> Weights<'c> {
-    /// The tensors of a checkpoint of a model whose backbone saves under `prefix` (`bert.`) or without one, and has a
+    /// The tensors of a model whose backbone saves under `prefix` (`bert.`) or without one, and has a
     /// tensor `probe`. Whatever else stands before them all (`module.`) is found from where the probe is.
-    pub(super) fn new(checkpoint: &'c Checkpoint, prefix: &str, probe: &str, problems: usize) -> Self {
-        let tensors: BTreeMap<&str, &CheckpointTensor> = checkpoint.weights().into_iter().collect();
+    pub(super) fn new(tensors: Tensors<'c>, prefix: &str, probe: &str, problems: usize) -> Self {
         let own = format!("{prefix}{probe}");
         let under = |known: &str| {
-            let before = |name: &&&str| {
+            let before = |name: &&String| {
                 name.strip_suffix(known).is_some_and(|before| before.is_empty() || before.ends_with('.'))
             };
             let shortest = tensors.keys().filter(before).min_by_key(|name| name.len())?;
@@ -123,16 +125,15 @@ impl<'c> Weights<'c> {
     /// All that does not fit, tensors included that nothing took.
     pub(super) fn into_faults(mut self) -> WeightFaults {
         let heads: BTreeSet<&str> = self.taken.iter().filter_map(|name| part_of(&self.head, name)).collect();
-        let left = |name: &&&str| {
+        let left = |name: &&String| {
             let is_buffer = BUFFERS.iter().any(|end| name.ends_with(end));
             let other_head = [&self.head, &self.backbone]
                 .iter()
                 .filter_map(|prefix| part_of(prefix, name))
                 .any(|part| HEADS.contains(&part) && !heads.contains(part));
-            !is_buffer && !other_head && !self.taken.contains(**name)
+            !is_buffer && !other_head && !self.taken.contains(*name)
         };
-        let unexpected: Vec<String> =
-            self.tensors.keys().filter(left).map(|name| (*name).to_owned()).collect();
+        let unexpected: Vec<String> = self.tensors.keys().filter(left).cloned().collect();
         for name in unexpected {
             self.faults.unexpected(&name);
         }

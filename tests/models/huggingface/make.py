@@ -3,8 +3,8 @@
     make.py write FOLDER    every family and head, several shapes and masks, and MiniLM if its package is there
     make.py pack FOLDER     the few that the repository keeps
 
-Each case is a folder: `model/` as `save_pretrained` writes it, and `N.in.npz`, `N.out.npz` for each input. Outputs of
-places that are padding are not compared: `N.out.npz` has `mask` then, one for each place of a sequence.
+Each is a folder: `model/` as `save_pretrained` writes it, and `N.in.npz`, `N.out.npz` for each case. What decoders give
+for places that are padding depends on how they hide all keys: it is NaN, and not compared.
 """
 
 import argparse
@@ -97,7 +97,9 @@ def model_of(kind, config, fields):
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.dtype.is_floating_point:
-                spread = 0.3 if tensor.dim() < 2 else 0.7 / tensor[0].numel() ** 0.5 + 0.1
+                spread = 0.3 if tensor.dim() < 2 else 0.7 / tensor[0].numel() ** 0.5
+                if tensor.dim() == 2:
+                    spread += 0.1
                 tensor.copy_(torch.randn(tensor.shape) * spread)
                 if name.endswith(("norm.weight", "Norm.weight", "ln_1.weight", "ln_2.weight", "normalization.weight")):
                     tensor.add_(1.0)
@@ -135,13 +137,13 @@ def outputs_of(model, inputs):
     return {name: value for name, value in result.items() if name not in skipped and value is not None}
 
 
-def write_case(folder, number, inputs, outputs):
-    mask = inputs.get("attention_mask")
-    arrays = {name: value.numpy() for name, value in outputs.items()}
-    if mask is not None:
-        arrays["mask"] = mask.numpy()
-    np.savez(folder / f"{number}.in.npz", **{name: value.numpy() for name, value in inputs.items()})
-    np.savez(folder / f"{number}.out.npz", **arrays)
+def write_case(folder, number, inputs, outputs, causal=False):
+    arrays = {name: value.numpy().copy() for name, value in outputs.items()}
+    for array in arrays.values():
+        if causal and array.ndim == 3:
+            array[inputs["attention_mask"].numpy() == 0] = np.nan
+    np.savez_compressed(folder / f"{number}.in.npz", **{name: value.numpy() for name, value in inputs.items()})
+    np.savez_compressed(folder / f"{number}.out.npz", **arrays)
 
 
 def write_cases(folder, model, shapes):
@@ -150,8 +152,9 @@ def write_cases(folder, model, shapes):
     else:
         few = getattr(model.config, "pad_token_id", None) is None and hasattr(model, "score")
         cases = [text_inputs(model, *shape) for shape in shapes if not few or shape[0] == 1]
+    causal = model.config.model_type in ("gpt2", "llama", "mistral", "qwen2")
     for number, inputs in enumerate(cases):
-        write_case(folder, number, inputs, outputs_of(model, inputs))
+        write_case(folder, number, inputs, outputs_of(model, inputs), causal)
     return len(cases)
 
 
@@ -192,12 +195,11 @@ def containers(root, shapes):
                 model.save_pretrained(folder / "model", max_shard_size="20KB")
             else:
                 narrow = torch.float16 if how == "f16" else torch.bfloat16
-                # The weights are rounded; everything is computed in f32.
-                run = model_of(kind, config, fields)
-                run.load_state_dict(model.state_dict())
-                run = run.to(narrow)
-                run.save_pretrained(folder / "model")
-                run = run.float()
+                rounded = model_of(kind, config, fields)
+                rounded.load_state_dict(model.state_dict())
+                rounded.to(narrow).save_pretrained(folder / "model")
+                # Everything is computed in f32; tables that the model computes itself are not rounded.
+                run = getattr(tf, kind).from_pretrained(folder / "model", dtype=torch.float32).eval()
             cases += write_cases(folder, run, shapes)
             count += 1
     return count, cases
@@ -296,6 +298,10 @@ def pack(root):
         model = model_of(kind, config, fields)
         model.save_pretrained(root / name / "model")
         write_cases(root / name, model, SHAPES[1:4:2])
+        for file in root.glob(f"{name}/*.npz"):
+            # The small images are enough.
+            if kind.startswith(("ViT", "ResNet")) and not file.name.startswith("0."):
+                file.unlink()
     torch.manual_seed(2)
     narrow = {field: small.get(field, value) for field, value in ENCODER.items()}
     folder = root / "sentences"
