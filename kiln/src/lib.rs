@@ -56,7 +56,16 @@ impl Default for Options {
     fn default() -> Self {
         let passes = kiln_passes::Options::default();
         let limits = kiln_loaders::Limits::default();
-        Options { shapes: vec![], arguments: vec![], limits, tier: None, winograd: true, passes, threads: None, listings: false }
+        Options {
+            shapes: vec![],
+            arguments: vec![],
+            limits,
+            tier: None,
+            winograd: true,
+            passes,
+            threads: None,
+            listings: false,
+        }
     }
 }
 

@@ -31,7 +31,12 @@ fn loaded(path: &Path, options: &LoadOptions) -> Module {
 }
 
 /// Runs an entry by name.
-fn call(ev: &mut Evaluator<'_>, module: &Module, name: &str, inputs: &[Datum]) -> Result<Vec<Datum>, EvalError> {
+fn call(
+    ev: &mut Evaluator<'_>,
+    module: &Module,
+    name: &str,
+    inputs: &[Datum],
+) -> Result<Vec<Datum>, EvalError> {
     let entry = module.entries().iter().find(|&&id| module.graph(id).name() == name);
     ev.run(*entry.unwrap_or_else(|| panic!("no entry {name}")), inputs)
 }
@@ -48,10 +53,12 @@ fn dtype(name: &str) -> DType {
 
 /// A tensor as `make.py` writes it.
 fn tensor(json: &Json) -> Tensor {
-    let dims: Vec<usize> = json["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
+    let dims: Vec<usize> =
+        json["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
     let data = json["data"].as_array().unwrap();
     if json["dtype"] == "string" {
-        return Tensor::strings(&dims, data.iter().map(|s| s.as_str().unwrap().to_owned()).collect()).unwrap();
+        return Tensor::strings(&dims, data.iter().map(|s| s.as_str().unwrap().to_owned()).collect())
+            .unwrap();
     }
     let dtype = dtype(json["dtype"].as_str().unwrap());
     let scalars: Vec<kiln_ir::Scalar> = data

@@ -81,7 +81,11 @@ fn a_voice_detector_takes_its_rate_at_run_time() {
     let worst = detect(&session, Some(16_000), &recording[..CHUNK * 100], &expected[..100]);
     assert!(worst < 1e-4, "{worst}");
     for (length, rate, message) in [
-        (400, 16_000, "Provided number of samples is 400 (Supported values: 256 for 8000 sample rate, 512 for 16000)"),
+        (
+            400,
+            16_000,
+            "Provided number of samples is 400 (Supported values: 256 for 8000 sample rate, 512 for 16000)",
+        ),
         (512, 11_025, "Supported sampling rates: [8000, 16000] (or multiply of 16000)"),
         (64, 16_000, "Input audio chunk is too short"),
     ] {

@@ -114,7 +114,14 @@ impl Machine<'_> {
     }
 
     /// An operator on a list.
-    pub fn list_op(&mut self, st: &mut State, name: &str, r: Ref, args: &[Val], kwargs: &Kwargs) -> Res<Option<Val>> {
+    pub fn list_op(
+        &mut self,
+        st: &mut State,
+        name: &str,
+        r: Ref,
+        args: &[Val],
+        kwargs: &Kwargs,
+    ) -> Res<Option<Val>> {
         if let Some(value) = self.quick_list_op(st, name, r, args)? {
             return Ok(Some(value));
         }
@@ -126,8 +133,10 @@ impl Machine<'_> {
             }
         };
         self.tick(items.len() / 2)?;
-        if matches!(name, "extend" | "insert" | "pop" | "clear" | "reverse" | "remove" | "sort" | "_set_item" | "Delete")
-        {
+        if matches!(
+            name,
+            "extend" | "insert" | "pop" | "clear" | "reverse" | "remove" | "sort" | "_set_item" | "Delete"
+        ) {
             return self.change_list(st, name, r, items, args, kwargs).map(Some);
         }
         Ok(Some(match (name, args) {
@@ -164,11 +173,17 @@ impl Machine<'_> {
                 }
                 self.any_of(st, found)?
             }
-            ("index" | "count", [_, wanted]) if !matches!(items.first(), Some(Val::Tensor(_) | Val::None)) => {
+            ("index" | "count", [_, wanted])
+                if !matches!(items.first(), Some(Val::Tensor(_) | Val::None)) =>
+            {
                 let places: Vec<usize> =
                     items.iter().enumerate().filter(|(_, v)| same_key(v, wanted)).map(|(i, _)| i).collect();
                 let found = if name == "count" { Some(places.len()) } else { places.first().copied() };
-                Val::Int(found.and_then(|n| i64::try_from(n).ok()).ok_or_else(|| Fault::invalid("it is not in the list"))?)
+                Val::Int(
+                    found
+                        .and_then(|n| i64::try_from(n).ok())
+                        .ok_or_else(|| Fault::invalid("it is not in the list"))?,
+                )
             }
             ("min" | "max" | "sum" | "any" | "all", [_]) => return self.reduce(st, name, &items),
             ("sorted", [_]) => {
@@ -427,7 +442,9 @@ impl Machine<'_> {
                 let joined = self.g.add(Object::SequenceConcat { axis, new_axis: name == "stack" }, &[v])?;
                 st.tensor(joined)
             }
-            _ => return Err(Fault::unsupported(format!("`{name}` of a list whose length shows at run time"))),
+            _ => {
+                return Err(Fault::unsupported(format!("`{name}` of a list whose length shows at run time")));
+            }
         }))
     }
 
@@ -451,7 +468,14 @@ impl Machine<'_> {
     }
 
     /// An operator on a dict.
-    pub fn dict_op(&mut self, st: &mut State, name: &str, r: Ref, args: &[Val], kwargs: &Kwargs) -> Res<Option<Val>> {
+    pub fn dict_op(
+        &mut self,
+        st: &mut State,
+        name: &str,
+        r: Ref,
+        args: &[Val],
+        kwargs: &Kwargs,
+    ) -> Res<Option<Val>> {
         let Some(Cell::Dict(pairs)) = st.cell(r) else { return Err(Fault::invalid("no such dict")) };
         let mut pairs = pairs.clone();
         self.tick(pairs.len() / 8)?;
@@ -487,7 +511,9 @@ impl Machine<'_> {
                 },
             },
             ("update", [_, Val::Dict(other)]) => {
-                let Some(Cell::Dict(more)) = st.cell(*other) else { return Err(Fault::invalid("no such dict")) };
+                let Some(Cell::Dict(more)) = st.cell(*other) else {
+                    return Err(Fault::invalid("no such dict"));
+                };
                 for (k, v) in more.clone() {
                     match find(&pairs, &k).and_then(|i| pairs.get_mut(i)) {
                         Some((_, old)) => *old = v,

@@ -18,7 +18,9 @@ impl Machine<'_> {
         Ok(match e {
             Expr::Name(name) => self.variable(st, name)?,
             Expr::Attr(value, name) => match e.root() {
-                Some(root @ ("CONSTANTS" | "__torch__" | "torch")) if e.path().is_some() => self.path(e, root)?,
+                Some(root @ ("CONSTANTS" | "__torch__" | "torch")) if e.path().is_some() => {
+                    self.path(e, root)?
+                }
                 _ => {
                     let value = self.eval(st, value)?;
                     self.attribute(st, &value, name)?
@@ -133,7 +135,8 @@ impl Machine<'_> {
             && let Some(Item::Class(found)) = self.program.item(class)?
             && found.is_a("Enum")
         {
-            let value = found.attributes().find(|(name, _, _)| *name == member).and_then(|(_, _, value)| value);
+            let value =
+                found.attributes().find(|(name, _, _)| *name == member).and_then(|(_, _, value)| value);
             let value = match value {
                 Some(Expr::Int(n)) => Val::Int(*n),
                 Some(Expr::Float(x)) => Val::Float(*x),
@@ -211,7 +214,14 @@ impl Machine<'_> {
         Ok(Some(match (path, &*call.args) {
             ("annotate" | "unchecked_cast", [ty, value]) => {
                 let value = self.eval(st, value)?;
-                annotated(ty, value)?
+                match (&value, ty) {
+                    // What was traced keeps numbers in tensors.
+                    (Val::Tensor(r), Expr::Name(name)) if &**name == "number" => {
+                        let t = self.read_tensor(st, *r)?;
+                        self.item(&t, None)?
+                    }
+                    _ => annotated(ty, value)?,
+                }
             }
             ("uninitialized", [_]) => Val::Uninitialized,
             ("isinstance", [value, ty]) => {
@@ -292,7 +302,8 @@ impl Machine<'_> {
             ("List", Val::List(r)) => match st.cell(*r)? {
                 Cell::List(ListCell::Items(items)) => {
                     let items = items.clone();
-                    let all: Option<Vec<bool>> = items.iter().map(|i| self.is_instance(st, i, inner)).collect();
+                    let all: Option<Vec<bool>> =
+                        items.iter().map(|i| self.is_instance(st, i, inner)).collect();
                     Some(all?.into_iter().all(|b| b))
                 }
                 _ => None,
@@ -351,7 +362,11 @@ impl Machine<'_> {
         let items = st.items(value);
         let items = items.ok_or_else(|| Fault::unsupported(format!("unpacking {}", value.kind())))?;
         if items.len() != targets.len() {
-            return Err(Fault::invalid(format!("{} values are unpacked to {} names", items.len(), targets.len())));
+            return Err(Fault::invalid(format!(
+                "{} values are unpacked to {} names",
+                items.len(),
+                targets.len()
+            )));
         }
         for (target, item) in targets.iter().zip(items) {
             self.assign(st, target, item)?;

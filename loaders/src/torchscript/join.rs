@@ -132,7 +132,8 @@ impl<'m> Joiner<'m> {
         };
         let ty = match (of(&a)?, of(&b)?) {
             (Some(x), Some(y)) => {
-                let join = widened(&x, &y).ok_or_else(|| Fault::apart(format!("one path leaves {x}, one {y}")))?;
+                let join =
+                    widened(&x, &y).ok_or_else(|| Fault::apart(format!("one path leaves {x}, one {y}")))?;
                 let ranked = |t: &Type| t.as_tensor().is_some_and(|t| t.shape.dims().is_some());
                 if ranked(&x) && ranked(&y) && !ranked(&join) && !self.rules.ranks {
                     return Err(Fault::apart(format!("one path leaves {x}, one {y}")));
@@ -229,7 +230,8 @@ impl<'m> Joiner<'m> {
         if let Some(&r) = self.memo.get(&(x, y)) {
             return Ok(r);
         }
-        let (Some(a), Some(b)) = (self.a.heap.get(x.index()).cloned(), self.b.heap.get(y.index()).cloned()) else {
+        let (Some(a), Some(b)) = (self.a.heap.get(x.index()).cloned(), self.b.heap.get(y.index()).cloned())
+        else {
             return Err(Fault::invalid("no such object"));
         };
         let aliased = self.is_old(x) || self.is_old(y);
@@ -295,7 +297,8 @@ impl<'m> Joiner<'m> {
         }
         let is_view_of_old = |cell: &TensorCell| cell.view.as_ref().is_some_and(|v| self.is_old(v.base));
         let shared = shared || is_view_of_old(x) || is_view_of_old(y);
-        let value = if x.value == y.value { x.value.clone() } else { self.pair(x.value.clone(), y.value.clone())? };
+        let value =
+            if x.value == y.value { x.value.clone() } else { self.pair(x.value.clone(), y.value.clone())? };
         Ok(TensorCell { value, version, view: None, seen: 0, shared })
     }
 
@@ -313,7 +316,9 @@ impl<'m> Joiner<'m> {
         let (a, kind_a) = sequence(self.a, x)?;
         let (b, kind_b) = sequence(self.b, y)?;
         let kind = match (kind_a, kind_b) {
-            (Some(k), Some(l)) if k != l => return Err(Fault::apart("two paths leave lists of different elements")),
+            (Some(k), Some(l)) if k != l => {
+                return Err(Fault::apart("two paths leave lists of different elements"));
+            }
             (Some(k), _) | (None, Some(k)) => k,
             (None, None) => return Err(Fault::apart("nothing shows what a list holds")),
         };
@@ -341,7 +346,10 @@ pub(crate) fn sequence(st: &State, list: &ListCell) -> Res<(Traced, Option<Optio
                     v => match single(v) {
                         Some((kind, t)) => (Some(kind), t),
                         None => {
-                            return Err(Fault::unsupported(format!("a list of {} that grows at run time", v.kind())));
+                            return Err(Fault::unsupported(format!(
+                                "a list of {} that grows at run time",
+                                v.kind()
+                            )));
                         }
                     },
                 };

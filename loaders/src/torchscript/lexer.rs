@@ -31,8 +31,8 @@ pub(crate) enum Token {
 /// Longest first: the first that fits is taken.
 const MARKS: &[&str] = &[
     "**=", "//=", ">>=", "<<=", "->", "**", "//", "==", "!=", "<=", ">=", "<<", ">>", "+=", "-=", "*=", "/=",
-    "(", ")", "[", "]", "{", "}", ",", ":", ".", ";", "=", "<", ">", "+", "-", "*", "/", "%", "@", "&", "|", "^",
-    "~",
+    "(", ")", "[", "]", "{", "}", ",", ":", ".", ";", "=", "<", ">", "+", "-", "*", "/", "%", "@", "&", "|",
+    "^", "~",
 ];
 
 /// How far in lines may stand within each other.
@@ -306,13 +306,10 @@ mod tests {
     #[test]
     fn numbers_and_text() {
         let s = |t: &str| Token::Str(t.into());
-        assert_eq!(tokens("1. .5 1e-3 7 2j"), [
-            Token::Float(1.0),
-            Token::Float(0.5),
-            Token::Float(1e-3),
-            Token::Int(7),
-            Token::Imaginary(2.0)
-        ]);
+        assert_eq!(
+            tokens("1. .5 1e-3 7 2j"),
+            [Token::Float(1.0), Token::Float(0.5), Token::Float(1e-3), Token::Int(7), Token::Imaginary(2.0)]
+        );
         assert_eq!(tokens(r#""a\n\'\"" 'b\\' "\x41\303\244""#), [s("a\n'\""), s("b\\"), s("Aä")]);
         assert!(Lexer::new("\"abc").next().is_err());
         assert!(Lexer::new("99999999999999999999").next().is_err());

@@ -127,7 +127,8 @@ impl Machine<'_> {
             self.g.input("carried", carried.ty.clone())?;
         }
         let mut state = head.clone();
-        let stop = Stop { frames: state.frames.len(), blocks: state.frames.last().map_or(0, |f| f.blocks.len()) };
+        let stop =
+            Stop { frames: state.frames.len(), blocks: state.frames.last().map_or(0, |f| f.blocks.len()) };
         if let Some((target, _)) = looped.target {
             self.assign(&mut state, target, Val::Num(Kind::Int, step))?;
         }

@@ -172,7 +172,12 @@ impl<'p> Machine<'p> {
             _ => function,
         };
         let file = self.program.package().name();
-        self.g.set_origin(Some(Arc::new(Origin { file, path: String::new(), node, op: format!("aten.{op}") })));
+        self.g.set_origin(Some(Arc::new(Origin {
+            file,
+            path: String::new(),
+            node,
+            op: format!("aten.{op}"),
+        })));
     }
 
     fn statement(&mut self, st: &mut State, stmt: &Stmt, stop: Stop, end: End) -> Res<Step> {
@@ -277,9 +282,7 @@ impl<'p> Machine<'p> {
         match self.truth(st, &truth)? {
             Truth::Known(true) => Ok(Step::Next),
             Truth::Known(false) => self.statement(st, &raise, stop, end),
-            Truth::Traced(condition) => {
-                self.branch(st, &condition, &[[].into(), [raise].into()], stop, end)
-            }
+            Truth::Traced(condition) => self.branch(st, &condition, &[[].into(), [raise].into()], stop, end),
         }
     }
 
@@ -448,7 +451,8 @@ impl<'p> Machine<'p> {
     ) -> Res<Step> {
         let start = st.clone();
         self.tick(SPLIT + start.heap.len() / 16)?;
-        let here = Stop { frames: start.frames.len(), blocks: start.frames.last().map_or(0, |f| f.blocks.len()) };
+        let here =
+            Stop { frames: start.frames.len(), blocks: start.frames.last().map_or(0, |f| f.blocks.len()) };
         let is_inner = here.frames == stop.frames && here.blocks == stop.blocks;
         let checkpoint = self.g.checkpoint();
         let mut done = vec![];
@@ -473,7 +477,8 @@ impl<'p> Machine<'p> {
                 }
             }
         }
-        let [(a, left), (b, right)] = <[_; 2]>::try_from(done).map_err(|_| Fault::invalid("a branch is lost"))?;
+        let [(a, left), (b, right)] =
+            <[_; 2]>::try_from(done).map_err(|_| Fault::invalid("a branch is lost"))?;
         let joined = self.join_arms(condition, (a, &left), (b, &right), start.heap.len(), end);
         self.g.forget(a);
         self.g.forget(b);
@@ -557,7 +562,9 @@ impl<'p> Machine<'p> {
     /// Does with a value what would be done with a call's.
     fn deliver(&mut self, st: &mut State, then: Then, value: Val) -> Res<()> {
         match then {
-            Then::Assign(targets, unpack) if unpack || targets.len() != 1 => self.unpack(st, &targets, &value),
+            Then::Assign(targets, unpack) if unpack || targets.len() != 1 => {
+                self.unpack(st, &targets, &value)
+            }
             Then::Assign(targets, _) => match targets.first() {
                 Some(target) => self.assign(st, target, value),
                 None => Ok(()),
@@ -587,7 +594,9 @@ impl<'p> Machine<'p> {
         let Val::Instance(r) = on else {
             return Err(Fault::unsupported(format!("method `{name:.100}` of {}", on.kind())));
         };
-        let Some(Cell::Instance(class, _)) = st.cell(*r) else { return Err(Fault::invalid("no such object")) };
+        let Some(Cell::Instance(class, _)) = st.cell(*r) else {
+            return Err(Fault::invalid("no such object"));
+        };
         let path = class.clone();
         let class = self.program.class(&path)?;
         let method = class.method(name).cloned();
@@ -613,7 +622,12 @@ impl<'p> Machine<'p> {
             return Err(Fault::unsupported(format!("`{}` calls itself", f.name)));
         }
         if args.len() > f.params.len() {
-            return Err(Fault::invalid(format!("`{}` takes {} arguments, not {}", f.name, f.params.len(), args.len())));
+            return Err(Fault::invalid(format!(
+                "`{}` takes {} arguments, not {}",
+                f.name,
+                f.params.len(),
+                args.len()
+            )));
         }
         let mut env = Env::default();
         let mut args = args.into_iter();
@@ -641,10 +655,10 @@ impl<'p> Machine<'p> {
             Val::Float(x) => (Kind::Float, Traced::Constant(Tensor::scalar(*x))),
             Val::Dim(dim) => (Kind::Int, Traced::Size(dim.clone())),
             Val::Num(kind, traced) => (*kind, traced.clone()),
-            Val::Str(text) => {
-                (Kind::Text, Traced::Constant(Tensor::strings(&[], vec![text.to_string()])?))
+            Val::Str(text) => (Kind::Text, Traced::Constant(Tensor::strings(&[], vec![text.to_string()])?)),
+            other => {
+                return Err(Fault::unsupported(format!("{} where a single value is needed", other.kind())));
             }
-            other => return Err(Fault::unsupported(format!("{} where a single value is needed", other.kind()))),
         })
     }
 
@@ -687,6 +701,8 @@ impl<'p> Machine<'p> {
     /// Whether a traced value is of a dtype.
     pub fn dtype(&self, traced: &Traced) -> Res<DType> {
         let ty = self.g.ty(traced)?;
-        ty.as_tensor().map(|t| t.dtype).ok_or_else(|| Fault::invalid(format!("{ty} where a tensor is needed")))
+        ty.as_tensor()
+            .map(|t| t.dtype)
+            .ok_or_else(|| Fault::invalid(format!("{ty} where a tensor is needed")))
     }
 }

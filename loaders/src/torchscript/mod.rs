@@ -214,8 +214,12 @@ fn check_options(methods: &[Rc<Function>], options: &LoadOptions) -> Res<()> {
         let argument = name.split('.').next().unwrap_or_default();
         let known = methods.iter().any(|f| f.params.iter().skip(1).any(|p| &*p.name == argument));
         if !known {
-            let all: Vec<&str> = methods.iter().flat_map(|f| f.params.iter().skip(1)).map(|p| &*p.name).collect();
-            return Err(Fault::Option(format!("no argument is named `{name}`; there are {}", all.join(", "))));
+            let all: Vec<&str> =
+                methods.iter().flat_map(|f| f.params.iter().skip(1)).map(|p| &*p.name).collect();
+            return Err(Fault::Option(format!(
+                "no argument is named `{name}`; there are {}",
+                all.join(", ")
+            )));
         }
     }
     Ok(())

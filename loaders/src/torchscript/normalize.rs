@@ -8,8 +8,25 @@ use super::ast::{Block, Call, Expr, Function, Name, Stmt, StmtKind};
 
 /// Functions that are no values of the program.
 const BUILTINS: &[&str] = &[
-    "annotate", "bool", "complex", "dict", "float", "getattr", "hasattr", "int", "isinstance", "len", "list", "max",
-    "min", "print", "range", "str", "tuple", "unchecked_cast", "uninitialized",
+    "annotate",
+    "bool",
+    "complex",
+    "dict",
+    "float",
+    "getattr",
+    "hasattr",
+    "int",
+    "isinstance",
+    "len",
+    "list",
+    "max",
+    "min",
+    "print",
+    "range",
+    "str",
+    "tuple",
+    "unchecked_cast",
+    "uninitialized",
 ];
 
 /// Whether a call enters the program.

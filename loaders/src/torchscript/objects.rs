@@ -30,7 +30,14 @@ impl<'c> Objects<'c> {
         self.value(st, states, self.checkpoint.tree().root(), "", 0)
     }
 
-    fn value(&mut self, st: &mut State, states: &mut States, id: ItemId, path: &str, depth: usize) -> Res<Val> {
+    fn value(
+        &mut self,
+        st: &mut State,
+        states: &mut States,
+        id: ItemId,
+        path: &str,
+        depth: usize,
+    ) -> Res<Val> {
         if let Some(v) = self.made.get(&id) {
             return Ok(v.clone());
         }
@@ -123,7 +130,8 @@ impl<'c> Objects<'c> {
                 None => Err(Fault::invalid(format!("`{:.100}` of nothing", opaque.name))),
             };
         }
-        let is_class = opaque.name.starts_with("__torch__.") && !opaque.name.starts_with("__torch__.torch.classes.");
+        let is_class =
+            opaque.name.starts_with("__torch__.") && !opaque.name.starts_with("__torch__.torch.classes.");
         let state = part("").map(|id| tree.item(id));
         if !is_class {
             return Ok(Val::Opaque(opaque.name.as_str().into()));
@@ -139,7 +147,9 @@ impl<'c> Objects<'c> {
         self.made.insert(id, Val::Instance(r));
         let mut attrs = BTreeMap::new();
         for &(key, value) in pairs {
-            let Item::Text(key) = tree.item(key) else { return Err(Fault::invalid("an attribute has no name")) };
+            let Item::Text(key) = tree.item(key) else {
+                return Err(Fault::invalid("an attribute has no name"));
+            };
             let key = key.as_str();
             let inner = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
             if inner.len() > 4096 {

@@ -49,7 +49,14 @@ impl Machine<'_> {
     }
 
     /// An operator that ATen's table does not have, or whose result is known.
-    fn op_value(&mut self, st: &mut State, ns: &str, name: &str, args: &[Val], kwargs: &Kwargs) -> Res<Option<Val>> {
+    fn op_value(
+        &mut self,
+        st: &mut State,
+        ns: &str,
+        name: &str,
+        args: &[Val],
+        kwargs: &Kwargs,
+    ) -> Res<Option<Val>> {
         if ns == "$" {
             return self.enter_mode(st, args).map(Some);
         }
@@ -193,8 +200,11 @@ impl Machine<'_> {
                     self.bool_of(found)
                 }
             },
-            ("is_cuda" | "is_xla" | "is_mps" | "is_quantized" | "is_sparse" | "is_mkldnn" | "requires_grad"
-            | "is_meta" | "is_vulkan" | "is_ipu" | "is_leaf", [Val::Tensor(_)]) => Val::Bool(false),
+            (
+                "is_cuda" | "is_xla" | "is_mps" | "is_quantized" | "is_sparse" | "is_mkldnn"
+                | "requires_grad" | "is_meta" | "is_vulkan" | "is_ipu" | "is_leaf",
+                [Val::Tensor(_)],
+            ) => Val::Bool(false),
             ("is_cpu", [Val::Tensor(_)]) => Val::Bool(true),
             ("requires_grad_", [v, ..]) => v.clone(),
             ("type", [Val::Device(d)]) => Val::text(d.split(':').next().unwrap_or("cpu")),
@@ -224,7 +234,9 @@ impl Machine<'_> {
                 return Ok(int_of(count));
             }
         }
-        let Val::Int(step) = step else { return Err(Fault::unsupported("a range whose step shows at run time")) };
+        let Val::Int(step) = step else {
+            return Err(Fault::unsupported("a range whose step shows at run time"));
+        };
         let (from, to) = if step > 0 { (low, high) } else { (high, low) };
         let size = Val::Int(step.saturating_abs());
         let span = self.op(st, "aten", "sub", vec![to, from], vec![])?;
@@ -285,8 +297,12 @@ impl Machine<'_> {
                 }
                 self.to_bool(st, &number)?
             }
-            Val::Dim(_) | Val::Num(Kind::Int, _) => self.op(st, "aten", "ne", vec![v.clone(), Val::Int(0)], vec![])?,
-            Val::Num(Kind::Float, _) => self.op(st, "aten", "ne", vec![v.clone(), Val::Float(0.0)], vec![])?,
+            Val::Dim(_) | Val::Num(Kind::Int, _) => {
+                self.op(st, "aten", "ne", vec![v.clone(), Val::Int(0)], vec![])?
+            }
+            Val::Num(Kind::Float, _) => {
+                self.op(st, "aten", "ne", vec![v.clone(), Val::Float(0.0)], vec![])?
+            }
             Val::List(_) | Val::Dict(_) | Val::Tuple(..) | Val::Num(Kind::Text, _) => {
                 let length = self.op(st, "aten", "len", vec![v.clone()], vec![])?;
                 self.to_bool(st, &length)?
@@ -314,7 +330,9 @@ impl Machine<'_> {
                 _ => Val::Num(kind, t),
             },
             Kind::Text => match self.g.constant(&t) {
-                Some(c) if c.numel() == 1 => c.as_strings().first().map_or(Val::None, |s| Val::text(s.as_str())),
+                Some(c) if c.numel() == 1 => {
+                    c.as_strings().first().map_or(Val::None, |s| Val::text(s.as_str()))
+                }
                 _ => Val::Num(kind, t),
             },
         }

@@ -384,7 +384,10 @@ impl Parser<'_, '_> {
     /// One more than a depth, if so deep an expression may be.
     fn deep(&self, depth: u32) -> Result<u32, Fault> {
         if depth >= MAX_DEPTH {
-            return Err(Fault::Limit { what: "nesting of expressions".to_owned(), limit: MAX_DEPTH as usize });
+            return Err(Fault::Limit {
+                what: "nesting of expressions".to_owned(),
+                limit: MAX_DEPTH as usize,
+            });
         }
         Ok(depth + 1)
     }

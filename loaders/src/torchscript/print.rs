@@ -102,8 +102,7 @@ pub(crate) fn expr(e: &Expr) -> String {
             index => format!("{}[{}]", inner(value), expr(index)),
         },
         Expr::Slice(value, parts) => {
-            let parts: Vec<String> =
-                parts.iter().map(|p| p.as_ref().map(expr).unwrap_or_default()).collect();
+            let parts: Vec<String> = parts.iter().map(|p| p.as_ref().map(expr).unwrap_or_default()).collect();
             format!("{}[{}]", inner(value), parts.join(":"))
         }
         Expr::Int(n) => n.to_string(),

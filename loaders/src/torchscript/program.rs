@@ -93,7 +93,9 @@ impl<'p> Program<'p> {
 
     /// Where a statement comes from: file and line of the original source, or of the serialized one.
     pub fn place(&self, file: u32, at: u32) -> String {
-        let Some(path) = usize::try_from(file).ok().and_then(|i| self.files.get(i)) else { return String::new() };
+        let Some(path) = usize::try_from(file).ok().and_then(|i| self.files.get(i)) else {
+            return String::new();
+        };
         if let Some(map) = self.package.debug(path)
             && let Some((name, line)) = debug::original(&map, at)
         {

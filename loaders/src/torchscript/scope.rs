@@ -61,7 +61,15 @@ pub(crate) struct Graphs {
 impl Graphs {
     /// Nothing built yet.
     pub fn new(max_nodes: usize) -> Self {
-        Graphs { module: Module::new(), scopes: vec![], parked: vec![], next: 0, nodes: 0, max_nodes, origin: None }
+        Graphs {
+            module: Module::new(),
+            scopes: vec![],
+            parked: vec![],
+            next: 0,
+            nodes: 0,
+            max_nodes,
+            origin: None,
+        }
     }
 
     /// Sets the source of the nodes added from now on.
@@ -101,7 +109,10 @@ impl Graphs {
     /// Ends the current graph.
     pub fn close(&mut self) -> Res<Closed> {
         let scope = self.scopes.pop().ok_or_else(|| Fault::invalid("there is no graph to end"))?;
-        Ok(Closed { graph: scope.graph, captures: scope.captures.into_iter().map(|(outer, _)| outer).collect() })
+        Ok(Closed {
+            graph: scope.graph,
+            captures: scope.captures.into_iter().map(|(outer, _)| outer).collect(),
+        })
     }
 
     /// Puts the current graph aside.
@@ -237,9 +248,7 @@ impl Graphs {
     pub fn value(&mut self, t: &Traced) -> Res<Value> {
         match t {
             Traced::Constant(tensor) => self.constant_in(self.scopes.len().saturating_sub(1), tensor),
-            Traced::Node { scope, value } => {
-                self.lift(self.scopes.len().saturating_sub(1), *scope, *value)
-            }
+            Traced::Node { scope, value } => self.lift(self.scopes.len().saturating_sub(1), *scope, *value),
             Traced::Sequence(items) => {
                 let mut values = vec![];
                 for item in items.iter() {
@@ -273,7 +282,8 @@ impl Graphs {
         match ty {
             Type::Tensor(t) => {
                 let dims = t.shape.dims().unwrap_or(&[]);
-                let dims = dims.iter().map(|d| d.as_known().and_then(|n| usize::try_from(n).ok()).unwrap_or(1));
+                let dims =
+                    dims.iter().map(|d| d.as_known().and_then(|n| usize::try_from(n).ok()).unwrap_or(1));
                 let dims: Vec<usize> = dims.collect();
                 let one = vec![1; dims.len()];
                 let scalar = match t.dtype {
@@ -300,7 +310,8 @@ impl Graphs {
 
     /// A constant in the graph at `level`, once for each.
     fn constant_in(&mut self, level: usize, tensor: &Tensor) -> Res<Value> {
-        let key = (tensor.bytes().as_ptr().addr(), tensor.bytes().len(), tensor.dtype(), tensor.dims().to_vec());
+        let key =
+            (tensor.bytes().as_ptr().addr(), tensor.bytes().len(), tensor.dtype(), tensor.dims().to_vec());
         let scope = self.scopes.get(level).ok_or_else(|| Fault::invalid("there is no graph"))?;
         if tensor.dtype() != DType::String
             && let Some(&v) = scope.constants.get(&key)

@@ -130,9 +130,14 @@ impl Machine<'_> {
             Val::Dim(_) => (Form::Number(Kind::Int), Some(self.traced(v)?.1)),
             Val::Num(kind, t) => (Form::Number(*kind), Some(t.clone())),
             Val::Float(_) => (Form::Number(Kind::Float), Some(self.traced(v)?.1)),
-            Val::None | Val::Bool(_) | Val::Int(_) | Val::Str(_) | Val::Device(_) => (Form::Known(v.clone()), None),
+            Val::None | Val::Bool(_) | Val::Int(_) | Val::Str(_) | Val::Device(_) => {
+                (Form::Known(v.clone()), None)
+            }
             other => {
-                return Err(Fault::unsupported(format!("an attribute that changes and holds {}", other.kind())));
+                return Err(Fault::unsupported(format!(
+                    "an attribute that changes and holds {}",
+                    other.kind()
+                )));
             }
         })
     }
@@ -154,7 +159,8 @@ impl Machine<'_> {
                     let fixed = ty.as_tensor().and_then(|t| Some((t.dtype, t.shape.as_fixed()?)));
                     let t = match fixed {
                         Some((dtype, dims)) if dims.contains(&0) => {
-                            let dims: Vec<usize> = dims.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
+                            let dims: Vec<usize> =
+                                dims.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
                             Traced::Constant(Tensor::zeros(dtype, &dims)?)
                         }
                         _ => self.g.add(Object::StateRead { name: slot.name.clone(), ty }, &[])?,
@@ -223,11 +229,13 @@ impl Machine<'_> {
                 _ => true,
             },
             (Val::List(a), Val::List(b)) => {
-                a != b || !matches!((self.states.origin.heap.get(a.index()), st.heap.get(b.index())),
+                a != b
+                    || !matches!((self.states.origin.heap.get(a.index()), st.heap.get(b.index())),
                     (Some(x), Some(y)) if std::rc::Rc::ptr_eq(x, y))
             }
             (Val::Dict(a), Val::Dict(b)) => {
-                a != b || !matches!((self.states.origin.heap.get(a.index()), st.heap.get(b.index())),
+                a != b
+                    || !matches!((self.states.origin.heap.get(a.index()), st.heap.get(b.index())),
                     (Some(x), Some(y)) if std::rc::Rc::ptr_eq(x, y))
             }
             (Val::Instance(a), Val::Instance(b)) => a != b,
@@ -311,11 +319,8 @@ impl Machine<'_> {
 
     /// The mode of these forms; `None` if it is new, or was narrower.
     fn mode_of(&mut self, forms: &[Form]) -> Res<Option<usize>> {
-        let at = self
-            .states
-            .modes
-            .iter()
-            .position(|mode| mode.iter().zip(forms).all(|(a, b)| same_form(a, b)));
+        let at =
+            self.states.modes.iter().position(|mode| mode.iter().zip(forms).all(|(a, b)| same_form(a, b)));
         if let Some(at) = at {
             let mut changed = false;
             if let Some(mode) = self.states.modes.get_mut(at) {
@@ -383,7 +388,8 @@ impl Machine<'_> {
                 Form::Tensor(ty) => Some(ty.clone()),
             });
             let Some(ty) = ty else { continue };
-            let dtype = ty.as_tensor().map(|t| t.dtype).ok_or_else(|| Fault::invalid("a state is no tensor"))?;
+            let dtype =
+                ty.as_tensor().map(|t| t.dtype).ok_or_else(|| Fault::invalid("a state is no tensor"))?;
             for form in &forms {
                 let other = match form {
                     Form::Known(_) => continue,
@@ -391,7 +397,10 @@ impl Machine<'_> {
                     Form::Tensor(t) => t.as_tensor().map_or(dtype, |t| t.dtype),
                 };
                 if other != dtype {
-                    return Err(Fault::unsupported(format!("the attribute `{}` changes its dtype", slot.attr)));
+                    return Err(Fault::unsupported(format!(
+                        "the attribute `{}` changes its dtype",
+                        slot.attr
+                    )));
                 }
             }
             let init = match (&slot.value, &slot.initial) {

@@ -17,15 +17,51 @@ use crate::aten::{self, Arg, Write, scalar_type};
 
 /// Operators whose results are views of their first operand.
 const VIEWS: &[&str] = &[
-    "alias", "chunk", "detach", "expand", "expand_as", "flatten", "movedim", "narrow", "numpy_T", "permute", "reshape",
-    "select", "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split",
-    "transpose", "unbind", "unflatten", "unsqueeze", "view", "view_as",
+    "alias",
+    "chunk",
+    "detach",
+    "expand",
+    "expand_as",
+    "flatten",
+    "movedim",
+    "narrow",
+    "numpy_T",
+    "permute",
+    "reshape",
+    "select",
+    "slice",
+    "split",
+    "split_with_sizes",
+    "squeeze",
+    "swapaxes",
+    "swapdims",
+    "t",
+    "tensor_split",
+    "transpose",
+    "unbind",
+    "unflatten",
+    "unsqueeze",
+    "view",
+    "view_as",
 ];
 
 /// Operators that give lists of tensors, however many.
 const LISTS: &[&str] = &[
-    "align_tensors", "broadcast_tensors", "chunk", "dsplit", "hsplit", "meshgrid", "nonzero_numpy", "split",
-    "split_with_sizes", "tensor_split", "unbind", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes", "vsplit",
+    "align_tensors",
+    "broadcast_tensors",
+    "chunk",
+    "dsplit",
+    "hsplit",
+    "meshgrid",
+    "nonzero_numpy",
+    "split",
+    "split_with_sizes",
+    "tensor_split",
+    "unbind",
+    "unsafe_chunk",
+    "unsafe_split",
+    "unsafe_split_with_sizes",
+    "vsplit",
 ];
 
 /// Nesting of views.
@@ -150,7 +186,8 @@ impl Machine<'_> {
                 let start = self.bound(st, &start, &size, Dim::known(0))?;
                 let (end, step) = match &*view.op {
                     "narrow" => {
-                        let length = self.bound(st, &number(3, "length").unwrap_or(Val::None), &size, size.clone())?;
+                        let length =
+                            self.bound(st, &number(3, "length").unwrap_or(Val::None), &size, size.clone())?;
                         (&start + &length, Val::Int(1))
                     }
                     _ => {
@@ -181,7 +218,11 @@ impl Machine<'_> {
             v => match self.index(st, v)? {
                 Val::Int(n) => Dim::known(n),
                 Val::Dim(d) => d,
-                _ => return Err(Fault::unsupported("a change in place of a slice whose place shows at run time")),
+                _ => {
+                    return Err(Fault::unsupported(
+                        "a change in place of a slice whose place shows at run time",
+                    ));
+                }
             },
         };
         let negative = at.as_known().is_some_and(|n| n < 0);
@@ -228,7 +269,15 @@ impl Machine<'_> {
     }
 
     /// `base` with `new` from `start` to `end` of an axis.
-    fn put_range(&mut self, base: Value, new: Value, shape: &[Dim], dim: usize, start: &Dim, end: &Dim) -> Res<Value> {
+    fn put_range(
+        &mut self,
+        base: Value,
+        new: Value,
+        shape: &[Dim],
+        dim: usize,
+        start: &Dim,
+        end: &Dim,
+    ) -> Res<Value> {
         let size = shape.get(dim).cloned().unwrap_or(Dim::known(1));
         self.g.try_build(|g| {
             let mut whole = shape.to_vec();
@@ -250,9 +299,18 @@ impl Machine<'_> {
     }
 
     /// `base` with `new` at every `step`th place of an axis from `start` on.
-    fn put_steps(&mut self, base: Value, new: Value, shape: &[Dim], dim: usize, start: &Dim, step: i64) -> Res<Value> {
+    fn put_steps(
+        &mut self,
+        base: Value,
+        new: Value,
+        shape: &[Dim],
+        dim: usize,
+        start: &Dim,
+        step: i64,
+    ) -> Res<Value> {
         let size = shape.get(dim).and_then(Dim::as_known).zip(start.as_known());
-        let (size, start) = size.ok_or_else(|| Fault::unsupported("a change in place of a slice with steps"))?;
+        let (size, start) =
+            size.ok_or_else(|| Fault::unsupported("a change in place of a slice with steps"))?;
         let places: Vec<i64> = (start..size).step_by(usize::try_from(step).unwrap_or(1)).collect();
         let mut value = base;
         for (i, &at) in places.iter().enumerate() {
@@ -321,7 +379,14 @@ impl Machine<'_> {
     }
 
     /// An operator of ATen's table.
-    pub fn tensor_op(&mut self, st: &mut State, ns: &str, name: &str, args: Vec<Val>, kwargs: Kwargs) -> Res<Val> {
+    pub fn tensor_op(
+        &mut self,
+        st: &mut State,
+        ns: &str,
+        name: &str,
+        args: Vec<Val>,
+        kwargs: Kwargs,
+    ) -> Res<Val> {
         if matches!(name, "tensor" | "as_tensor" | "scalar_tensor")
             && let Some(first) = args.first()
             && !matches!(first, Val::Tensor(_))
@@ -377,7 +442,14 @@ impl Machine<'_> {
         })
     }
 
-    fn results(&mut self, st: &mut State, name: &str, args: Vec<Val>, kwargs: Kwargs, results: Vec<Arg>) -> Res<Val> {
+    fn results(
+        &mut self,
+        st: &mut State,
+        name: &str,
+        args: Vec<Val>,
+        kwargs: Kwargs,
+        results: Vec<Arg>,
+    ) -> Res<Val> {
         let is_list = LISTS.contains(&name);
         let mut values = vec![];
         let results = if is_list { flat(results) } else { results };
@@ -417,14 +489,16 @@ impl Machine<'_> {
         let mut dims = vec![];
         self.leaves(st, &data, 0, &mut dims, &mut leaves)?;
         let float = leaves.iter().any(|v| matches!(v, Val::Float(_) | Val::Num(Kind::Float, _)));
-        let bools = !leaves.is_empty() && leaves.iter().all(|v| matches!(v, Val::Bool(_) | Val::Num(Kind::Bool, _)));
+        let bools =
+            !leaves.is_empty() && leaves.iter().all(|v| matches!(v, Val::Bool(_) | Val::Num(Kind::Bool, _)));
         let dtype = match dtype {
             Val::Int(code) => scalar_type(code).ok_or_else(|| Fault::unsupported(format!("dtype {code}")))?,
             _ if float || leaves.is_empty() => DType::F32,
             _ if bools => DType::Bool,
             _ => DType::I64,
         };
-        let shape: Vec<Dim> = dims.iter().map(|&d| Dim::known(i64::try_from(d).unwrap_or(i64::MAX))).collect();
+        let shape: Vec<Dim> =
+            dims.iter().map(|&d| Dim::known(i64::try_from(d).unwrap_or(i64::MAX))).collect();
         let scalars: Option<Vec<kiln_ir::Scalar>> = leaves.iter().map(scalar).collect();
         let value = match scalars {
             Some(scalars) => {
@@ -453,10 +527,21 @@ impl Machine<'_> {
     }
 
     /// The numbers of nested lists, and their shape.
-    fn leaves(&mut self, st: &State, v: &Val, depth: usize, dims: &mut Vec<usize>, out: &mut Vec<Val>) -> Res<()> {
+    fn leaves(
+        &mut self,
+        st: &State,
+        v: &Val,
+        depth: usize,
+        dims: &mut Vec<usize>,
+        out: &mut Vec<Val>,
+    ) -> Res<()> {
         let Some(items) = st.items(v) else {
             out.push(v.clone());
-            return if dims.len() == depth { Ok(()) } else { Err(Fault::invalid("a list of numbers is ragged")) };
+            return if dims.len() == depth {
+                Ok(())
+            } else {
+                Err(Fault::invalid("a list of numbers is ragged"))
+            };
         };
         self.tick(items.len())?;
         if depth > 8 || out.len() > 1 << 16 {

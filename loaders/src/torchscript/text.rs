@@ -157,7 +157,8 @@ pub(crate) fn percent(st: &State, template: &str, values: &[Val]) -> Res<Val> {
         match chars.next() {
             Some('%') => parts.text.push('%'),
             Some(code @ ('s' | 'r' | 'd' | 'i' | 'g' | 'f' | 'e')) => {
-                let v = values.next().ok_or_else(|| Fault::invalid("a format has fewer values than places"))?;
+                let v =
+                    values.next().ok_or_else(|| Fault::invalid("a format has fewer values than places"))?;
                 match (code, v) {
                     ('d' | 'i', Val::Float(x)) => parts.text.push_str(&format!("{:.0}", x.trunc())),
                     ('f', Val::Float(x)) => parts.text.push_str(&format!("{x:.6}")),
@@ -202,9 +203,11 @@ pub(crate) fn method(st: &mut State, name: &str, text: &str, args: &[Val]) -> Re
         st.list(items)
     };
     let is_all = |test: fn(char) -> bool| Val::Bool(!text.is_empty() && text.chars().all(test));
-    let chars = |set: Option<Name>| move |c: char| match &set {
-        Some(set) => set.contains(c),
-        None => c.is_whitespace(),
+    let chars = |set: Option<Name>| {
+        move |c: char| match &set {
+            Some(set) => set.contains(c),
+            None => c.is_whitespace(),
+        }
     };
     Ok(Some(match name {
         "upper" => bounded(text.to_uppercase())?,
@@ -238,7 +241,9 @@ pub(crate) fn method(st: &mut State, name: &str, text: &str, args: &[Val]) -> Re
             let items = args.first().and_then(|v| st.items(v)).unwrap_or_default();
             let mut out = String::new();
             for (i, item) in items.iter().enumerate() {
-                let Val::Str(item) = item else { return Err(Fault::unsupported("joining what shows at run time")) };
+                let Val::Str(item) = item else {
+                    return Err(Fault::unsupported("joining what shows at run time"));
+                };
                 if i > 0 {
                     out.push_str(text);
                 }
@@ -261,7 +266,8 @@ mod tests {
 
     #[test]
     fn floats_print_as_torch_does() {
-        let cases = [(1.0, "1."), (0.1, "0.10000000000000001"), (1e-20, "9.9999999999999995e-21"), (1e30, "1e+30")];
+        let cases =
+            [(1.0, "1."), (0.1, "0.10000000000000001"), (1e-20, "9.9999999999999995e-21"), (1e30, "1e+30")];
         for (x, expected) in cases {
             assert_eq!(float(x), expected);
         }

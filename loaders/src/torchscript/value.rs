@@ -293,7 +293,13 @@ impl State {
 
     /// A new tensor that shares nothing.
     pub fn tensor(&mut self, value: Traced) -> Val {
-        Val::Tensor(self.add(Cell::Tensor(TensorCell { value, version: 0, view: None, seen: 0, shared: false })))
+        Val::Tensor(self.add(Cell::Tensor(TensorCell {
+            value,
+            version: 0,
+            view: None,
+            seen: 0,
+            shared: false,
+        })))
     }
 
     /// A new list.

@@ -23,7 +23,12 @@ fn with(name: &str, data: &[u8], version: &str, source: &str) -> Hostile {
 /// A module whose `forward` takes an integer and has these statements.
 fn program(name: &str, body: &str) -> Hostile {
     let body: String = body.lines().map(|line| format!("    {line}\n")).collect();
-    with(name, MODULE, "3\n", &format!("class M(Module):\n  def forward(self: __torch__.M, n: int) -> int:\n{body}"))
+    with(
+        name,
+        MODULE,
+        "3\n",
+        &format!("class M(Module):\n  def forward(self: __torch__.M, n: int) -> int:\n{body}"),
+    )
 }
 
 /// Sources that are nested or long.
@@ -56,21 +61,29 @@ fn sources() -> Vec<Hostile> {
 
 /// Values that double.
 fn bombs() -> Vec<Hostile> {
-    let doubled = |first: &str, step: &str, last: &str| format!("x = {first}\n{}{last}", format!("{step}\n").repeat(64));
+    let doubled = |first: &str, step: &str, last: &str| {
+        format!("x = {first}\n{}{last}", format!("{step}\n").repeat(64))
+    };
     vec![
         program("text-doubles", &doubled("\"ab\"", "x = torch.add(x, x)", "return n")),
         program("lists-double", &doubled("[1, 2]", "x = torch.add(x, x)", "return n")),
         program("lists-repeat", "x = torch.mul([1], 9223372036854775807)\nreturn n"),
         program("text-repeats", "x = torch.mul(\"a\", 9223372036854775807)\nreturn n"),
         program("tuples-double", &doubled("(1, 2)", "x = (x, x)", "return n")),
-        program("formats-double", &doubled("\"ab\"", "x = torch.format(\"{}{}{}{}\", x, x, x, x)", "return n")),
+        program(
+            "formats-double",
+            &doubled("\"ab\"", "x = torch.format(\"{}{}{}{}\", x, x, x, x)", "return n"),
+        ),
         program("replaced-text", &doubled("\"aa\"", "x = torch.replace(x, \"a\", \"aa\")", "return n")),
         program("a-list-of-itself", "x = [1]\ny = torch.append(x, x)\nreturn torch.eq(x, x)"),
         program("text-of-itself", "x = [1]\ny = torch.append(x, x)\nreturn torch.format(\"{}\", x)"),
         program("a-result-of-itself", "x = [1]\ny = torch.append(x, x)\nreturn x"),
         program("a-vast-tensor", "return torch.zeros([1000000000, 1000000000])"),
         program("a-large-tensor", "return torch.zeros([100000, 100000])"),
-        program("many-dims", &doubled("torch.zeros([1])", "x = torch.unsqueeze(torch.cat([x, x]), 0)", "return x")),
+        program(
+            "many-dims",
+            &doubled("torch.zeros([1])", "x = torch.unsqueeze(torch.cat([x, x]), 0)", "return x"),
+        ),
         program(
             "a-chain-of-views",
             "x = torch.zeros([2, 2])\ny = x\nfor i in range(1000):\n  y = torch.t(y)\ny = torch.add_(y, 1)\nreturn x.a",
@@ -82,7 +95,8 @@ fn bombs() -> Vec<Hostile> {
 fn endless() -> Vec<Hostile> {
     let mut calls = String::from("class M(Module):\n");
     for i in 0..40 {
-        let body = if i == 39 { "n".to_owned() } else { format!("(self).f{}((self).f{}(n, ), )", i + 1, i + 1) };
+        let body =
+            if i == 39 { "n".to_owned() } else { format!("(self).f{}((self).f{}(n, ), )", i + 1, i + 1) };
         let name = if i == 0 { "forward".to_owned() } else { format!("f{i}") };
         calls.push_str(&format!("  def {name}(self: __torch__.M, n: int) -> int:\n    return {body}\n"));
     }
@@ -105,7 +119,10 @@ fn endless() -> Vec<Hostile> {
         program("paths", &forks(60)),
         program("calls-itself", "return (self).forward(n, )"),
         with("calls-double", MODULE, "3\n", &calls),
-        program("a-vast-range", "for i in range(9223372036854775807):\n  n = torch.add(n, torch.size(n.a))\nreturn n"),
+        program(
+            "a-vast-range",
+            "for i in range(9223372036854775807):\n  n = torch.add(n, torch.size(n.a))\nreturn n",
+        ),
         program(
             "a-growing-list",
             "x = [1]\nfor i in range(4000):\n  for j in range(4000):\n    y = torch.append(x, j)\nreturn n",

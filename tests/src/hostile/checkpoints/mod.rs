@@ -58,7 +58,8 @@ fn zip_of(entries: &[Entry<'_>], count: u16) -> Vec<u8> {
 
 /// An archive of entries that are stored.
 pub(super) fn archive(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
-    let entries: Vec<Entry<'_>> = entries.iter().map(|(name, data)| Entry::stored(name, data.clone())).collect();
+    let entries: Vec<Entry<'_>> =
+        entries.iter().map(|(name, data)| Entry::stored(name, data.clone())).collect();
     zip_of(&entries, entries.len() as u16)
 }
 
