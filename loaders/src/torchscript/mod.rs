@@ -13,6 +13,7 @@ mod containers;
 mod debug;
 mod entry;
 mod expr;
+mod facts;
 mod fault;
 mod join;
 mod lexer;
@@ -95,7 +96,16 @@ fn error_of(machine: &Machine<'_>, fault: Fault) -> LoadError {
     let place = || machine.program.place(machine.at.0, machine.at.1);
     match fault {
         Fault::Unsupported(reason) => {
-            LoadError::Program { path, place: place(), reason: format!("unsupported: {reason}") }
+            let mut reason = format!("unsupported: {reason}");
+            // One failure hides the next: what else is lacking is told at once.
+            let missing = machine.program.unknown_operators(&ops::is_known);
+            if !missing.is_empty() {
+                reason.push_str(&format!(
+                    " (operators of the program that Kiln lacks: {})",
+                    missing.join(", ")
+                ));
+            }
+            LoadError::Program { path, place: place(), reason }
         }
         Fault::Invalid(reason) => LoadError::Program { path, place: place(), reason },
         Fault::Apart(reason) => LoadError::Program {
