@@ -133,7 +133,8 @@ impl Machine<'_> {
                 continue;
             }
             let v = self.g.value(&value)?;
-            let v = self.g.try_build(|b| b.reshape(v, &known))?;
+            // Where inference cannot follow, the shape stays as it is.
+            let Ok(v) = self.g.build(|b| b.reshape(v, &known))? else { continue };
             let value = self.g.node(v);
             if let Some(Cell::Tensor(cell)) = st.cell_mut(r) {
                 cell.value = value;
