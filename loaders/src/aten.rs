@@ -118,6 +118,11 @@ pub(crate) struct Outcome {
     pub writes: Option<Write>,
 }
 
+/// Whether the table has the operator, in place or not.
+pub(crate) fn supports(name: &str) -> bool {
+    find(name).is_some()
+}
+
 /// Calls an operator. `name` has its namespace, as in `aten::conv2d`; `overload` is that of the file, if it names one
 /// (`default` and the empty string are the same). Arguments may come by position or by name.
 ///
