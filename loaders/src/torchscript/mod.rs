@@ -32,6 +32,7 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 mod text;
+mod traced;
 mod value;
 
 use std::path::Path;
@@ -139,18 +140,8 @@ fn read(machine: &mut Machine<'_>, package: &Package<'_>) -> Result<Read, Stoppe
         let values = Objects::new(&constants, &mut copies).root(&mut st, &mut machine.states)?;
         machine.constants = st.items(&values).unwrap_or_default();
     }
-    let mut traced = vec![];
-    if package.has("traced_inputs")
-        && let Ok(inputs) = package.part("traced_inputs")
-        && let Ok(Val::Dict(r)) = Objects::new(&inputs, &mut copies).root(&mut st, &mut machine.states)
-        && let Some(value::Cell::Dict(pairs)) = st.cell(r)
-    {
-        for (name, values) in pairs {
-            if let (Val::Str(name), Some(values)) = (name, st.items(values)) {
-                traced.push((name.to_string(), values));
-            }
-        }
-    }
+    let inputs = package.pickle("traced_inputs");
+    let traced = inputs.map(|content| traced::inputs(&content, &mut st)).unwrap_or_default();
     machine.states.origin = st;
     Ok(Read { object, traced })
 }
