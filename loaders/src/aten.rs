@@ -15,6 +15,7 @@ mod conv;
 mod create;
 mod cx;
 mod einsum;
+mod fused;
 mod index;
 mod linear;
 mod loss;
@@ -36,7 +37,9 @@ use std::sync::OnceLock;
 use kiln_ir::{Build, GraphBuilder};
 use rustc_hash::FxHashMap;
 
-pub(crate) use arg::{Arg, scalar_type};
+pub(crate) use arg::Arg;
+#[allow(unused_imports, reason = "for front ends that write element types as numbers")]
+pub(crate) use arg::scalar_type;
 pub(crate) use cx::Cx;
 use schema::{Fit, Kind, Param, Schema};
 
@@ -75,6 +78,7 @@ static FAMILIES: &[&[Row]] = &[
     compare::ROWS,
     conv::ROWS,
     create::ROWS,
+    fused::ROWS,
     index::ROWS,
     linear::ROWS,
     loss::ROWS,
@@ -261,7 +265,8 @@ fn check(b: &GraphBuilder<'_>, schema: &Schema, bound: &[Arg]) -> Result<(), OpE
 }
 
 /// Names of all operators.
-pub(crate) fn names() -> Vec<&'static str> {
+#[cfg(test)]
+fn names() -> Vec<&'static str> {
     let mut names: Vec<_> = FAMILIES.iter().flat_map(|family| family.iter()).map(|row| row.name).collect();
     names.sort_unstable();
     names

@@ -104,7 +104,9 @@ fn zip_format(bytes: &[u8]) -> Format {
     let head = bytes.get(..4096).unwrap_or(bytes);
     let tail = bytes.get(bytes.len().saturating_sub(65_536)..).unwrap_or(bytes);
     let has = |name: &[u8]| [head, tail].iter().any(|part| part.windows(name.len()).any(|w| w == name));
-    if has(b"archive_format") || has(b"/models/") || has(b"serialized_exported_program.json") {
+    let export =
+        ["archive_format", "archive_version", "models/model.json", "serialized_exported_program.json"];
+    if export.iter().any(|name| has(name.as_bytes())) {
         Format::TorchExport
     } else if has(b"model.weights.h5") {
         Format::Keras
@@ -176,7 +178,8 @@ mod tests {
         assert_eq!(Format::of(b"\x89HDF\r\n\x1a\n"), Some(Format::Hdf5));
         assert_eq!(Format::of(b"\x10\0\0\0\0\0\0\0{\"a\":1}       "), Some(Format::Safetensors));
         assert_eq!(Format::of(b"PK\x03\x04model/data.pkl"), Some(Format::TorchZip));
-        assert_eq!(Format::of(b"PK\x03\x04net/models/net.json"), Some(Format::TorchExport));
+        assert_eq!(Format::of(b"PK\x03\x04net/archive_format"), Some(Format::TorchExport));
+        assert_eq!(Format::of(b"PK\x03\x04m/code/models/a.py m/constants.pkl"), Some(Format::TorchScript));
         assert_eq!(Format::of(b"hello, world"), None);
         assert_eq!(Format::of(b""), None);
     }

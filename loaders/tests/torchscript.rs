@@ -221,3 +221,55 @@ fn arguments_decide() {
     let module = loaded(&folder().join("Loops.pt"), &options);
     assert_eq!(module.graph(module.entries()[0]).inputs().len(), 1);
 }
+
+/// The first chunks of a voice detector whose state is in the session, in the reference evaluator.
+fn detected(options: &LoadOptions, rate: Option<i64>) {
+    let (Some(path), Some(wav), Some(golden)) = (
+        fixture("silero_vad/silero_vad.jit"),
+        fixture("silero_vad/speech_16k.wav"),
+        fixture("silero_vad/golden_16k.npz"),
+    ) else {
+        return;
+    };
+    let module = loaded(&path, options);
+    let bytes = std::fs::read(wav).unwrap();
+    let at = bytes.windows(4).position(|w| w == b"data").unwrap() + 8;
+    let samples: Vec<f32> =
+        bytes[at..].chunks_exact(2).map(|s| f32::from(i16::from_le_bytes([s[0], s[1]])) / 32768.0).collect();
+    let arrays = kiln_loaders::npz::read(&golden).unwrap();
+    let expected = arrays.iter().find(|(name, _)| name == "prob").unwrap().1.to_vec::<f32>().unwrap();
+    let mut ev = Evaluator::new(&module);
+    for (chunk, expected) in samples.chunks_exact(512).zip(expected).take(4) {
+        let mut inputs = vec![f32s(&[1, 512], chunk)];
+        inputs.extend(rate.map(|r| Datum::from(Tensor::scalar(r))));
+        let found = call(&mut ev, &module, "forward", &inputs).unwrap_or_else(|e| panic!("{e}"));
+        let found = found[0].as_tensor().unwrap().to_vec::<f32>().unwrap();
+        assert!((found[0] - expected).abs() < 1e-4, "{} and {expected}", found[0]);
+    }
+    call(&mut ev, &module, "reset_states", &[]).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn a_voice_detector_of_one_rate() {
+    let mut options = options(&[("x", "1,512")]);
+    options.arguments = BTreeMap::from([("sr".to_owned(), "16000".to_owned())]);
+    detected(&options, None);
+}
+
+#[test]
+fn a_voice_detector_of_any_rate() {
+    detected(&options(&[("x", "1,512")]), Some(16_000));
+}
+
+#[test]
+fn traced_models_load() {
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/zoo");
+    for name in
+        ["resnet50", "vit_b_16", "bert_base_128", "efficientnet_b0", "minilm6_128", "mobilenet_v3_large"]
+    {
+        let path = zoo.join(format!("{name}.ts.pt"));
+        if path.exists() {
+            loaded(&path, &LoadOptions::default());
+        }
+    }
+}

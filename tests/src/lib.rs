@@ -1,6 +1,7 @@
 //! Golden files, conformance suites and whole-model tests of Kiln
 
 pub mod agreement;
+pub mod aten;
 pub mod choices;
 pub mod differential;
 pub mod golden;

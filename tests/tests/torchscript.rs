@@ -82,9 +82,9 @@ fn a_voice_detector_takes_its_rate_at_run_time() {
     assert!(worst < 1e-4, "{worst}");
     for (length, rate, message) in [
         (
-            400,
+            600,
             16_000,
-            "Provided number of samples is 400 (Supported values: 256 for 8000 sample rate, 512 for 16000)",
+            "Provided number of samples is 600 (Supported values: 256 for 8000 sample rate, 512 for 16000)",
         ),
         (512, 11_025, "Supported sampling rates: [8000, 16000] (or multiply of 16000)"),
         (64, 16_000, "Input audio chunk is too short"),
@@ -98,11 +98,11 @@ fn a_voice_detector_takes_its_rate_at_run_time() {
 #[test]
 fn a_wrong_chunk_has_the_models_own_message() {
     let Some((model, _, _)) = golden() else { return };
-    let shapes = vec!["x=1,400".parse().unwrap()];
+    let shapes = vec!["x=1,600".parse().unwrap()];
     let arguments = vec![("sr".to_owned(), "16000".to_owned())];
     let options = Options { shapes, arguments, ..Options::default() };
     let error = kiln::load_with(&model, &options).unwrap_err();
-    assert!(error.to_string().contains("Provided number of samples is 400"), "{error}");
+    assert!(error.to_string().contains("Provided number of samples is 600"), "{error}");
 }
 
 /// A traced model of the zoo gives what PyTorch gave.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod accuracy;
+mod aten;
 mod check;
 mod contrib;
 mod differential;
@@ -44,6 +45,8 @@ enum Task {
     OnnxSuite(suite::Options),
     /// Operators of `com.microsoft` against onnxruntime: random single-node models.
     Contrib(contrib::Options),
+    /// Operators of ATen against PyTorch: random calls.
+    Aten(aten::Options),
     /// Hostile files: each must end in a typed error, in bounded time and memory.
     Hostile(hostile::Options),
     /// Folders of Hugging Face's libraries against what the libraries compute.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Task::Test(options) => check::run(&workspace, options),
         Task::OnnxSuite(options) => suite::run(&workspace, options),
         Task::Contrib(options) => contrib::run(&workspace, options),
+        Task::Aten(options) => aten::run(&workspace, options),
         Task::Hostile(options) => hostile::run(&workspace, options),
         Task::HuggingFace(options) => huggingface::run(&workspace, options),
         Task::Zoo(options) => zoo::run(&workspace, options),

@@ -90,8 +90,3 @@ pub(crate) fn scalar_type(code: i64) -> Option<DType> {
         _ => return None,
     })
 }
-
-/// Torch's number of an element type.
-pub(crate) fn scalar_type_code(dtype: DType) -> Option<i64> {
-    (0..30).find(|&code| scalar_type(code) == Some(dtype))
-}

@@ -272,8 +272,9 @@ fn eye(cx: &mut Cx<'_, '_>) -> Results {
 /// Row and column of every element of a triangle, `[2, n]`.
 fn triangle(cx: &mut Cx<'_, '_>, lower: bool) -> Results {
     let (rows, columns, offset) = (cx.int("row")?, cx.int("col")?, cx.int("offset")?);
-    let total = rows.checked_mul(columns).filter(|n| (0..=1 << 20).contains(n));
-    if total.is_none() || rows < 0 || columns < 0 {
+    let most = 1 << 20;
+    let fits = |n: i64| (0..=most).contains(&n);
+    if !fits(rows) || !fits(columns) || rows.saturating_mul(columns) > most {
         return Err(OpError::unsupported(format!("the triangle of {rows} rows and {columns} columns")));
     }
     let inside = |i: i64, j: i64| if lower { j - i <= offset } else { j - i >= offset };
@@ -299,7 +300,7 @@ fn window(cx: &mut Cx<'_, '_>, kind: Window) -> Results {
     let n = cx.int("window_length")?;
     let periodic = !cx.takes("periodic") || cx.flag("periodic")?;
     let dtype = cx.dtype_arg("dtype")?.unwrap_or(DEFAULT);
-    let count = usize::try_from(n).ok().filter(|&n| n <= 1 << 24);
+    let count = usize::try_from(n).ok().filter(|&n| n <= 1 << 20);
     let count = count.ok_or_else(|| OpError::invalid(format!("a window of {n} points")))?;
     let (alpha, beta) = (cx.maybe_float("alpha")?.unwrap_or(0.54), cx.maybe_float("beta")?.unwrap_or(0.46));
     let gaps = if periodic { count } else { count.saturating_sub(1) }.max(1) as f64;

@@ -209,7 +209,7 @@ fn uneven_windows(
     let mut parts = vec![];
     for i in 0..n {
         let start = i.saturating_mul(size) / n;
-        let end = ((i + 1).saturating_mul(size) + n - 1) / n;
+        let end = (i + 1).saturating_mul(size).saturating_add(n - 1) / n;
         let part = cx.b.slice_axis(x, axis, Dim::known(start), Dim::known(end - start))?;
         parts.push(cx.b.reduce(kind, part, &[axis], true)?);
     }

@@ -57,6 +57,8 @@ fn above(a: DType, b: DType) -> Option<DType> {
         (DClass::Text, _) => None,
         (DClass::Complex, DType::F64) => Some(DType::C128),
         (DClass::Float, _) if a.bits() < 16 => None,
+        // The wide unsigned types have no common type but with floats.
+        (DClass::Unsigned, DType::Bool) if a != DType::U8 => None,
         _ => Some(a),
     }
 }
@@ -96,4 +98,35 @@ fn combine(higher: Option<DType>, lower: Option<DType>) -> Option<Option<DType>>
         return promote(h, l).map(Some);
     }
     Some(Some(h))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// PyTorch's answers, which `xtask/py/aten/promotion.py` wrote.
+    const GOLDEN: &str = include_str!("promotion.txt");
+
+    #[test]
+    fn types_promote_as_in_pytorch() {
+        for line in GOLDEN.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [what, a, b, wanted] = words.as_slice() else { panic!("{line}") };
+            let a: DType = a.parse().unwrap();
+            let b: DType = match *b {
+                "int" => DType::I64,
+                "float" => DEFAULT,
+                name => name.parse().unwrap(),
+            };
+            let mut operands = Operands::default();
+            assert!(Operands::join(&mut operands.tensors, a));
+            let slot = match *what {
+                "tensors" => &mut operands.tensors,
+                "scalars" => &mut operands.scalars,
+                _ => &mut operands.numbers,
+            };
+            let found = if Operands::join(slot, b) { operands.result() } else { None };
+            assert_eq!(found.map_or("-", DType::name), *wanted, "{line}");
+        }
+    }
 }

@@ -97,7 +97,7 @@ fn weights(
             }
             _ => {
                 let dtype = cx.dtype(wi)?;
-                let rows = 2 * hidden * kind.order().len() as i64;
+                let rows = hidden.saturating_mul(2 * kind.order().len() as i64);
                 cx.filled(dtype, 0.0, &[Dim::known(rows)])?
             }
         });

@@ -1,6 +1,6 @@
 //! Schemas of operators: names, types and defaults of their arguments, as PyTorch's registry prints them.
 //!
-//! `schemas.txt` beside this file has them, written by `xtask/py/aten_schemas.py`. They are sorted by name and parsed
+//! `schemas.txt` beside this file has them, written by `xtask/py/aten/schemas.py`. They are sorted by name and parsed
 //! when an operator is first called.
 
 use std::sync::OnceLock;

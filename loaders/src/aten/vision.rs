@@ -120,8 +120,9 @@ fn im2col(cx: &mut Cx<'_, '_>) -> Results {
     let geometry = at.kernel.iter().zip(&at.dilation).zip(&at.stride);
     for (i, ((&k, &d), &s)) in geometry.enumerate().collect::<Vec<_>>().into_iter().rev() {
         let size = shape.get(2 + i).cloned().unwrap_or(Dim::known(1));
-        let count =
-            (size - Dim::known((k - 1).saturating_mul(d) + 1)).floor_div(&Dim::known(s)) + Dim::known(1);
+        let count = (size - Dim::known((k - 1).saturating_mul(d).saturating_add(1)))
+            .floor_div(&Dim::known(s))
+            + Dim::known(1);
         let inside = cx.positions(&Dim::known(k), DType::I64, 0, 2)?;
         let inside = cx.ew_const("mul", inside, d as f64)?;
         let start = cx.positions(&count, DType::I64, 1, 2)?;
@@ -201,10 +202,10 @@ fn max_unpool(cx: &mut Cx<'_, '_>) -> Results {
     let count = product(shape.get(lead.len()..).unwrap_or(&[]));
     let dtype = cx.dtype(x)?;
     let zeros = cx.filled(dtype, 0.0, &[rows.clone(), product(&wanted)])?;
-    let flat: [Value; 2] =
-        [cx.b.reshape(index, &[rows.clone(), count.clone()])?, cx.b.reshape(x, &[rows, count])?];
+    let index = cx.b.reshape(index, &[rows.clone(), count.clone()])?;
+    let flat: Value = cx.b.reshape(x, &[rows, count])?;
     let op = Index::ScatterElements { axis: 1, mode: ScatterMode::Assign };
-    let y = cx.b.add1(op, &[zeros, flat[0], flat[1]])?;
+    let y = cx.b.add1(op, &[zeros, index, flat])?;
     let y = cx.b.reshape(y, &[lead.to_vec(), wanted].concat())?;
     one(y)
 }

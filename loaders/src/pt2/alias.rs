@@ -29,7 +29,12 @@ pub(super) struct Aliases<'p> {
     children: FxHashMap<&'p str, Vec<&'p str>>,
     /// Names whose memory was written since they were taken.
     stale: FxHashSet<&'p str>,
+    /// How many views are being taken again, each for another.
+    depth: usize,
 }
+
+/// Most views that are taken again, each for another.
+const MAX_DEPTH: usize = 64;
 
 /// How an operator's result relates to its operand.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -175,7 +180,12 @@ pub(super) fn refresh<'p>(
         let arg = match view.node {
             None => frame.current(view.base)?,
             Some(node) => {
+                frame.aliases.depth += 1;
+                if frame.aliases.depth > MAX_DEPTH {
+                    return Err(OpError::invalid("views of views nested too deeply"));
+                }
                 let (results, _) = evaluate(session, frame, b, node)?;
+                frame.aliases.depth -= 1;
                 let result = match results.into_iter().next() {
                     Some(Arg::List(items)) => items.into_iter().nth(view.at),
                     other => other,

@@ -32,6 +32,9 @@ pub(super) fn import<'p>(
         ("cond", [then, other]) => branches(session, frame, b, node, [then, other], args),
         ("while_loop", [condition, body]) => repeat(session, frame, b, node, [condition, body], args),
         ("map_impl" | "map", [body]) => map(session, frame, b, node, body, args),
+        ("wrap_with_autocast", _) if args.get(2) != Some(&Arg::Bool(false)) => {
+            Err(OpError::unsupported("automatic casts"))
+        }
         ("wrap_with_set_grad_enabled" | "wrap_with_autocast" | "hints_wrapper", [body]) => {
             // Modes come first, then the operands of the graph.
             let count = body.inputs.len();

@@ -45,8 +45,6 @@ pub(super) struct Graph {
     pub nodes: Vec<Node>,
     #[serde(default)]
     pub tensor_values: BTreeMap<String, TensorMeta>,
-    #[serde(default)]
-    pub sym_int_values: BTreeMap<String, SymInt>,
 }
 
 #[derive(Debug, Deserialize)]

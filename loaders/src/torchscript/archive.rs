@@ -66,6 +66,12 @@ impl<'a> Package<'a> {
         self.archive.names().any(|n| n == entry)
     }
 
+    /// The bytes of `PART.pkl`.
+    pub fn pickle(&self, part: &str) -> Option<Bytes> {
+        let entry = format!("{}{part}.pkl", self.prefix);
+        self.archive.read(&entry, self.bytes.len().saturating_add(SOURCE)).ok()
+    }
+
     /// The values of `PART.pkl`.
     pub fn part(&self, part: &str) -> Result<Checkpoint, LoadError> {
         Ok(checkpoint::read_part(self.path, self.bytes.clone(), self.limits, &self.archive, part)?)

@@ -210,12 +210,76 @@ impl Expr {
         }
     }
 
+    /// Visits the expression and all that are in it.
+    pub fn visit(&self, visit: &mut dyn FnMut(&Expr)) {
+        visit(self);
+        match self {
+            Expr::Attr(value, _) => value.visit(visit),
+            Expr::Call(call) => {
+                call.callee.visit(visit);
+                call.args.iter().for_each(|e| e.visit(visit));
+                call.kwargs.iter().for_each(|(_, e)| e.visit(visit));
+            }
+            Expr::Index(value, index) => {
+                value.visit(visit);
+                index.visit(visit);
+            }
+            Expr::Slice(value, parts) => {
+                value.visit(visit);
+                parts.iter().flatten().for_each(|e| e.visit(visit));
+            }
+            Expr::List(items) | Expr::Tuple(items) | Expr::Operator(_, items) => {
+                items.iter().for_each(|e| e.visit(visit));
+            }
+            Expr::Dict(pairs) => pairs.iter().for_each(|(k, v)| {
+                k.visit(visit);
+                v.visit(visit);
+            }),
+            Expr::Ternary(parts) => parts.iter().for_each(|e| e.visit(visit)),
+            Expr::Logic { operands, .. } => operands.iter().for_each(|e| e.visit(visit)),
+            Expr::Name(_)
+            | Expr::Int(_)
+            | Expr::Float(_)
+            | Expr::Imaginary(_)
+            | Expr::Str(_)
+            | Expr::Bool(_)
+            | Expr::None => {}
+        }
+    }
+
     /// The first part of a dotted path.
     pub fn root(&self) -> Option<&str> {
         match self {
             Expr::Name(name) => Some(name),
             Expr::Attr(inner, _) => inner.root(),
             _ => None,
+        }
+    }
+}
+
+/// Visits all expressions of statements.
+pub(crate) fn visit_block(body: &[Stmt], visit: &mut dyn FnMut(&Expr)) {
+    for stmt in body {
+        match &stmt.kind {
+            StmtKind::Assign { values, .. } => values.iter().for_each(|e| e.visit(visit)),
+            StmtKind::Expr(e) | StmtKind::Return(e) | StmtKind::Delete(e) => e.visit(visit),
+            StmtKind::If(condition, then, otherwise) => {
+                condition.visit(visit);
+                visit_block(then, visit);
+                visit_block(otherwise, visit);
+            }
+            StmtKind::For(_, e, body) | StmtKind::While(e, body) | StmtKind::With(e, _, body) => {
+                e.visit(visit);
+                visit_block(body, visit);
+            }
+            StmtKind::Raise(e) => e.iter().for_each(|e| e.visit(visit)),
+            StmtKind::Assert(e, message) => {
+                e.visit(visit);
+                message.iter().for_each(|e| e.visit(visit));
+            }
+            StmtKind::Def(f) => visit_block(&f.body, visit),
+            StmtKind::Class(class) => visit_block(&class.body, visit),
+            StmtKind::Declare(..) | StmtKind::Pass => {}
         }
     }
 }

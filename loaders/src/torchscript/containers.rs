@@ -196,18 +196,19 @@ impl Machine<'_> {
 
     /// What loops do with lists, without a copy of them.
     fn quick_list_op(&mut self, st: &mut State, name: &str, r: Ref, args: &[Val]) -> Res<Option<Val>> {
-        match (name, args, st.cell_mut(r)) {
-            ("append", [list, v], Some(Cell::List(ListCell::Items(items)))) => {
+        let Some(Cell::List(ListCell::Items(items))) = st.cell(r) else { return Ok(None) };
+        match (name, args) {
+            ("append", [list, v]) => {
                 if items.len() >= MAX_LIST {
                     return Err(Fault::Limit { what: "length of a list".to_owned(), limit: MAX_LIST });
                 }
-                items.push(v.clone());
+                if let Some(Cell::List(ListCell::Items(items))) = st.cell_mut(r) {
+                    items.push(v.clone());
+                }
                 Ok(Some(list.clone()))
             }
-            ("len", [_], Some(Cell::List(ListCell::Items(items)))) => {
-                Ok(Some(Val::Int(i64::try_from(items.len()).unwrap_or(i64::MAX))))
-            }
-            ("__getitem__", [list, index], Some(Cell::List(_))) => self.element(st, list, index).map(Some),
+            ("len", [_]) => Ok(Some(Val::Int(i64::try_from(items.len()).unwrap_or(i64::MAX)))),
+            ("__getitem__", [list, index]) => self.element(st, list, index).map(Some),
             _ => Ok(None),
         }
     }

@@ -25,6 +25,32 @@ pub(crate) struct Given {
 /// Deepest arguments and results.
 const MAX_NESTING: usize = 16;
 
+/// Most elements of an argument.
+const MAX_ELEMENTS: usize = 1024;
+
+/// Where shapes and values of an argument come from.
+#[derive(Clone, Copy)]
+struct Hints<'f> {
+    options: &'f LoadOptions,
+    /// A value like it.
+    hint: Option<&'f Val>,
+    depth: usize,
+}
+
+impl<'f> Hints<'f> {
+    /// The same, for a part of it.
+    fn within(self, hint: Option<&'f Val>) -> Self {
+        Hints { hint, depth: self.depth + 1, ..self }
+    }
+
+    /// The parts of the argument that shapes are given for.
+    fn parts(&self, name: &str) -> Vec<String> {
+        let prefix = dotted(name, "");
+        let keys = self.options.shapes.keys().filter_map(|k| k.strip_prefix(&prefix));
+        keys.map(|rest| rest.split('.').next().unwrap_or_default().to_owned()).collect()
+    }
+}
+
 fn name_expr(name: &str) -> Expr {
     Expr::Name(name.into())
 }
@@ -240,22 +266,15 @@ impl Machine<'_> {
         {
             return self.eval(st, default);
         }
-        self.input_of(st, &p.name, ty, options, hint, 0)
+        self.input_of(st, &p.name, ty, Hints { options, hint, depth: 0 })
     }
 
     /// Inputs of a type under a name.
-    fn input_of(
-        &mut self,
-        st: &mut State,
-        name: &str,
-        ty: &Expr,
-        options: &LoadOptions,
-        hint: Option<&Val>,
-        depth: usize,
-    ) -> Res<Val> {
-        if depth > MAX_NESTING {
+    fn input_of(&mut self, st: &mut State, name: &str, ty: &Expr, from: Hints<'_>) -> Res<Val> {
+        if from.depth > MAX_NESTING {
             return Err(Fault::Limit { what: "nesting of the arguments".to_owned(), limit: MAX_NESTING });
         }
+        let (options, hint) = (from.options, from.hint);
         if let Some(text) = options.arguments.get(name) {
             return constant(name, ty, text);
         }
@@ -274,7 +293,7 @@ impl Machine<'_> {
                 let Expr::Name(head) = &**head else {
                     return Err(Fault::unsupported(format!("the type of the argument `{name}`")));
                 };
-                self.generic_input(st, name, head, inner, options, hint, depth)
+                self.generic_input(st, name, (head, inner), from)
             }
             Expr::Attr(..) => {
                 let class = ty.path().unwrap_or_default();
@@ -285,7 +304,7 @@ impl Machine<'_> {
                 let mut items = vec![];
                 for (field, ty, _) in found.attributes() {
                     let ty = ty.ok_or_else(|| Fault::invalid(format!("`{class}.{field}` has no type")))?;
-                    items.push(self.input_of(st, &dotted(name, field), ty, options, None, depth + 1)?);
+                    items.push(self.input_of(st, &dotted(name, field), ty, from.within(None))?);
                 }
                 Ok(Val::Tuple(items.into(), Some(class.into())))
             }
@@ -293,111 +312,112 @@ impl Machine<'_> {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what an argument is, and where its shape comes from")]
     fn generic_input(
         &mut self,
         st: &mut State,
         name: &str,
-        head: &str,
-        inner: &Expr,
-        options: &LoadOptions,
-        hint: Option<&Val>,
-        depth: usize,
+        (head, inner): (&str, &Expr),
+        from: Hints<'_>,
     ) -> Res<Val> {
-        let prefix = dotted(name, "");
-        let parts: Vec<String> = options
-            .shapes
-            .keys()
-            .filter_map(|k| k.strip_prefix(&prefix))
-            .map(|rest| rest.split('.').next().unwrap_or_default().to_owned())
-            .collect();
-        let hints = hint.and_then(|h| st.items(h));
-        let of = |hints: &Option<Vec<Val>>, i: usize| hints.as_ref().and_then(|h| h.get(i)).cloned();
         match (head, inner) {
             ("Optional", inner) => {
-                let given = options.shapes.contains_key(name) || !parts.is_empty() || hint.is_some();
-                match given && !matches!(hint, Some(Val::None)) {
-                    true => self.input_of(st, name, inner, options, hint, depth + 1),
+                let given = from.options.shapes.contains_key(name) || !from.parts(name).is_empty();
+                let given = given || from.hint.is_some();
+                match given && !matches!(from.hint, Some(Val::None)) {
+                    true => self.input_of(st, name, inner, from.within(from.hint)),
                     false => Ok(Val::None),
                 }
             }
-            ("Union", Expr::Tuple(types)) => {
-                let first = types.iter().find(|t| !is_optional(t));
-                match first {
-                    Some(ty) => self.input_of(st, name, ty, options, hint, depth + 1),
-                    None => Ok(Val::None),
-                }
-            }
+            ("Union", Expr::Tuple(types)) => match types.iter().find(|t| !is_optional(t)) {
+                Some(ty) => self.input_of(st, name, ty, from.within(from.hint)),
+                None => Ok(Val::None),
+            },
             ("Tuple", inner) => {
                 let types: &[Expr] = match inner {
                     Expr::Tuple(types) => types,
                     one => std::slice::from_ref(one),
                 };
+                let hints = from.hint.and_then(|h| st.items(h)).unwrap_or_default();
                 let mut items = vec![];
                 for (i, ty) in types.iter().enumerate() {
                     let part = dotted(name, &i.to_string());
-                    items.push(self.input_of(st, &part, ty, options, of(&hints, i).as_ref(), depth + 1)?);
+                    items.push(self.input_of(st, &part, ty, from.within(hints.get(i)))?);
                 }
                 Ok(Val::tuple(items))
             }
-            ("List", Expr::Name(kind)) if parts.is_empty() && hints.is_none() && &**kind != "Tensor" => {
-                let kind = match &**kind {
-                    "int" => Kind::Int,
-                    "float" => Kind::Float,
-                    "bool" => Kind::Bool,
-                    "str" => Kind::Text,
-                    other => {
-                        return Err(Fault::unsupported(format!("the argument `{name}`, a list of `{other}`")));
-                    }
-                };
-                self.sequence_input(st, name, kind)
-            }
-            ("List", inner) => {
-                let numbers = parts.iter().filter_map(|p| p.parse::<usize>().ok()).max().map(|n| n + 1);
-                let count =
-                    numbers.or(hints.as_ref().map(Vec::len)).ok_or_else(|| missing(&dotted(name, "0")))?;
-                if count > 1024 {
-                    return Err(Fault::Limit { what: format!("length of `{name}`"), limit: 1024 });
-                }
-                let mut items = vec![];
-                for i in 0..count {
-                    let part = dotted(name, &i.to_string());
-                    items.push(self.input_of(
-                        st,
-                        &part,
-                        inner,
-                        options,
-                        of(&hints, i).as_ref(),
-                        depth + 1,
-                    )?);
-                }
-                Ok(st.list(items))
-            }
+            ("List", inner) => self.list_input(st, name, inner, from),
             ("Dict", Expr::Tuple(types)) => {
                 let ty = types.get(1).cloned().unwrap_or(Expr::Name("Tensor".into()));
-                let mut keys: Vec<(String, Option<Val>)> = parts.into_iter().map(|k| (k, None)).collect();
-                if let Some(Val::Dict(r)) = hint
-                    && let Some(Cell::Dict(pairs)) = st.cell(*r)
-                {
-                    let named = pairs.iter().filter_map(|(k, v)| match k {
-                        Val::Str(s) => Some((s.to_string(), Some(v.clone()))),
-                        _ => None,
-                    });
-                    keys.extend(named);
-                }
-                if keys.is_empty() {
-                    return Err(missing(&dotted(name, "KEY")));
-                }
-                let mut pairs = vec![];
-                for (key, hint) in keys {
-                    let part = dotted(name, &key);
-                    let v = self.input_of(st, &part, &ty, options, hint.as_ref(), depth + 1)?;
-                    pairs.push((Val::text(key), v));
-                }
-                Ok(st.dict(pairs))
+                self.dict_input(st, name, &ty, from)
             }
             _ => Err(Fault::unsupported(format!("the argument `{name}`, a `{head}`"))),
         }
+    }
+
+    /// A list: one of run time if it holds single values, else one input for each element.
+    fn list_input(&mut self, st: &mut State, name: &str, inner: &Expr, from: Hints<'_>) -> Res<Val> {
+        let parts = from.parts(name);
+        let hints = from.hint.and_then(|h| st.items(h));
+        if let Expr::Name(kind) = inner
+            && parts.is_empty()
+            && hints.is_none()
+            && &**kind != "Tensor"
+        {
+            let kind = match &**kind {
+                "int" => Kind::Int,
+                "float" => Kind::Float,
+                "bool" => Kind::Bool,
+                "str" => Kind::Text,
+                other => {
+                    return Err(Fault::unsupported(format!("the argument `{name}`, a list of `{other}`")));
+                }
+            };
+            return self.sequence_input(st, name, kind);
+        }
+        let numbers = parts.iter().filter_map(|p| p.parse::<usize>().ok()).max();
+        let count = numbers.map(|n| n.saturating_add(1)).or(hints.as_ref().map(Vec::len));
+        let count = count.ok_or_else(|| missing(&dotted(name, "0")))?;
+        if count > MAX_ELEMENTS {
+            return Err(Fault::Limit { what: format!("length of `{name}`"), limit: MAX_ELEMENTS });
+        }
+        let hints = hints.unwrap_or_default();
+        let mut items = vec![];
+        for i in 0..count {
+            let part = dotted(name, &i.to_string());
+            items.push(self.input_of(st, &part, inner, from.within(hints.get(i)))?);
+        }
+        Ok(st.list(items))
+    }
+
+    /// A dict: its keys are those that shapes are given for, or that it was traced with.
+    fn dict_input(&mut self, st: &mut State, name: &str, ty: &Expr, from: Hints<'_>) -> Res<Val> {
+        let mut keys: Vec<(String, Option<Val>)> = vec![];
+        for key in from.parts(name) {
+            if !keys.iter().any(|(k, _)| *k == key) {
+                keys.push((key, None));
+            }
+        }
+        if let Some(Val::Dict(r)) = from.hint
+            && let Some(Cell::Dict(pairs)) = st.cell(*r)
+        {
+            for (key, value) in pairs {
+                match key {
+                    Val::Str(s) if !keys.iter().any(|(k, _)| **k == **s) => {
+                        keys.push((s.to_string(), Some(value.clone())));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if keys.is_empty() {
+            return Err(missing(&dotted(name, "KEY")));
+        }
+        let mut pairs = vec![];
+        for (key, hint) in keys {
+            let v = self.input_of(st, &dotted(name, &key), ty, from.within(hint.as_ref()))?;
+            pairs.push((Val::text(key), v));
+        }
+        Ok(st.dict(pairs))
     }
 
     fn number_input(&mut self, name: &str, kind: Kind) -> Res<Val> {

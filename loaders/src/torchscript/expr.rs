@@ -214,7 +214,14 @@ impl Machine<'_> {
         Ok(Some(match (path, &*call.args) {
             ("annotate" | "unchecked_cast", [ty, value]) => {
                 let value = self.eval(st, value)?;
-                annotated(ty, value)?
+                match (&value, ty) {
+                    // What was traced keeps numbers in tensors.
+                    (Val::Tensor(r), Expr::Name(name)) if &**name == "number" => {
+                        let t = self.read_tensor(st, *r)?;
+                        self.item(&t, None)?
+                    }
+                    _ => annotated(ty, value)?,
+                }
             }
             ("uninitialized", [_]) => Val::Uninitialized,
             ("isinstance", [value, ty]) => {

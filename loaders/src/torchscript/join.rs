@@ -36,6 +36,8 @@ pub(crate) struct Rules {
     pub ranks: bool,
     /// Whether lists of different lengths become sequences of run time.
     pub growing: bool,
+    /// Whether integers and sizes that are known on both paths, and differ, keep the paths apart.
+    pub precise: bool,
 }
 
 struct Joiner<'m> {
@@ -138,6 +140,9 @@ impl<'m> Joiner<'m> {
                 if ranked(&x) && ranked(&y) && !ranked(&join) && !self.rules.ranks {
                     return Err(Fault::apart(format!("one path leaves {x}, one {y}")));
                 }
+                if self.rules.precise && differ_in_size(&x, &y) {
+                    return Err(Fault::apart(format!("one path leaves {x}, one {y}")));
+                }
                 join
             }
             (Some(ty), None) | (None, Some(ty)) => ty,
@@ -172,6 +177,9 @@ impl<'m> Joiner<'m> {
                 (Some((kind, x)), Some((other, y))) if kind == other => {
                     if x == y {
                         return Ok(a.clone());
+                    }
+                    if self.rules.precise && matches!((a, b), (Val::Int(_), Val::Int(_))) {
+                        return Err(differ());
                     }
                     // Two known texts decide much of what follows.
                     if kind == Kind::Text && !self.rules.ranks && !self.rules.growing {
@@ -378,6 +386,13 @@ fn single(v: &Val) -> Option<(Kind, Traced)> {
     })
 }
 
+/// Whether a size that is constant on one path is another on the other.
+fn differ_in_size(a: &Type, b: &Type) -> bool {
+    let (Type::Tensor(a), Type::Tensor(b)) = (a, b) else { return false };
+    let (Some(x), Some(y)) = (a.shape.dims(), b.shape.dims()) else { return false };
+    x.iter().zip(y).any(|(x, y)| x != y && (x.as_known().is_some() || y.as_known().is_some()))
+}
+
 /// Whether two known values are the same key of a dict.
 pub(crate) fn same_key(a: &Val, b: &Val) -> bool {
     match (a, b) {
@@ -406,7 +421,9 @@ impl Machine<'_> {
     ) -> Res<State> {
         let entry = end == End::Entry;
         let base = if left.frames.is_empty() && entry { 0 } else { base };
-        let rules = Rules { base, ranks: entry, growing: self.growing > 0 };
+        let growing = self.growing > 0;
+        let precise = !entry && !growing && self.precise > 0;
+        let rules = Rules { base, ranks: entry, growing, precise };
         let found = pairs(&self.g, left, right, rules)?;
         let mut arms = vec![];
         for (id, second) in [(a, false), (b, true)] {

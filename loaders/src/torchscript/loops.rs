@@ -154,7 +154,7 @@ impl Machine<'_> {
         }
         self.growing -= 1;
         self.settle(&mut state, head.heap.len())?;
-        let rules = Rules { base: head.heap.len(), ranks: false, growing: true };
+        let rules = Rules { base: head.heap.len(), ranks: false, growing: true, precise: false };
         let found = pairs(&self.g, head, &state, rules)?;
         if let Some(results) = self.more_carried(looped, &found)? {
             return joined(&self.g, head, &state, rules, &results).map(Some);

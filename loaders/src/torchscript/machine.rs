@@ -12,6 +12,7 @@ use kiln_ir::{Build, DType, Origin, Tensor};
 use rustc_hash::FxHashSet;
 
 use super::ast::{Call, Expr, Function, Name, Stmt, StmtKind};
+use super::facts::forget;
 use super::fault::{Fault, Res};
 use super::normalize::enters;
 use super::program::{Item, Program};
@@ -28,6 +29,9 @@ const MAX_UNROLLED: i64 = 4096;
 
 /// Steps that a branch counts as, beside what it follows: its state is copied.
 const SPLIT: usize = 64;
+
+/// How many branches keep their paths apart to know more: each may double what follows it.
+const PRECISE: usize = 4;
 
 /// Longest message that is kept.
 const MAX_MESSAGE: usize = 4096;
@@ -90,6 +94,8 @@ pub(crate) struct Machine<'p> {
     pub growing: usize,
     /// Branches whose paths stay apart.
     apart: FxHashSet<(u32, u32)>,
+    /// Branches that may still keep their paths apart only because what they leave is known on each.
+    pub precise: usize,
     /// The statement that is followed.
     pub at: (u32, u32),
 }
@@ -104,6 +110,7 @@ impl<'p> Machine<'p> {
             ticks,
             growing: 0,
             apart: FxHashSet::default(),
+            precise: PRECISE,
             at: (0, 0),
         }
     }
@@ -425,11 +432,14 @@ impl<'p> Machine<'p> {
         if !self.apart.contains(&site) {
             let (depth, growing) = (self.g.depth(), self.growing);
             let start = st.clone();
+            let checkpoint = self.g.checkpoint();
             match self.split(st, condition, arms, here, End::Join) {
                 Err(Fault::Apart(_)) => {
                     self.g.unwind(depth);
+                    self.g.roll_back(checkpoint);
                     self.growing = growing;
                     *st = start;
+                    self.precise = self.precise.saturating_sub(1);
                     self.apart.insert(site);
                 }
                 other => return other,
@@ -455,10 +465,12 @@ impl<'p> Machine<'p> {
             Stop { frames: start.frames.len(), blocks: start.frames.last().map_or(0, |f| f.blocks.len()) };
         let is_inner = here.frames == stop.frames && here.blocks == stop.blocks;
         let checkpoint = self.g.checkpoint();
+        let fact = self.fact(&start, condition);
         let mut done = vec![];
         for (i, arm) in arms.iter().enumerate() {
             let mut state = start.clone();
             let id = self.g.open(if i == 0 { "then" } else { "else" })?;
+            let learned = self.learn_in_arm(&mut state, fact.as_ref(), i)?;
             self.begin(&mut state, arm.clone(), Kept::Plain)?;
             let flow = self.run(&mut state, stop, end);
             if flow.is_err() {
@@ -467,6 +479,7 @@ impl<'p> Machine<'p> {
             match flow? {
                 Flow::Stopped => {
                     self.settle(&mut state, start.heap.len())?;
+                    forget(&start, &mut state, fact.as_ref().filter(|f| f.arm == i), &learned);
                     self.g.park();
                     done.push((id, state));
                 }
@@ -509,6 +522,7 @@ impl<'p> Machine<'p> {
         self.g.open("pass")?;
         let other = self.g.close()?;
         let (raising, other, operands) = self.g.keep_pair(raising, other);
+        let traced = condition.clone();
         let condition = self.g.value(condition)?;
         let op = match dead {
             0 => Control::If { then_graph: raising, else_graph: other },
@@ -516,7 +530,11 @@ impl<'p> Machine<'p> {
         };
         let operands: Vec<_> = std::iter::once(condition).chain(operands).collect();
         self.g.add_all(op.into(), &operands)?;
+        let fact = self.fact(&start, &traced).filter(|f| f.arm == 1 - dead);
         *st = start;
+        if let Some(fact) = fact {
+            self.learn(st, &fact)?;
+        }
         let arm = arms.get(1 - dead).cloned().unwrap_or_else(|| [].into());
         self.begin(st, arm, Kept::Plain)?;
         if is_inner {

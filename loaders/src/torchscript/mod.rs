@@ -13,6 +13,7 @@ mod containers;
 mod debug;
 mod entry;
 mod expr;
+mod facts;
 mod fault;
 mod join;
 mod lexer;
@@ -31,6 +32,7 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 mod text;
+mod traced;
 mod value;
 
 use std::path::Path;
@@ -95,7 +97,16 @@ fn error_of(machine: &Machine<'_>, fault: Fault) -> LoadError {
     let place = || machine.program.place(machine.at.0, machine.at.1);
     match fault {
         Fault::Unsupported(reason) => {
-            LoadError::Program { path, place: place(), reason: format!("unsupported: {reason}") }
+            let mut reason = format!("unsupported: {reason}");
+            // One failure hides the next: what else is lacking is told at once.
+            let missing = machine.program.unknown_operators(&ops::is_known);
+            if !missing.is_empty() {
+                reason.push_str(&format!(
+                    " (operators of the program that Kiln lacks: {})",
+                    missing.join(", ")
+                ));
+            }
+            LoadError::Program { path, place: place(), reason }
         }
         Fault::Invalid(reason) => LoadError::Program { path, place: place(), reason },
         Fault::Apart(reason) => LoadError::Program {
@@ -129,18 +140,8 @@ fn read(machine: &mut Machine<'_>, package: &Package<'_>) -> Result<Read, Stoppe
         let values = Objects::new(&constants, &mut copies).root(&mut st, &mut machine.states)?;
         machine.constants = st.items(&values).unwrap_or_default();
     }
-    let mut traced = vec![];
-    if package.has("traced_inputs")
-        && let Ok(inputs) = package.part("traced_inputs")
-        && let Ok(Val::Dict(r)) = Objects::new(&inputs, &mut copies).root(&mut st, &mut machine.states)
-        && let Some(value::Cell::Dict(pairs)) = st.cell(r)
-    {
-        for (name, values) in pairs {
-            if let (Val::Str(name), Some(values)) = (name, st.items(values)) {
-                traced.push((name.to_string(), values));
-            }
-        }
-    }
+    let inputs = package.pickle("traced_inputs");
+    let traced = inputs.map(|content| traced::inputs(&content, &mut st)).unwrap_or_default();
     machine.states.origin = st;
     Ok(Read { object, traced })
 }

@@ -44,28 +44,9 @@ pub(crate) fn enters(call: &Call) -> bool {
 
 /// Whether an expression has a call that enters the program.
 pub(crate) fn has_call(e: &Expr) -> bool {
-    match e {
-        Expr::Call(call) => {
-            enters(call)
-                || has_call(&call.callee)
-                || call.args.iter().any(has_call)
-                || call.kwargs.iter().any(|(_, v)| has_call(v))
-        }
-        Expr::Attr(value, _) => has_call(value),
-        Expr::Index(value, index) => has_call(value) || has_call(index),
-        Expr::Slice(value, parts) => has_call(value) || parts.iter().flatten().any(has_call),
-        Expr::List(items) | Expr::Tuple(items) | Expr::Operator(_, items) => items.iter().any(has_call),
-        Expr::Dict(pairs) => pairs.iter().any(|(k, v)| has_call(k) || has_call(v)),
-        Expr::Ternary(parts) => parts.iter().any(has_call),
-        Expr::Logic { operands, .. } => operands.iter().any(has_call),
-        Expr::Name(_)
-        | Expr::Int(_)
-        | Expr::Float(_)
-        | Expr::Imaginary(_)
-        | Expr::Str(_)
-        | Expr::Bool(_)
-        | Expr::None => false,
-    }
+    let mut found = false;
+    e.visit(&mut |e| found |= matches!(e, Expr::Call(call) if enters(call)));
+    found
 }
 
 /// Rewrites a function.

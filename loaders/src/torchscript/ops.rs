@@ -7,7 +7,7 @@ use super::fault::{Fault, Res};
 use super::machine::{Machine, Truth};
 use super::text;
 use super::value::{Cell, Kind, ListCell, State, Traced, Val, int_of};
-use crate::aten::scalar_type;
+use crate::aten::{self, scalar_type};
 use crate::error::OpError;
 
 impl From<OpError> for Fault {
@@ -26,6 +26,110 @@ pub(crate) type Kwargs = Vec<(Name, Val)>;
 /// Torch's number of a dtype.
 pub(crate) fn scalar_code(dtype: DType) -> Option<i64> {
     (0..32).find(|&code| scalar_type(code) == Some(dtype))
+}
+
+/// Operators that are no rows of ATen's table: those of the language, its containers and text.
+const OWN: &[&str] = &[
+    "Bool",
+    "Delete",
+    "EnumName",
+    "EnumValue",
+    "Float",
+    "FloatImplicit",
+    "ImplicitTensorToNum",
+    "Int",
+    "IntImplicit",
+    "Print",
+    "RaiseException",
+    "ScalarImplicit",
+    "TupleIndex",
+    "__contains__",
+    "__derive_index",
+    "__getitem__",
+    "__is__",
+    "__isnot__",
+    "__not__",
+    "__range_length",
+    "_set_item",
+    "append",
+    "as_tensor",
+    "chr",
+    "clear",
+    "copy",
+    "count",
+    "data",
+    "device",
+    "dict",
+    "dtype",
+    "endswith",
+    "extend",
+    "find",
+    "format",
+    "get",
+    "get_device",
+    "grad",
+    "index",
+    "insert",
+    "is_autocast_enabled",
+    "is_cpu",
+    "is_cuda",
+    "is_grad_enabled",
+    "is_leaf",
+    "is_meta",
+    "is_mkldnn",
+    "is_quantized",
+    "is_scripting",
+    "is_sparse",
+    "isalnum",
+    "isalpha",
+    "isdigit",
+    "islower",
+    "isspace",
+    "isupper",
+    "items",
+    "itemsize",
+    "join",
+    "keys",
+    "layout",
+    "len",
+    "list",
+    "lower",
+    "lstrip",
+    "manual_seed",
+    "ndim",
+    "ord",
+    "percentFormat",
+    "pop",
+    "remove",
+    "replace",
+    "requires_grad",
+    "requires_grad_",
+    "reverse",
+    "rstrip",
+    "scalar_tensor",
+    "set_",
+    "set_data",
+    "set_grad_enabled",
+    "setdefault",
+    "shape",
+    "sorted",
+    "split",
+    "splitlines",
+    "startswith",
+    "str",
+    "strip",
+    "tensor",
+    "type",
+    "unchecked_unwrap_optional",
+    "update",
+    "upper",
+    "values",
+    "warn",
+];
+
+/// Whether an operator can be computed, for some arguments at least.
+pub(crate) fn is_known(ns: &str, name: &str) -> bool {
+    OWN.contains(&name) || aten::supports(&format!("{ns}::{name}"))
 }
 
 impl Machine<'_> {

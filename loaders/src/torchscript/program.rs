@@ -1,12 +1,13 @@
 //! The classes and functions of a program, by path: `__torch__.module.Name`. Source files are read when they are first
 //! asked for.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
 use super::archive::Package;
-use super::ast::{Class, Expr, Function, Name, Stmt, StmtKind};
+use super::ast::{Class, Expr, Function, Name, Stmt, StmtKind, visit_block};
 use super::debug;
 use super::fault::{Fault, Res};
 use super::normalize::normalized;
@@ -89,6 +90,30 @@ impl<'p> Program<'p> {
             define(stmt, &mut items);
         }
         Ok(items)
+    }
+
+    /// Operators that the files read so far call and that `is_known` does not know, sorted.
+    pub fn unknown_operators(&self, is_known: &dyn Fn(&str, &str) -> bool) -> Vec<String> {
+        let mut found = BTreeSet::new();
+        let mut visit = |e: &Expr| {
+            let Expr::Call(call) = e else { return };
+            let Some(path) = call.callee.path() else { return };
+            let (ns, name) = match path.split_once('.') {
+                Some(("torch", name)) => ("aten", name),
+                Some(("ops", rest)) => rest.split_once('.').unwrap_or(("aten", rest)),
+                _ => return,
+            };
+            if !is_known(ns, name) {
+                found.insert(format!("{ns}::{name}"));
+            }
+        };
+        for item in self.read.values().flat_map(|items| items.values()) {
+            match item {
+                Item::Class(class) => visit_block(&class.body, &mut visit),
+                Item::Function(f) => visit_block(&f.body, &mut visit),
+            }
+        }
+        found.into_iter().collect()
     }
 
     /// Where a statement comes from: file and line of the original source, or of the serialized one.

@@ -203,6 +203,33 @@ impl Graphs {
         self.scopes.iter().rev().chain(&self.parked).find(|s| s.id == id)
     }
 
+    /// The graph that a value is of.
+    pub fn graph_of(&self, t: &Traced) -> Option<&Graph> {
+        match t {
+            Traced::Node { scope, .. } => self.scope_of(*scope).map(|s| &s.graph),
+            _ => None,
+        }
+    }
+
+    /// A value of the graph that another value is of.
+    pub fn sibling(&self, of: &Traced, value: Value) -> Option<Traced> {
+        match of {
+            Traced::Node { scope, .. } => Some(Traced::Node { scope: *scope, value }),
+            _ => None,
+        }
+    }
+
+    /// Whether `node` is what `t` is in its graph.
+    pub fn is_same(&self, t: &Traced, node: &Traced) -> bool {
+        let (Traced::Node { scope, value }, Traced::Node { scope: at, value: inner }) = (t, node) else {
+            return false;
+        };
+        if scope == at {
+            return value == inner;
+        }
+        self.scope_of(*at).and_then(|s| s.seen.get(&(*scope, *value))) == Some(inner)
+    }
+
     /// The type of a value.
     pub fn ty(&self, t: &Traced) -> Res<Type> {
         match t {

@@ -228,6 +228,17 @@ impl Machine<'_> {
                 (Some(Cell::Tensor(x)), Some(Cell::Tensor(y))) => x.value != y.value,
                 _ => true,
             },
+            (Val::List(a), Val::List(b)) if a == b => {
+                let (old, new) = (self.states.origin.items(&Val::List(*a)), st.items(&Val::List(*b)));
+                match (old, new) {
+                    (Some(x), Some(y)) => {
+                        depth > 8
+                            || x.len() != y.len()
+                            || x.iter().zip(&y).any(|(x, y)| self.differs(st, x, y, depth + 1))
+                    }
+                    _ => true,
+                }
+            }
             (Val::List(a), Val::List(b)) => {
                 a != b
                     || !matches!((self.states.origin.heap.get(a.index()), st.heap.get(b.index())),

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use kiln_ir::op::Source;
+use kiln_ir::op::{Dynamic, Source};
 use kiln_ir::{Build, DType, Dim, Tensor, Value};
 
 use super::ast::Name;
@@ -401,6 +401,11 @@ impl Machine<'_> {
             self.write_tensor(st, *r, t)?;
             return Ok(Val::Tensor(*r));
         }
+        if name == "slice"
+            && let (Some(Val::Tensor(r)), Some(step @ Val::Num(Kind::Int, _))) = (args.first(), args.get(4))
+        {
+            return self.strided_slice(st, *r, &args, step);
+        }
         let ns = if ns == "builtin" { "prim" } else { ns };
         let full = format!("{ns}::{name}");
         let mut operands = vec![];
@@ -420,6 +425,31 @@ impl Machine<'_> {
             }
             None => self.results(st, name, args, kwargs, outcome.results),
         }
+    }
+
+    /// A slice whose step shows at run time.
+    fn strided_slice(&mut self, st: &mut State, r: Ref, args: &[Val], step: &Val) -> Res<Val> {
+        let bound = |v: Option<&Val>, default: i64| match v {
+            None | Some(Val::None) => Val::Int(default),
+            Some(v) => v.clone(),
+        };
+        let axis = bound(args.get(1), 0);
+        let wanted = [bound(args.get(2), 0), bound(args.get(3), i64::MAX), axis, step.clone()];
+        let x = self.read_tensor(st, r)?;
+        let mut operands = vec![self.g.value(&x)?];
+        for v in &wanted {
+            let t = self.traced(v)?.1;
+            let v = self.g.value(&t)?;
+            operands.push(self.g.try_build(|b| b.reshape(v, &[Dim::known(1)]))?);
+        }
+        let found = self.g.add(Dynamic::Slice {}, &operands)?;
+        let value = st.tensor(found);
+        if let Val::Tensor(r) = value
+            && let Some(Cell::Tensor(cell)) = st.cell_mut(r)
+        {
+            cell.shared = true;
+        }
+        Ok(value)
     }
 
     /// A change in place: results replace operands.

@@ -1,6 +1,6 @@
 """Writes loaders/src/aten/schemas.txt: the schemas of functional operators, as PyTorch's registry prints them.
 
-    python xtask/py/aten_schemas.py > loaders/src/aten/schemas.txt
+    python xtask/py/aten/schemas.py > loaders/src/aten/schemas.txt
 
 Left out are variants that write to an operand (the table derives `add_` from `add`), operators of other backends, of
 sparse and nested tensors, and gradients.
