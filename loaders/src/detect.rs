@@ -104,7 +104,8 @@ fn zip_format(bytes: &[u8]) -> Format {
     let head = bytes.get(..4096).unwrap_or(bytes);
     let tail = bytes.get(bytes.len().saturating_sub(65_536)..).unwrap_or(bytes);
     let has = |name: &[u8]| [head, tail].iter().any(|part| part.windows(name.len()).any(|w| w == name));
-    let export = ["archive_format", "archive_version", "models/model.json", "serialized_exported_program.json"];
+    let export =
+        ["archive_format", "archive_version", "models/model.json", "serialized_exported_program.json"];
     if export.iter().any(|name| has(name.as_bytes())) {
         Format::TorchExport
     } else if has(b"model.weights.h5") {

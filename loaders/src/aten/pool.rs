@@ -270,13 +270,22 @@ struct Sampling {
 }
 
 fn resized(cx: &mut Cx<'_, '_>, spatial: usize, how: Sampling) -> Results {
-    let x = cx.first()?;
-    let dims = cx.shape(x)?;
+    let mut x = cx.first()?;
+    let mut dims = cx.shape(x)?;
     if dims.len() != spatial + 2 {
         return Err(OpError::invalid(format!("{} axes, expected {}", dims.len(), spatial + 2)));
     }
     let (new, scales) = target(cx, &dims, spatial)?;
     let sizes: Vec<Dim> = dims.iter().take(2).cloned().chain(new).collect();
+    if how.coordinates == CoordinateMode::AlignCorners {
+        // Between corners a single element is the first one.
+        for (axis, size) in sizes.iter().enumerate().skip(2) {
+            if size.as_known() == Some(1) {
+                x = cx.b.slice_axis(x, axis, Dim::known(0), Dim::known(1))?;
+            }
+        }
+        dims = cx.shape(x)?;
+    }
     // The scale of each axis: the one that is given, or the quotient of the sizes.
     let quotient = |new: &Dim, old: &Dim| match (new.as_known(), old.as_known()) {
         (Some(new), Some(old)) if old > 0 => Some(new as f64 / old as f64),
@@ -315,6 +324,9 @@ fn nearest(cx: &mut Cx<'_, '_>, spatial: usize, exact: bool) -> Results {
 
 fn upsample(cx: &mut Cx<'_, '_>, spatial: usize, mode: Interpolation, antialias: bool) -> Results {
     let corners = cx.flag("align_corners")?;
+    if corners && antialias {
+        return Err(OpError::unsupported("antialiasing between corners"));
+    }
     let coordinates = if corners { CoordinateMode::AlignCorners } else { CoordinateMode::HalfPixel };
     resized(cx, spatial, Sampling { mode, coordinates, nearest: NearestMode::Floor, antialias })
 }

@@ -120,8 +120,9 @@ fn im2col(cx: &mut Cx<'_, '_>) -> Results {
     let geometry = at.kernel.iter().zip(&at.dilation).zip(&at.stride);
     for (i, ((&k, &d), &s)) in geometry.enumerate().collect::<Vec<_>>().into_iter().rev() {
         let size = shape.get(2 + i).cloned().unwrap_or(Dim::known(1));
-        let count =
-            (size - Dim::known((k - 1).saturating_mul(d).saturating_add(1))).floor_div(&Dim::known(s)) + Dim::known(1);
+        let count = (size - Dim::known((k - 1).saturating_mul(d).saturating_add(1)))
+            .floor_div(&Dim::known(s))
+            + Dim::known(1);
         let inside = cx.positions(&Dim::known(k), DType::I64, 0, 2)?;
         let inside = cx.ew_const("mul", inside, d as f64)?;
         let start = cx.positions(&count, DType::I64, 1, 2)?;

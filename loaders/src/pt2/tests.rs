@@ -189,7 +189,8 @@ fn pickles_are_refused() {
     let weights = with(weights(), "/config/layer.w/use_pickle", json!(true));
     let error = load(packed(&program(), &weights, &[0; 8])).unwrap_err().to_string();
     assert!(error.contains("pickled"), "{error}");
-    let spec = json!({"custom_obj": {"arg": {"name": "w", "class_fqn": "__torch__.Thing"}, "custom_obj_name": "o"}});
+    let spec =
+        json!({"custom_obj": {"arg": {"name": "w", "class_fqn": "__torch__.Thing"}, "custom_obj_name": "o"}});
     let program = with(program(), "/graph_module/signature/input_specs/0", spec);
     let error = load(packed(&program, &json!({"config": {}}), &[0; 8])).unwrap_err().to_string();
     assert!(error.contains("__torch__.Thing"), "{error}");
@@ -199,10 +200,22 @@ fn pickles_are_refused() {
 fn vast_requests_are_refused() {
     // A list of sizes that one node would make of nothing.
     let huge = [
-        ("torch.ops.aten.split.Tensor", json!([["self", {"as_tensor": {"name": "x"}}], ["split_size", {"as_int": 0}]])),
-        ("torch.ops.aten.tril_indices.default", json!([["row", {"as_int": i64::MAX}], ["col", {"as_int": 9}]])),
-        ("torch.ops.aten.unbind.int", json!([["self", {"as_tensor": {"name": "x"}}], ["dim", {"as_int": 99}]])),
-        ("torch.ops.aten.chunk.default", json!([["self", {"as_tensor": {"name": "x"}}], ["chunks", {"as_int": -1}]])),
+        (
+            "torch.ops.aten.split.Tensor",
+            json!([["self", {"as_tensor": {"name": "x"}}], ["split_size", {"as_int": 0}]]),
+        ),
+        (
+            "torch.ops.aten.tril_indices.default",
+            json!([["row", {"as_int": i64::MAX}], ["col", {"as_int": 9}]]),
+        ),
+        (
+            "torch.ops.aten.unbind.int",
+            json!([["self", {"as_tensor": {"name": "x"}}], ["dim", {"as_int": 99}]]),
+        ),
+        (
+            "torch.ops.aten.chunk.default",
+            json!([["self", {"as_tensor": {"name": "x"}}], ["chunks", {"as_int": -1}]]),
+        ),
         ("torch.ops.aten.hann_window.default", json!([["window_length", {"as_int": 1i64 << 60}]])),
     ];
     for (target, args) in huge {

@@ -15,7 +15,6 @@ RESULTS = {
     "aten::native_batch_norm": 1,
     "aten::_native_batch_norm_legit": 1,
     "aten::_scaled_dot_product_flash_attention_for_cpu": 1,
-    "aten::_scaled_dot_product_attention_math": 1,
     "aten::log_sigmoid_forward": 1,
 }
 OPERATORS = {}
@@ -1046,10 +1045,10 @@ OPERATORS["aten::_adaptive_avg_pool2d"] = OPERATORS["aten::adaptive_avg_pool2d"]
 OPERATORS["aten::_adaptive_avg_pool3d"] = OPERATORS["aten::adaptive_avg_pool3d"]
 
 
-def draw_upsample(n, corners, vec=True):
+def draw_upsample(n, corners, aa=False, vec=True):
     def draw():
         x = tensor([randint(1, 2), 2] + [randint(2, 5) for _ in range(n)])
-        args = [maybe()] if corners else []
+        args = [maybe() and not aa] if corners else []
         if vec and maybe():
             size, factors = choice([([randint(1, 9) for _ in range(n)], None), (None, [choice([2.0, 1.5, 0.5, 3.0]) for _ in range(n)])])
             return "vec", [x, size] + args + [factors], {}
@@ -1061,7 +1060,7 @@ def draw_upsample(n, corners, vec=True):
 for name, n in [("upsample_nearest1d", 1), ("upsample_nearest2d", 2), ("upsample_nearest3d", 3), ("_upsample_nearest_exact1d", 1), ("_upsample_nearest_exact2d", 2), ("_upsample_nearest_exact3d", 3)]:
     OPERATORS[f"aten::{name}"] = draw_upsample(n, False)
 for name, n in [("upsample_linear1d", 1), ("upsample_bilinear2d", 2), ("upsample_trilinear3d", 3), ("upsample_bicubic2d", 2), ("_upsample_bilinear2d_aa", 2), ("_upsample_bicubic2d_aa", 2)]:
-    OPERATORS[f"aten::{name}"] = draw_upsample(n, True)
+    OPERATORS[f"aten::{name}"] = draw_upsample(n, True, name.endswith("_aa"))
 
 
 @op("grid_sampler", "grid_sampler_2d")
@@ -1197,7 +1196,7 @@ def _():
     return "default", [x, axis(x.dim())], {}
 
 
-@op("scaled_dot_product_attention", "_scaled_dot_product_attention_math")
+@op("scaled_dot_product_attention")
 def _():
     batch = choice([[2, 3], [2], [], [2, 2, 2]]) if maybe(0.4) else [2, 3]
     l, s, d, e = randint(1, 5), randint(1, 5), randint(1, 4), randint(1, 4)
