@@ -1047,12 +1047,12 @@ OPERATORS["aten::_adaptive_avg_pool3d"] = OPERATORS["aten::adaptive_avg_pool3d"]
 
 def draw_upsample(n, corners, aa=False, vec=True):
     def draw():
-        x = tensor([randint(1, 2), 2] + [randint(2, 5) for _ in range(n)])
+        x = tensor([randint(1, 2), 2] + [randint(4 if aa else 2, 5) for _ in range(n)])
         args = [maybe() and not aa] if corners else []
         if vec and maybe():
-            size, factors = choice([([randint(1, 9) for _ in range(n)], None), (None, [choice([2.0, 1.5, 0.5, 3.0]) for _ in range(n)])])
+            size, factors = choice([([randint(2 if aa else 1, 9) for _ in range(n)], None), (None, [choice([2.0, 1.5, 0.5, 3.0]) for _ in range(n)])])
             return "vec", [x, size] + args + [factors], {}
-        return "default", [x, [randint(1, 9) for _ in range(n)]] + args, {}
+        return "default", [x, [randint(2 if aa else 1, 9) for _ in range(n)]] + args, {}
 
     return draw
 
@@ -1065,7 +1065,7 @@ for name, n in [("upsample_linear1d", 1), ("upsample_bilinear2d", 2), ("upsample
 
 @op("grid_sampler", "grid_sampler_2d")
 def _():
-    return "default", [tensor([2, 2, 4, 5]), tensor([2, 3, 4, 2], F32, -1.2, 1.2), randint(0, 2), randint(0, 2), maybe()], {}
+    return "default", [tensor([2, 2, 4, 5]), tensor([2, 3, 4, 2], F32, -1.2, 1.2), *choice([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 2)]), maybe()], {}
 
 
 @op("grid_sampler_3d")
