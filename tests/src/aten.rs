@@ -107,6 +107,13 @@ impl Cases {
 }
 
 impl Case {
+    /// The arguments, for messages.
+    pub fn arguments(&self) -> String {
+        let shapes: Vec<&Vec<usize>> = self.inputs.iter().map(|Stored(_, shape, _)| shape).collect();
+        let args: Vec<String> = self.args.iter().map(|(name, arg)| format!("{name}={arg}")).collect();
+        format!("{} of {shapes:?}", args.join(", "))
+    }
+
     /// The case as an archive.
     fn archive(&self) -> Result<Vec<u8>, String> {
         let sizes = |shape: &[usize]| -> Vec<Json> { shape.iter().map(|n| json!({"as_int": n})).collect() };

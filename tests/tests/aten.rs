@@ -1,6 +1,6 @@
 //! A few calls of every ATen operator, with PyTorch's answers, through the loader and the reference evaluator.
 //!
-//! `xtask/py/aten/cases.py tests/fixtures/aten --count 3` writes the files.
+//! `xtask/py/aten/cases.py tests/fixtures/aten --count 2` writes the files.
 
 use std::path::Path;
 

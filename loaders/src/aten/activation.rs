@@ -57,7 +57,10 @@ fn native_dropout(cx: &mut Cx<'_, '_>) -> Results {
         return Err(OpError::unsupported("dropout in training mode"));
     }
     let shape = cx.shape(x)?;
-    let kept = cx.filled(kiln_ir::DType::Bool, 1.0, &shape)?;
+    // Of a tensor without elements PyTorch gives the tensor's own type.
+    let empty = shape.iter().any(|d| d.as_known() == Some(0));
+    let dtype = if empty { cx.dtype(x)? } else { kiln_ir::DType::Bool };
+    let kept = cx.filled(dtype, 1.0, &shape)?;
     Ok(vec![Arg::Tensor(x), Arg::Tensor(kept)])
 }
 

@@ -197,7 +197,8 @@ fn addbmm(cx: &mut Cx<'_, '_>) -> Results {
 fn outer_of(cx: &mut Cx<'_, '_>, a: Value, b: Value) -> Result<Value, OpError> {
     let rows = cx.numel(a)?;
     let column = cx.b.reshape(a, &[rows, Dim::known(1)])?;
-    cx.ew("mul", &[column, b])
+    let of_bools = cx.dtype(column)? == kiln_ir::DType::Bool;
+    cx.ew(if of_bools { "and" } else { "mul" }, &[column, b])
 }
 
 fn outer(cx: &mut Cx<'_, '_>) -> Results {

@@ -275,7 +275,10 @@ fn nll(cx: &mut Cx<'_, '_>) -> Results {
 fn nll_forward(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.tensor("self")?;
     let (losses, weight) = likelihood(cx, x)?;
-    let (y, total) = reduced(cx, losses, weight)?;
+    let (y, mut total) = reduced(cx, losses, weight)?;
+    if cx.int("reduction")? == 0 {
+        total = cx.ew_const("mul", total, 0.0)?;
+    }
     many([y, total])
 }
 

@@ -1,6 +1,6 @@
 //! Pointwise functions and arithmetic.
 
-use kiln_ir::{Build, DClass, DType, Op, Value};
+use kiln_ir::{Build, DClass, DType, Dim, Op, Value};
 
 use super::arg::Arg;
 use super::cx::{Cx, one};
@@ -604,12 +604,24 @@ fn add_scaled(
 fn clamp(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.tensor("self")?;
     let bounds = [cx.get("min").clone(), cx.get("max").clone()];
-    let given: Vec<&Arg> = bounds.iter().filter(|arg| !arg.is_none()).collect();
+    let given = bounds.iter().filter(|arg| !arg.is_none());
     let this = Arg::Tensor(x);
-    let operands: Vec<&Arg> = std::iter::once(&this).chain(given).collect();
-    let dtype = cx.result_type(&operands)?;
+    let dtype = cx.result_type(&std::iter::once(&this).chain(given).collect::<Vec<_>>())?;
     let mut y = cx.b.cast(x, dtype)?;
-    let [low, high] = &bounds;
+    // A number beyond the type's range bounds nothing, instead of wrapping.
+    let within = |cx: &Cx<'_, '_>, bound: &Arg| match (dtype.int_range(), bound) {
+        (Some((least, most)), Arg::Int(_)) => match cx.to_float(bound) {
+            Some(value) if value < least as f64 => {
+                Arg::Int(Dim::known(i64::try_from(least).unwrap_or(i64::MIN)))
+            }
+            Some(value) if value > most as f64 => {
+                Arg::Int(Dim::known(i64::try_from(most).unwrap_or(i64::MAX)))
+            }
+            _ => bound.clone(),
+        },
+        _ => bound.clone(),
+    };
+    let [low, high] = &bounds.map(|bound| within(cx, &bound));
     if !low.is_none() && !high.is_none() {
         let (low, high) = (cx.as_dtype(low, dtype)?, cx.as_dtype(high, dtype)?);
         y = cx.ew("clamp", &[y, low, high])?;

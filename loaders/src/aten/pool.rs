@@ -270,20 +270,35 @@ struct Sampling {
 }
 
 fn resized(cx: &mut Cx<'_, '_>, spatial: usize, how: Sampling) -> Results {
-    let x = cx.first()?;
-    let dims = cx.shape(x)?;
+    let mut x = cx.first()?;
+    let mut dims = cx.shape(x)?;
     if dims.len() != spatial + 2 {
         return Err(OpError::invalid(format!("{} axes, expected {}", dims.len(), spatial + 2)));
     }
     let (new, scales) = target(cx, &dims, spatial)?;
     let sizes: Vec<Dim> = dims.iter().take(2).cloned().chain(new).collect();
+    let corners = how.coordinates == CoordinateMode::AlignCorners;
+    if corners {
+        // Between corners a single element is the first one.
+        for (axis, size) in sizes.iter().enumerate().skip(2) {
+            if size.as_known() == Some(1) {
+                x = cx.b.slice_axis(x, axis, Dim::known(0), Dim::known(1))?;
+            }
+        }
+        dims = cx.shape(x)?;
+    }
+    let single = sizes.iter().skip(2).any(|size| size.as_known() == Some(1));
+    if how.antialias && how.mode == Interpolation::Cubic && single {
+        return Err(OpError::unsupported("antialiased cubic interpolation to a single element"));
+    }
     // The scale of each axis: the one that is given, or the quotient of the sizes.
     let quotient = |new: &Dim, old: &Dim| match (new.as_known(), old.as_known()) {
         (Some(new), Some(old)) if old > 0 => Some(new as f64 / old as f64),
         _ => new.exact_div(old).and_then(|q| q.as_known()).map(|q| q as f64),
     };
     let spatial_scales = sizes.iter().zip(&dims).skip(2).zip(&scales);
-    let spatial_scales = spatial_scales.map(|((new, old), given)| given.or_else(|| quotient(new, old)));
+    let spatial_scales =
+        spatial_scales.map(|((new, old), given)| given.filter(|_| !corners).or_else(|| quotient(new, old)));
     let unit = Some(1.0);
     let scales: Vec<Option<Float>> =
         [unit, unit].into_iter().chain(spatial_scales).map(|s| s.map(Float::new)).collect();
@@ -315,6 +330,9 @@ fn nearest(cx: &mut Cx<'_, '_>, spatial: usize, exact: bool) -> Results {
 
 fn upsample(cx: &mut Cx<'_, '_>, spatial: usize, mode: Interpolation, antialias: bool) -> Results {
     let corners = cx.flag("align_corners")?;
+    if corners && antialias {
+        return Err(OpError::unsupported("antialiasing between corners"));
+    }
     let coordinates = if corners { CoordinateMode::AlignCorners } else { CoordinateMode::HalfPixel };
     resized(cx, spatial, Sampling { mode, coordinates, nearest: NearestMode::Floor, antialias })
 }
@@ -333,6 +351,9 @@ fn grid_sampler(cx: &mut Cx<'_, '_>) -> Results {
         2 => GridPadding::Reflection,
         other => return Err(OpError::invalid(format!("padding_mode {other}"))),
     };
+    if mode == Interpolation::Cubic && padding == GridPadding::Border {
+        return Err(OpError::unsupported("cubic samples at the border"));
+    }
     let align_corners = cx.flag("align_corners")?;
     let y = cx.b.add1(Host::GridSample { mode, padding, align_corners }, &[x, grid])?;
     one(y)

@@ -78,7 +78,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         let (count, reasons) = counts.entry(op).or_default();
         *count += 1;
         if let Err(reason) = result {
-            reasons.push(format!("{}: {reason}", case.op));
+            reasons.push(format!("{}: {reason}: {}", case.op, case.arguments()));
         }
     }
     let (mut total, mut failed) = (0, 0);

@@ -15,7 +15,6 @@ RESULTS = {
     "aten::native_batch_norm": 1,
     "aten::_native_batch_norm_legit": 1,
     "aten::_scaled_dot_product_flash_attention_for_cpu": 1,
-    "aten::_scaled_dot_product_attention_math": 1,
     "aten::log_sigmoid_forward": 1,
 }
 OPERATORS = {}
@@ -1046,14 +1045,14 @@ OPERATORS["aten::_adaptive_avg_pool2d"] = OPERATORS["aten::adaptive_avg_pool2d"]
 OPERATORS["aten::_adaptive_avg_pool3d"] = OPERATORS["aten::adaptive_avg_pool3d"]
 
 
-def draw_upsample(n, corners, vec=True):
+def draw_upsample(n, corners, aa=False, vec=True):
     def draw():
-        x = tensor([randint(1, 2), 2] + [randint(2, 5) for _ in range(n)])
-        args = [maybe()] if corners else []
+        x = tensor([randint(1, 2), 2] + [randint(4 if aa else 2, 5) for _ in range(n)])
+        args = [maybe() and not aa] if corners else []
         if vec and maybe():
-            size, factors = choice([([randint(1, 9) for _ in range(n)], None), (None, [choice([2.0, 1.5, 0.5, 3.0]) for _ in range(n)])])
+            size, factors = choice([([randint(2 if aa else 1, 9) for _ in range(n)], None), (None, [choice([2.0, 1.5, 0.5, 3.0]) for _ in range(n)])])
             return "vec", [x, size] + args + [factors], {}
-        return "default", [x, [randint(1, 9) for _ in range(n)]] + args, {}
+        return "default", [x, [randint(2 if aa else 1, 9) for _ in range(n)]] + args, {}
 
     return draw
 
@@ -1061,12 +1060,12 @@ def draw_upsample(n, corners, vec=True):
 for name, n in [("upsample_nearest1d", 1), ("upsample_nearest2d", 2), ("upsample_nearest3d", 3), ("_upsample_nearest_exact1d", 1), ("_upsample_nearest_exact2d", 2), ("_upsample_nearest_exact3d", 3)]:
     OPERATORS[f"aten::{name}"] = draw_upsample(n, False)
 for name, n in [("upsample_linear1d", 1), ("upsample_bilinear2d", 2), ("upsample_trilinear3d", 3), ("upsample_bicubic2d", 2), ("_upsample_bilinear2d_aa", 2), ("_upsample_bicubic2d_aa", 2)]:
-    OPERATORS[f"aten::{name}"] = draw_upsample(n, True)
+    OPERATORS[f"aten::{name}"] = draw_upsample(n, True, name.endswith("_aa"))
 
 
 @op("grid_sampler", "grid_sampler_2d")
 def _():
-    return "default", [tensor([2, 2, 4, 5]), tensor([2, 3, 4, 2], F32, -1.2, 1.2), randint(0, 2), randint(0, 2), maybe()], {}
+    return "default", [tensor([2, 2, 4, 5]), tensor([2, 3, 4, 2], F32, -1.2, 1.2), *choice([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 2)]), maybe()], {}
 
 
 @op("grid_sampler_3d")
@@ -1197,7 +1196,7 @@ def _():
     return "default", [x, axis(x.dim())], {}
 
 
-@op("scaled_dot_product_attention", "_scaled_dot_product_attention_math")
+@op("scaled_dot_product_attention")
 def _():
     batch = choice([[2, 3], [2], [], [2, 2, 2]]) if maybe(0.4) else [2, 3]
     l, s, d, e = randint(1, 5), randint(1, 5), randint(1, 4), randint(1, 4)
