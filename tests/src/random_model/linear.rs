@@ -175,7 +175,8 @@ pub(super) fn normalization(g: &mut Grower<'_>) -> Option<()> {
             attributes.push(int("num_groups", groups as i64));
             g.one(op, &[x, scale, bias], attributes, Rounding::USUAL).map(drop)
         }
-        "LRN" => {
+        // What is no number spreads to other channels in onnxruntime.
+        "LRN" if g.is_finite(x) => {
             let attributes = vec![int("size", g.c.of(&[1, 3, 5])), float("alpha", 0.01), float("bias", 1.5)];
             g.one(op, &[x], attributes, Rounding::FUNCTION).map(drop)
         }

@@ -36,7 +36,7 @@ pub(super) fn operations(block: &Block) -> i64 {
         Stmt::Let { .. } | Stmt::Store { .. } | Stmt::Contract(_) => 1,
         Stmt::For(l) => l.axis.extent.as_const().unwrap_or(i64::MAX).saturating_mul(operations(&l.body)),
         Stmt::Reduce(r) => {
-            r.axis.extent.as_const().unwrap_or(i64::MAX).saturating_mul(operations(&r.body) + 1)
+            r.axis.extent.as_const().unwrap_or(i64::MAX).saturating_mul(operations(&r.body).saturating_add(1))
         }
         Stmt::If { then, otherwise, .. } => operations(then).saturating_add(operations(otherwise)),
     };
