@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use kiln_ir::op::Op;
+use kiln_ir::Op;
+use kiln_ir::op::Movement;
 use kiln_ir::{Build, Dim, Symbol, Type, Value};
 
 use super::fault::Res;
@@ -133,8 +134,10 @@ impl Machine<'_> {
                 continue;
             }
             let v = self.g.value(&value)?;
-            // Where inference cannot follow, the shape stays as it is.
-            let Ok(v) = self.g.build(|b| b.reshape(v, &known))? else { continue };
+            // All of the tensor, by sizes that are known. Where inference cannot follow, the shape stays as it is.
+            let (starts, steps) = (vec![Dim::known(0); known.len()], vec![1; known.len()]);
+            let whole = Movement::Slice { starts, sizes: known, steps };
+            let Ok(v) = self.g.build(|b| b.add1(whole, &[v]))? else { continue };
             let value = self.g.node(v);
             if let Some(Cell::Tensor(cell)) = st.cell_mut(r) {
                 cell.value = value;

@@ -694,7 +694,7 @@ impl<'p> Machine<'p> {
                 None => Truth::Traced(traced.clone()),
             },
             other => {
-                let b = self.to_bool(st, other)?;
+                let b = self.truth_value(st, other)?;
                 match b {
                     Val::Bool(b) => Truth::Known(b),
                     Val::Num(Kind::Bool, traced) => Truth::Traced(traced),

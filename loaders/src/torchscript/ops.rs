@@ -369,7 +369,7 @@ impl Machine<'_> {
             },
             (Kind::Int, Val::Float(x)) if x.is_finite() && x.abs() < 9e18 => Val::Int(*x as i64),
             (Kind::Int, Val::Dim(_) | Val::Num(Kind::Int, _)) => v.clone(),
-            (Kind::Bool, v) => self.to_bool(st, v)?,
+            (Kind::Bool, v) => self.truth_value(st, v)?,
             (kind, Val::Tensor(r)) => {
                 let t = self.read_tensor(st, *r)?;
                 self.item(&t, Some(kind))?
@@ -386,7 +386,7 @@ impl Machine<'_> {
     }
 
     /// The truth of a value as a bool.
-    pub fn to_bool(&mut self, st: &mut State, v: &Val) -> Res<Val> {
+    pub fn truth_value(&mut self, st: &mut State, v: &Val) -> Res<Val> {
         Ok(match v {
             Val::Bool(_) | Val::Num(Kind::Bool, _) => v.clone(),
             Val::Int(n) => Val::Bool(*n != 0),
@@ -399,7 +399,7 @@ impl Machine<'_> {
                 if matches!(number, Val::Tensor(_)) {
                     return Err(Fault::invalid("a tensor is no condition"));
                 }
-                self.to_bool(st, &number)?
+                self.truth_value(st, &number)?
             }
             Val::Dim(_) | Val::Num(Kind::Int, _) => {
                 self.op(st, "aten", "ne", vec![v.clone(), Val::Int(0)], vec![])?
@@ -409,7 +409,7 @@ impl Machine<'_> {
             }
             Val::List(_) | Val::Dict(_) | Val::Tuple(..) | Val::Num(Kind::Text, _) => {
                 let length = self.op(st, "aten", "len", vec![v.clone()], vec![])?;
-                self.to_bool(st, &length)?
+                self.truth_value(st, &length)?
             }
             other => return Err(Fault::invalid(format!("{} is no condition", other.kind()))),
         })
@@ -538,7 +538,7 @@ impl Machine<'_> {
     pub fn any_of(&mut self, st: &mut State, values: Vec<Val>) -> Res<Val> {
         let mut found: Option<Val> = None;
         for v in values {
-            match (self.to_bool(st, &v)?, found.take()) {
+            match (self.truth_value(st, &v)?, found.take()) {
                 (Val::Bool(true), _) => return Ok(Val::Bool(true)),
                 (Val::Bool(false), before) => found = before,
                 (traced, None) => found = Some(traced),
