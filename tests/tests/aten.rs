@@ -12,7 +12,10 @@ fn operators_give_what_pytorch_gives() {
     let cases = Cases::read(&folder).unwrap();
     assert!(cases.cases.len() > 900, "{} cases", cases.cases.len());
     let run = |case| cases.run(case, &evaluated);
-    let failures: Vec<String> =
-        cases.cases.iter().filter_map(|case| run(case).err().map(|why| format!("{}: {why}", case.op))).collect();
+    let failures: Vec<String> = cases
+        .cases
+        .iter()
+        .filter_map(|case| run(case).err().map(|why| format!("{}: {why}", case.op)))
+        .collect();
     assert!(failures.is_empty(), "{} cases fail:\n{}", failures.len(), failures.join("\n"));
 }
