@@ -37,11 +37,11 @@ fn edit(folder: &Path, file: &str, change: impl FnOnce(&mut Map<String, Value>))
     fs::write(&path, serde_json::to_vec(&fields).unwrap()).unwrap();
 }
 
-/// The error of a folder; it comes within a second.
+/// The error of a folder; it comes soon, on a machine that is busy, too.
 fn error(folder: &Path) -> LoadError {
     let start = Instant::now();
     let error = load(folder, &LoadOptions::default()).expect_err("the folder loads");
-    assert!(start.elapsed() < Duration::from_secs(1), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10), "{error}");
     error
 }
 
@@ -178,7 +178,10 @@ fn indices_stay_in_the_folder() {
 #[test]
 fn modules_stay_in_the_folder() {
     let kinds = |kinds: &[(&str, &str)]| -> Vec<u8> {
-        let module = |(path, kind): &(&str, &str)| json!({"path": path, "type": format!("sentence_transformers.models.{kind}")});
+        let module = |(path, kind): &(&str, &str)| {
+            let kind = format!("sentence_transformers.models.{kind}");
+            json!({"path": path, "type": kind})
+        };
         serde_json::to_vec(&kinds.iter().map(module).collect::<Vec<_>>()).unwrap()
     };
     let folder = copy("sentences", "modules");
