@@ -26,7 +26,11 @@ fn copy_all(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy_all(&path, &target) } else { drop(fs::copy(&path, &target).unwrap()) }
+        if path.is_dir() {
+            copy_all(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
     }
 }
 
@@ -37,11 +41,11 @@ fn edit(folder: &Path, file: &str, change: impl FnOnce(&mut Map<String, Value>))
     fs::write(&path, serde_json::to_vec(&fields).unwrap()).unwrap();
 }
 
-/// The error of a folder; it comes within a second.
+/// The error of a folder; it comes soon, on a machine that is busy, too.
 fn error(folder: &Path) -> LoadError {
     let start = Instant::now();
     let error = load(folder, &LoadOptions::default()).expect_err("the folder loads");
-    assert!(start.elapsed() < Duration::from_secs(1), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10), "{error}");
     error
 }
 
@@ -178,7 +182,10 @@ fn indices_stay_in_the_folder() {
 #[test]
 fn modules_stay_in_the_folder() {
     let kinds = |kinds: &[(&str, &str)]| -> Vec<u8> {
-        let module = |(path, kind): &(&str, &str)| json!({"path": path, "type": format!("sentence_transformers.models.{kind}")});
+        let module = |(path, kind): &(&str, &str)| {
+            let kind = format!("sentence_transformers.models.{kind}");
+            json!({"path": path, "type": kind})
+        };
         serde_json::to_vec(&kinds.iter().map(module).collect::<Vec<_>>()).unwrap()
     };
     let folder = copy("sentences", "modules");

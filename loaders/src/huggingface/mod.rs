@@ -24,7 +24,7 @@ use std::path::Path;
 
 use kiln_ir::{GraphBuilder, InferError, Module};
 
-use crate::binding::{self, NewWeights};
+use crate::binding::{self, NewWeights, WeightFaults};
 use crate::checkpoint::{self, Checkpoint, CheckpointTensor};
 use crate::folder::Folder;
 use crate::{LoadError, LoadOptions};
@@ -179,16 +179,15 @@ fn build(path: &Path, options: &LoadOptions) -> Result<Module, Fault> {
     let request = Request { config: &config, model_type, task, modules: modules.as_ref(), inputs };
     let built = (family.build)(&mut net, &request);
     let Net { b, weights, .. } = net;
-    match built {
-        // What follows from weights that do not fit says less than the weights.
-        Ok(()) | Err(Fault::Infer(_) | Fault::Rank { .. }) => {
-            let faults = weights.into_faults();
-            if !faults.is_empty() {
-                let path = weights_of.map_or(name, |new| new.file.display().to_string());
-                return Err(LoadError::Weights { path, faults: Box::new(faults) }.into());
-            }
-        }
-        Err(Fault::Load(_)) => {}
+    let faults = match &built {
+        Ok(()) => weights.into_faults(),
+        // What follows from weights that do not fit says less than the weights. The rest was not asked for.
+        Err(Fault::Infer(_) | Fault::Rank { .. }) => weights.into_faults_so_far(),
+        Err(Fault::Load(_)) => WeightFaults::default(),
+    };
+    if !faults.is_empty() {
+        let path = weights_of.map_or(name, |new| new.file.display().to_string());
+        return Err(LoadError::Weights { path, faults: Box::new(faults) }.into());
     }
     built?;
     let id = b.finish();

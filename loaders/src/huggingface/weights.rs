@@ -122,6 +122,11 @@ impl<'c> Weights<'c> {
         }
     }
 
+    /// What does not fit of the tensors that were asked for.
+    pub(super) fn into_faults_so_far(self) -> WeightFaults {
+        self.faults
+    }
+
     /// All that does not fit, tensors included that nothing took.
     pub(super) fn into_faults(mut self) -> WeightFaults {
         let heads: BTreeSet<&str> = self.taken.iter().filter_map(|name| part_of(&self.head, name)).collect();
