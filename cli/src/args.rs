@@ -87,7 +87,7 @@ pub struct WeightArgs {
     pub weights: Option<PathBuf>,
     /// Rename tensors of the checkpoint first: FROM=TO or FROM->TO, of which names begin with FROM begin with TO
     /// instead. May be repeated; the first that fits applies.
-    #[arg(long = "map", value_name = "RULE", requires = "weights")]
+    #[arg(long = "map", value_name = "RULE", requires = "weights", allow_hyphen_values = true)]
     pub rules: Vec<NameRule>,
     /// Allow that weights are missing, which keep the model's values, and that tensors are left over.
     #[arg(long, requires = "weights")]
