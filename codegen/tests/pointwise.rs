@@ -7,6 +7,25 @@ use kiln_ir::{DType, Prim};
 use support::{TIGHT, check, elements};
 
 #[test]
+fn odd_functions_keep_the_sign_of_zero() {
+    let odd = [Prim::Tanh, Prim::Erf, Prim::Sin, Prim::Tan, Prim::Atan, Prim::Asin, Prim::Sinh, Prim::Asinh];
+    for prim in odd {
+        let mut b = KernelBuilder::new("reciprocal");
+        let (x, out) = (b.input(DType::F32), b.output(DType::F32));
+        let one = b.literal(DType::F32, 1.0);
+        b.vector(40, |b, i| {
+            let v = b.load(x, i.clone());
+            let v = b.apply(prim, &[v]);
+            let v = b.apply(Prim::Div, &[one, v]);
+            b.store(out, i, v);
+        });
+        let kernel = b.finish().unwrap();
+        let data = elements(DType::F32, (0..40).map(|i| if i % 2 == 0 { -0.0 } else { 0.0 }));
+        check(&kernel, &[data, elements(DType::F32, vec![0.0; 40])], &[], TIGHT);
+    }
+}
+
+#[test]
 fn sums_of_columns_run_in_lanes_around_a_sequential_loop() {
     for (rows, columns) in [(5, 19), (1, 4), (0, 9), (7, 33)] {
         let mut b = KernelBuilder::new("columns");

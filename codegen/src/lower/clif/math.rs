@@ -135,16 +135,17 @@ impl Emitter<'_> {
         let divisor = self.b.ins().fadd(e, one);
         let ratio = self.b.ins().fdiv(minus_two, divisor);
         let large = self.b.ins().fadd(one, ratio);
-        let large = self.with_sign_of(large, x);
         let square = self.b.ins().fmul(x, x);
         let coefficients =
             [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1];
         let p = self.horner(square, &coefficients);
         let p = self.b.ins().fmul(p, square);
-        let small = self.mul_add(p, x, x);
+        let small = self.mul_add(p, magnitude, magnitude);
         let threshold = self.fconst(ty, 0.625);
         let is_small = self.b.ins().fcmp(FloatCC::LessThan, magnitude, threshold);
-        self.choose(is_small, small, large)
+        let result = self.choose(is_small, small, large);
+        // A sum of signed terms would give -0 the sign of 0.
+        self.with_sign_of(result, x)
     }
 
     /// A non-negative value with the sign of another.

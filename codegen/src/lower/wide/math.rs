@@ -213,15 +213,16 @@ impl Selector<'_> {
         let divisor = self.binary(Binary::AddF, e, float(1.0));
         let ratio = self.binary(Binary::DivF, float(-2.0), divisor);
         let large = self.binary(Binary::AddF, ratio, float(1.0));
-        let large = self.with_sign_of(large, x);
         let square = self.binary(Binary::MulF, x, x);
         let coefficients =
             [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1];
         let p = self.horner(square, &coefficients);
         let p = self.binary(Binary::MulF, p, square);
-        let small = self.mul_add(p, x, x);
+        let small = self.mul_add(p, magnitude, magnitude);
         let is_small = self.compare(Compare::LtF, magnitude, float(0.625));
-        self.select(is_small, small, large)
+        let result = self.select(is_small, small, large);
+        // A sum of signed terms would give -0 the sign of 0.
+        self.with_sign_of(result, x)
     }
 
     /// `|x|` of floats.
