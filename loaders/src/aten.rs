@@ -22,11 +22,13 @@ mod loss;
 mod movement;
 mod norm;
 mod order;
+mod padding;
 mod pointwise;
 mod pool;
 mod promote;
 mod rearrange;
 mod reduce;
+mod repeat;
 mod rnn;
 mod scalar;
 mod schema;
@@ -85,10 +87,12 @@ static FAMILIES: &[&[Row]] = &[
     movement::ROWS,
     norm::ROWS,
     order::ROWS,
+    padding::ROWS,
     pointwise::ROWS,
     pool::ROWS,
     rearrange::ROWS,
     reduce::ROWS,
+    repeat::ROWS,
     rnn::ROWS,
     scalar::ROWS,
     vision::ROWS,
@@ -146,10 +150,16 @@ pub(crate) fn call(
     let schemas = schema::overloads(row.name);
     let overload = overload.map(|name| if name == "default" { "" } else { name });
     let first = args.first().cloned().or_else(|| kwargs.first().map(|(_, arg)| arg.clone()));
+    for arg in args.iter().chain(kwargs.iter().map(|(_, arg)| arg)) {
+        check_rank(b, arg)?;
+    }
     let (schema, bound) = resolve(b, &schemas, overload, args, kwargs)?;
     let mut how = row.how;
     while let How::Alias(name) = how {
         how = table().get(name).ok_or_else(|| OpError::unsupported(format!("`{name}`")))?.how;
+    }
+    if in_place && RESHAPING.contains(&row.name) {
+        return Err(OpError::unsupported("an operator that changes the shape of a tensor in place"));
     }
     let mut cx = Cx::new(b, schema, bound);
     let mut results = match how {
@@ -158,6 +168,9 @@ pub(crate) fn call(
         How::Fn(build) => build(&mut cx)?,
         How::Alias(_) => vec![],
     };
+    for result in &results {
+        check_rank(b, result)?;
+    }
     if in_place && let (Some(Arg::Tensor(target)), Some(Arg::Tensor(result))) = (first, results.first_mut()) {
         let (dtype, shape) = (b.dtype(target)?, b.shape(target)?.to_vec());
         let cast = b.cast(*result, dtype)?;
@@ -169,6 +182,33 @@ pub(crate) fn call(
         (false, false) => None,
     };
     Ok(Outcome { results, writes })
+}
+
+/// Most axes of a tensor, as PyTorch has it: sizes of more would be far larger than the file that asks for them.
+const MOST_AXES: usize = 64;
+
+/// Operators whose variant in place gives the tensor another shape.
+const RESHAPING: &[&str] = &[
+    "aten::squeeze",
+    "aten::swapaxes",
+    "aten::swapdims",
+    "aten::t",
+    "aten::transpose",
+    "aten::unsqueeze",
+];
+
+/// Fails for tensors of more axes than any may have.
+fn check_rank(b: &GraphBuilder<'_>, arg: &Arg) -> Result<(), OpError> {
+    match arg {
+        Arg::Tensor(v) => match b.rank(*v) {
+            Ok(rank) if rank > MOST_AXES => {
+                Err(OpError::invalid(format!("a tensor of {rank} axes, at most {MOST_AXES} are possible")))
+            }
+            _ => Ok(()),
+        },
+        Arg::List(items) => items.iter().try_for_each(|item| check_rank(b, item)),
+        _ => Ok(()),
+    }
 }
 
 /// The row of an operator, and whether the name is that of its variant in place.
