@@ -40,7 +40,6 @@ use kiln_ir::{Build, GraphBuilder};
 use rustc_hash::FxHashMap;
 
 pub(crate) use arg::Arg;
-#[allow(unused_imports, reason = "for front ends that write element types as numbers")]
 pub(crate) use arg::scalar_type;
 pub(crate) use cx::Cx;
 use schema::{Fit, Kind, Param, Schema};
@@ -188,14 +187,8 @@ pub(crate) fn call(
 const MOST_AXES: usize = 64;
 
 /// Operators whose variant in place gives the tensor another shape.
-const RESHAPING: &[&str] = &[
-    "aten::squeeze",
-    "aten::swapaxes",
-    "aten::swapdims",
-    "aten::t",
-    "aten::transpose",
-    "aten::unsqueeze",
-];
+const RESHAPING: &[&str] =
+    &["aten::squeeze", "aten::swapaxes", "aten::swapdims", "aten::t", "aten::transpose", "aten::unsqueeze"];
 
 /// Fails for tensors of more axes than any may have.
 fn check_rank(b: &GraphBuilder<'_>, arg: &Arg) -> Result<(), OpError> {
@@ -315,6 +308,99 @@ fn names() -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The sources that build operators.
+    const SOURCES: &[&str] = &[
+        include_str!("aten/activation.rs"),
+        include_str!("aten/attention.rs"),
+        include_str!("aten/compare.rs"),
+        include_str!("aten/conv.rs"),
+        include_str!("aten/create.rs"),
+        include_str!("aten/fused.rs"),
+        include_str!("aten/index.rs"),
+        include_str!("aten/linear.rs"),
+        include_str!("aten/loss.rs"),
+        include_str!("aten/movement.rs"),
+        include_str!("aten/norm.rs"),
+        include_str!("aten/order.rs"),
+        include_str!("aten/padding.rs"),
+        include_str!("aten/pointwise.rs"),
+        include_str!("aten/pool.rs"),
+        include_str!("aten/rearrange.rs"),
+        include_str!("aten/reduce.rs"),
+        include_str!("aten/repeat.rs"),
+        include_str!("aten/rnn.rs"),
+        include_str!("aten/scalar.rs"),
+        include_str!("aten/vision.rs"),
+    ];
+
+    /// Arguments that no source names, and why results do not depend on them.
+    const UNREAD: &[(&str, &str)] = &[
+        ("allow_tf32", "how a convolution is computed"),
+        ("average_attn_weights", "only of weights that are not given"),
+        ("assume_unique", "how a search is made"),
+        ("b", "numbers are read by position"),
+        ("batch_sizes", "packed sequences are refused"),
+        ("benchmark", "how a convolution is computed"),
+        ("C", "a size that the operand has"),
+        ("compute_mode", "how distances are computed"),
+        ("copy", "values do not change"),
+        ("cudnn_enable", "how a norm is computed"),
+        ("cudnn_enabled", "how a convolution is computed"),
+        ("deterministic", "how a convolution is computed"),
+        ("dtype", "metadata that the exporter has checked"),
+        ("el", "a list is no tensor, which is refused"),
+        ("HxW", "a size that the operand has"),
+        ("i", "numbers are no tensors, which is refused"),
+        ("idx", "a list is no tensor, which is refused"),
+        ("implicit", "a mark of tracing"),
+        ("l", "lists are refused"),
+        ("mask_type", "masks are refused"),
+        ("max", "strings are refused"),
+        ("momentum", "running statistics do not change"),
+        ("N", "a size that the operand has"),
+        ("n", "lists are refused"),
+        ("non_blocking", "how a copy is made"),
+        ("output_size", "the repeats tell it"),
+        ("padding_idx", "of gradients"),
+        ("path", "the order of products"),
+        ("physical_layout", "how elements lie"),
+        ("pin_memory", "where elements lie"),
+        ("r", "lists are read by position"),
+        ("requires_grad", "of gradients"),
+        ("scale_grad_by_freq", "of gradients"),
+        ("separator", "strings are refused"),
+        ("size", "metadata that the exporter has checked"),
+        ("sorted", "what is sorted is in some order, too"),
+        ("sparse", "of gradients"),
+        ("sparse_grad", "of gradients"),
+        ("stable", "all sorts keep the order of equals"),
+        ("stride", "how elements lie"),
+        ("substr", "strings are refused"),
+        ("tensor_indices_or_sections", "a missing number of sections is refused"),
+        ("tensors", "the operands of a contraction are read by position"),
+    ];
+
+    #[test]
+    fn every_argument_of_an_operator_has_a_reader_or_a_reason() {
+        let mut unread = vec![];
+        for row in FAMILIES.iter().flat_map(|family| family.iter()) {
+            let mark = format!("row(\"{}\",", row.name);
+            let source = SOURCES.iter().find(|source| source.contains(&mark)).expect(row.name);
+            for schema in schema::overloads(row.name) {
+                for param in schema.params.iter().skip(1) {
+                    let is_read = param.kind == Kind::Ignored
+                        || matches!(&param.kind, Kind::Optional(kind) if **kind == Kind::Ignored)
+                        || source.contains(&format!("\"{}\"", param.name))
+                        || UNREAD.iter().any(|(name, _)| *name == param.name);
+                    if !is_read {
+                        unread.push(format!("{}.{}: {}", row.name, schema.overload, param.name));
+                    }
+                }
+            }
+        }
+        assert!(unread.is_empty(), "{unread:?}");
+    }
 
     #[test]
     fn every_row_has_a_schema_and_none_is_twice() {

@@ -617,9 +617,7 @@ fn scatter_reduce(cx: &mut Cx<'_, '_>) -> Results {
     let mut start = x;
     if !own {
         let neutral = match dtype.int_range() {
-            Some((low, high)) if neutral.is_infinite() => {
-                Scalar::I(if neutral < 0.0 { low } else { high })
-            }
+            Some((low, high)) if neutral.is_infinite() => Scalar::I(if neutral < 0.0 { low } else { high }),
             Some(_) => Scalar::I(neutral as i128),
             None if dtype == DType::Bool => Scalar::B(neutral > 0.0),
             None => Scalar::F(neutral),

@@ -269,9 +269,7 @@ pub(super) fn unary(cx: &mut Cx<'_, '_>, name: &str) -> Results {
         let y = cx.ew(name, &[v])?;
         return one(y);
     }
-    if let (Some(dim), true) =
-        (dim_of(&arg), matches!(name, "neg" | "abs" | "ceil" | "floor" | "trunc"))
-    {
+    if let (Some(dim), true) = (dim_of(&arg), matches!(name, "neg" | "abs" | "ceil" | "floor" | "trunc")) {
         let negated = Dim::known(0) - &dim;
         return Ok(vec![Arg::Int(match name {
             "neg" => negated,

@@ -94,10 +94,23 @@ fn rule(name: &str, node: &Node) -> Option<Rule> {
     let has = |input: &str| node.inputs.iter().any(|i| i.name == input);
     Some(Rule::Always(match name {
         "aten::view" if has("dtype") => Kind::Opaque,
-        "aten::view" | "aten::unflatten" | "aten::unsqueeze" | "aten::squeeze" | "aten::view_as"
-        | "aten::_reshape_alias" | "aten::alias" | "aten::detach" | "aten::lift_fresh" | "aten::positive"
-        | "aten::dropout" | "aten::feature_dropout" | "aten::alpha_dropout" | "aten::feature_alpha_dropout"
-        | "aten::atleast_1d" | "aten::atleast_2d" | "aten::atleast_3d" => Kind::Reshape,
+        "aten::view"
+        | "aten::unflatten"
+        | "aten::unsqueeze"
+        | "aten::squeeze"
+        | "aten::view_as"
+        | "aten::_reshape_alias"
+        | "aten::alias"
+        | "aten::detach"
+        | "aten::lift_fresh"
+        | "aten::positive"
+        | "aten::dropout"
+        | "aten::feature_dropout"
+        | "aten::alpha_dropout"
+        | "aten::feature_alpha_dropout"
+        | "aten::atleast_1d"
+        | "aten::atleast_2d"
+        | "aten::atleast_3d" => Kind::Reshape,
         "aten::reshape" | "aten::reshape_as" | "aten::flatten" => return Some(Rule::Reshaped),
         "aten::ravel" => return Some(Rule::Flattened),
         "aten::contiguous" | "aten::to" | "aten::type_as" => return Some(Rule::Converted),
@@ -111,7 +124,10 @@ fn rule(name: &str, node: &Node) -> Option<Rule> {
         "aten::tensor_split" if !has("sections") => Kind::Opaque,
         "aten::split" | "aten::split_with_sizes" | "aten::chunk" | "aten::tensor_split" => Kind::Split,
         "aten::unbind" => Kind::Unbind,
-        "aten::expand" | "aten::expand_as" | "aten::broadcast_to" | "aten::broadcast_tensors"
+        "aten::expand"
+        | "aten::expand_as"
+        | "aten::broadcast_to"
+        | "aten::broadcast_tensors"
         | "aten::meshgrid" => Kind::Expand,
         "aten::diagonal" => Kind::Diagonal,
         "aten::linalg_diagonal" | "aten::unfold" | "aten::hsplit" | "aten::vsplit" => Kind::Opaque,
@@ -124,7 +140,8 @@ fn kind_of(rule: &Rule, node: &Node, base: Option<&TensorMeta>, result: Option<&
     if let Rule::Always(kind) = rule {
         return Some(*kind);
     }
-    let copies = |i: &super::program::NamedArgument| i.name == "copy" && matches!(i.arg, Argument::AsBool(true));
+    let copies =
+        |i: &super::program::NamedArgument| i.name == "copy" && matches!(i.arg, Argument::AsBool(true));
     let (Some(base), Some(result)) = (base, result) else { return Some(Kind::Doubtful) };
     let is_view = match rule {
         Rule::Converted => {

@@ -67,11 +67,7 @@ fn tensor_names(arg: &Argument) -> Vec<Option<&str>> {
 }
 
 /// Finds the operands whose memory results of an inlined graph may share. Operands come last of all arguments.
-fn share<'p>(
-    frame: &mut Frame<'p>,
-    graphs: &[&'p Graph],
-    names: &[Option<&'p str>],
-) -> Result<(), OpError> {
+fn share<'p>(frame: &mut Frame<'p>, graphs: &[&'p Graph], names: &[Option<&'p str>]) -> Result<(), OpError> {
     let count = graphs.first().map_or(0, |graph| graph.inputs.len());
     let operands = names.get(names.len().saturating_sub(count)..).unwrap_or(&[]);
     let inner = std::mem::take(&mut frame.borrowed);

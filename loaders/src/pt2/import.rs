@@ -217,9 +217,8 @@ fn weight(
     name: &str,
 ) -> Result<Tensor, String> {
     let own = package.tensor(name)?;
-    let bound =
-        matches!(spec, InputSpec::Parameter { .. })
-            || matches!(spec, InputSpec::Buffer { persistent, .. } if *persistent != Some(false));
+    let bound = matches!(spec, InputSpec::Parameter { .. })
+        || matches!(spec, InputSpec::Buffer { persistent, .. } if *persistent != Some(false));
     Ok(match session.binding.as_mut() {
         Some(binding) if bound => binding.bind(name, own),
         _ => own,
@@ -572,7 +571,8 @@ fn write_out<'p>(
     name: &'p str,
     result: &'p str,
 ) -> Result<(), OpError> {
-    let (Arg::Tensor(out), Arg::Tensor(v)) = (frame.resolve(session, b, name)?, frame.current(result)?) else {
+    let (Arg::Tensor(out), Arg::Tensor(v)) = (frame.resolve(session, b, name)?, frame.current(result)?)
+    else {
         return Err(OpError::unsupported("a write to something other than a tensor"));
     };
     if b.shape(out)? != b.shape(v)? {

@@ -218,8 +218,13 @@ pub(super) struct Signature {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum InputSpec {
-    UserInput { arg: Argument },
-    Parameter { arg: Named, parameter_name: String },
+    UserInput {
+        arg: Argument,
+    },
+    Parameter {
+        arg: Named,
+        parameter_name: String,
+    },
     Buffer {
         arg: Named,
         buffer_name: String,
@@ -227,10 +232,20 @@ pub(super) enum InputSpec {
         #[serde(default)]
         persistent: Option<bool>,
     },
-    TensorConstant { arg: Named, tensor_constant_name: String },
-    CustomObj { arg: CustomObject },
-    Token { arg: Named },
-    ConstantInput { name: String, value: Constant },
+    TensorConstant {
+        arg: Named,
+        tensor_constant_name: String,
+    },
+    CustomObj {
+        arg: CustomObject,
+    },
+    Token {
+        arg: Named,
+    },
+    ConstantInput {
+        name: String,
+        value: Constant,
+    },
 }
 
 #[derive(Debug, Deserialize)]
