@@ -336,7 +336,7 @@ fn views_are_written_by_the_names_of_their_arguments() {
     let diagonal = node("aten.diagonal.default", &[("self", named("x")), ("offset", int(-1))], "d");
     assert_eq!(run(&after(vec![diagonal, add("d")], &[])), [1., 11., 103., 13., 5., 115.]);
     let moves = [("self", named("x")), ("source", ints(&[0])), ("destination", ints(&[1]))];
-    let moved = node("aten.movedim.int", &moves, "m");
+    let moved = node("aten.movedim.intlist", &moves, "m");
     let select = node("aten.select.int", &[("self", named("m")), ("dim", int(0)), ("index", int(1))], "s");
     assert_eq!(run(&after(vec![moved, select, add("s")], &[])), [1., 111., 3., 113., 5., 115.]);
 }
