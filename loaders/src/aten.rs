@@ -22,11 +22,13 @@ mod loss;
 mod movement;
 mod norm;
 mod order;
+mod padding;
 mod pointwise;
 mod pool;
 mod promote;
 mod rearrange;
 mod reduce;
+mod repeat;
 mod rnn;
 mod scalar;
 mod schema;
@@ -38,7 +40,6 @@ use kiln_ir::{Build, GraphBuilder};
 use rustc_hash::FxHashMap;
 
 pub(crate) use arg::Arg;
-#[allow(unused_imports, reason = "for front ends that write element types as numbers")]
 pub(crate) use arg::scalar_type;
 pub(crate) use cx::Cx;
 use schema::{Fit, Kind, Param, Schema};
@@ -85,10 +86,12 @@ static FAMILIES: &[&[Row]] = &[
     movement::ROWS,
     norm::ROWS,
     order::ROWS,
+    padding::ROWS,
     pointwise::ROWS,
     pool::ROWS,
     rearrange::ROWS,
     reduce::ROWS,
+    repeat::ROWS,
     rnn::ROWS,
     scalar::ROWS,
     vision::ROWS,
@@ -146,10 +149,16 @@ pub(crate) fn call(
     let schemas = schema::overloads(row.name);
     let overload = overload.map(|name| if name == "default" { "" } else { name });
     let first = args.first().cloned().or_else(|| kwargs.first().map(|(_, arg)| arg.clone()));
+    for arg in args.iter().chain(kwargs.iter().map(|(_, arg)| arg)) {
+        check_rank(b, arg)?;
+    }
     let (schema, bound) = resolve(b, &schemas, overload, args, kwargs)?;
     let mut how = row.how;
     while let How::Alias(name) = how {
         how = table().get(name).ok_or_else(|| OpError::unsupported(format!("`{name}`")))?.how;
+    }
+    if in_place && RESHAPING.contains(&row.name) {
+        return Err(OpError::unsupported("an operator that changes the shape of a tensor in place"));
     }
     let mut cx = Cx::new(b, schema, bound);
     let mut results = match how {
@@ -158,6 +167,9 @@ pub(crate) fn call(
         How::Fn(build) => build(&mut cx)?,
         How::Alias(_) => vec![],
     };
+    for result in &results {
+        check_rank(b, result)?;
+    }
     if in_place && let (Some(Arg::Tensor(target)), Some(Arg::Tensor(result))) = (first, results.first_mut()) {
         let (dtype, shape) = (b.dtype(target)?, b.shape(target)?.to_vec());
         let cast = b.cast(*result, dtype)?;
@@ -169,6 +181,27 @@ pub(crate) fn call(
         (false, false) => None,
     };
     Ok(Outcome { results, writes })
+}
+
+/// Most axes of a tensor, as PyTorch has it: sizes of more would be far larger than the file that asks for them.
+const MOST_AXES: usize = 64;
+
+/// Operators whose variant in place gives the tensor another shape.
+const RESHAPING: &[&str] =
+    &["aten::squeeze", "aten::swapaxes", "aten::swapdims", "aten::t", "aten::transpose", "aten::unsqueeze"];
+
+/// Fails for tensors of more axes than any may have.
+fn check_rank(b: &GraphBuilder<'_>, arg: &Arg) -> Result<(), OpError> {
+    match arg {
+        Arg::Tensor(v) => match b.rank(*v) {
+            Ok(rank) if rank > MOST_AXES => {
+                Err(OpError::invalid(format!("a tensor of {rank} axes, at most {MOST_AXES} are possible")))
+            }
+            _ => Ok(()),
+        },
+        Arg::List(items) => items.iter().try_for_each(|item| check_rank(b, item)),
+        _ => Ok(()),
+    }
 }
 
 /// The row of an operator, and whether the name is that of its variant in place.
@@ -275,6 +308,99 @@ fn names() -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The sources that build operators.
+    const SOURCES: &[&str] = &[
+        include_str!("aten/activation.rs"),
+        include_str!("aten/attention.rs"),
+        include_str!("aten/compare.rs"),
+        include_str!("aten/conv.rs"),
+        include_str!("aten/create.rs"),
+        include_str!("aten/fused.rs"),
+        include_str!("aten/index.rs"),
+        include_str!("aten/linear.rs"),
+        include_str!("aten/loss.rs"),
+        include_str!("aten/movement.rs"),
+        include_str!("aten/norm.rs"),
+        include_str!("aten/order.rs"),
+        include_str!("aten/padding.rs"),
+        include_str!("aten/pointwise.rs"),
+        include_str!("aten/pool.rs"),
+        include_str!("aten/rearrange.rs"),
+        include_str!("aten/reduce.rs"),
+        include_str!("aten/repeat.rs"),
+        include_str!("aten/rnn.rs"),
+        include_str!("aten/scalar.rs"),
+        include_str!("aten/vision.rs"),
+    ];
+
+    /// Arguments that no source names, and why results do not depend on them.
+    const UNREAD: &[(&str, &str)] = &[
+        ("allow_tf32", "how a convolution is computed"),
+        ("average_attn_weights", "only of weights that are not given"),
+        ("assume_unique", "how a search is made"),
+        ("b", "numbers are read by position"),
+        ("batch_sizes", "packed sequences are refused"),
+        ("benchmark", "how a convolution is computed"),
+        ("C", "a size that the operand has"),
+        ("compute_mode", "how distances are computed"),
+        ("copy", "values do not change"),
+        ("cudnn_enable", "how a norm is computed"),
+        ("cudnn_enabled", "how a convolution is computed"),
+        ("deterministic", "how a convolution is computed"),
+        ("dtype", "metadata that the exporter has checked"),
+        ("el", "a list is no tensor, which is refused"),
+        ("HxW", "a size that the operand has"),
+        ("i", "numbers are no tensors, which is refused"),
+        ("idx", "a list is no tensor, which is refused"),
+        ("implicit", "a mark of tracing"),
+        ("l", "lists are refused"),
+        ("mask_type", "masks are refused"),
+        ("max", "strings are refused"),
+        ("momentum", "running statistics do not change"),
+        ("N", "a size that the operand has"),
+        ("n", "lists are refused"),
+        ("non_blocking", "how a copy is made"),
+        ("output_size", "the repeats tell it"),
+        ("padding_idx", "of gradients"),
+        ("path", "the order of products"),
+        ("physical_layout", "how elements lie"),
+        ("pin_memory", "where elements lie"),
+        ("r", "lists are read by position"),
+        ("requires_grad", "of gradients"),
+        ("scale_grad_by_freq", "of gradients"),
+        ("separator", "strings are refused"),
+        ("size", "metadata that the exporter has checked"),
+        ("sorted", "what is sorted is in some order, too"),
+        ("sparse", "of gradients"),
+        ("sparse_grad", "of gradients"),
+        ("stable", "all sorts keep the order of equals"),
+        ("stride", "how elements lie"),
+        ("substr", "strings are refused"),
+        ("tensor_indices_or_sections", "a missing number of sections is refused"),
+        ("tensors", "the operands of a contraction are read by position"),
+    ];
+
+    #[test]
+    fn every_argument_of_an_operator_has_a_reader_or_a_reason() {
+        let mut unread = vec![];
+        for row in FAMILIES.iter().flat_map(|family| family.iter()) {
+            let mark = format!("row(\"{}\",", row.name);
+            let source = SOURCES.iter().find(|source| source.contains(&mark)).expect(row.name);
+            for schema in schema::overloads(row.name) {
+                for param in schema.params.iter().skip(1) {
+                    let is_read = param.kind == Kind::Ignored
+                        || matches!(&param.kind, Kind::Optional(kind) if **kind == Kind::Ignored)
+                        || source.contains(&format!("\"{}\"", param.name))
+                        || UNREAD.iter().any(|(name, _)| *name == param.name);
+                    if !is_read {
+                        unread.push(format!("{}.{}: {}", row.name, schema.overload, param.name));
+                    }
+                }
+            }
+        }
+        assert!(unread.is_empty(), "{unread:?}");
+    }
 
     #[test]
     fn every_row_has_a_schema_and_none_is_twice() {

@@ -14,6 +14,7 @@ mod higher_order;
 mod import;
 mod operand;
 mod program;
+mod strides;
 #[cfg(test)]
 mod tests;
 

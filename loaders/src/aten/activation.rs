@@ -53,7 +53,9 @@ fn dropout(cx: &mut Cx<'_, '_>) -> Results {
 
 fn native_dropout(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.tensor("input")?;
-    if cx.flag("train")? && cx.float("p")? > 0.0 {
+    // Not said is training.
+    let training = cx.get("train").is_none() || cx.flag("train")?;
+    if training && cx.float("p")? > 0.0 {
         return Err(OpError::unsupported("dropout in training mode"));
     }
     let shape = cx.shape(x)?;
@@ -175,7 +177,11 @@ fn hardshrink(cx: &mut Cx<'_, '_>) -> Results {
 
 fn softshrink(cx: &mut Cx<'_, '_>) -> Results {
     let lambd = cx.float("lambd")?;
-    with_attrs(cx, "shrink", &[lambd, lambd])
+    let x = cx.first()?;
+    let y = cx.b.ew_with("shrink", &[lambd, lambd], &[x])?;
+    let nan = cx.ew("is_nan", &[x])?;
+    let y = cx.ew("where", &[nan, x, y])?;
+    one(y)
 }
 
 fn threshold(cx: &mut Cx<'_, '_>) -> Results {

@@ -27,7 +27,8 @@ fn operand(cx: &mut Cx<'_, '_>) -> Result<(Value, usize), OpError> {
     let x = cx.tensor("self")?;
     let rank = cx.rank(x)?;
     let axis = cx.axis("dim", rank)?;
-    let dtype = cx.dtype_arg("dtype")?;
+    let half_to_float = cx.flag("half_to_float")?;
+    let dtype = if half_to_float { Some(DType::F32) } else { cx.dtype_arg("dtype")? };
     let x = match dtype {
         Some(dtype) => cx.b.cast(x, dtype)?,
         None => x,
@@ -94,6 +95,15 @@ pub(super) fn hide_unless(cx: &mut Cx<'_, '_>, keep: Value, dtype: DType) -> Res
 fn attention(cx: &mut Cx<'_, '_>) -> Results {
     let (q, k, v) = (cx.tensor("query")?, cx.tensor("key")?, cx.tensor("value")?);
     let mask = cx.maybe_tensor("attn_mask")?;
+    if cx.float("dropout_p")? > 0.0 {
+        return Err(OpError::unsupported("dropout in attention"));
+    }
+    let heads = |dims: &[Dim]| from_end(dims, 2).as_known();
+    let (of_query, of_key) = (heads(&cx.shape(q)?), heads(&cx.shape(k)?));
+    let differ = of_query.is_some() && of_key.is_some_and(|n| n != 1) && of_query != of_key;
+    if differ && !cx.flag("enable_gqa")? {
+        return Err(OpError::invalid("query and key have different numbers of heads, enable_gqa is not set"));
+    }
     let (causal, scale) = (cx.flag("is_causal")?, cx.maybe_float("scale")?);
     let y = attend(cx, [q, k, v], mask, causal, scale)?;
     one(y)

@@ -62,8 +62,20 @@ fn compare(cx: &mut Cx<'_, '_>, name: &str) -> Results {
 /// Whether all elements are equal: a bool of run time.
 fn equal(cx: &mut Cx<'_, '_>) -> Results {
     let (a, b) = (cx.tensor("self")?, cx.tensor("other")?);
-    if cx.shape(a)? != cx.shape(b)? {
+    let (sizes, others) = (cx.shape(a)?, cx.shape(b)?);
+    if sizes.len() != others.len() {
         return Ok(vec![Arg::Bool(false)]);
+    }
+    let mut all_same = true;
+    for (x, y) in sizes.iter().zip(&others) {
+        match super::scalar::compare_dims("eq", x, y) {
+            Some(true) => {}
+            Some(false) => return Ok(vec![Arg::Bool(false)]),
+            None => all_same = false,
+        }
+    }
+    if !all_same {
+        return Err(OpError::unsupported("whether tensors are equal whose sizes show at run time"));
     }
     let same = cx.ew("eq", &[a, b])?;
     let axes: Vec<usize> = (0..cx.rank(same)?).collect();
@@ -91,12 +103,29 @@ fn logical_not(cx: &mut Cx<'_, '_>) -> Results {
 }
 
 fn bitwise(cx: &mut Cx<'_, '_>, of_bools: &str, of_ints: &str) -> Results {
+    if cx.overload() == "bool" {
+        return bits_of_bools(cx, of_bools);
+    }
     if cx.takes("a") {
         return super::scalar::binary(cx, of_ints);
     }
     let (values, dtype) = cx.promoted(&["self", "other"])?;
     let y = cx.ew(if dtype == DType::Bool { of_bools } else { of_ints }, &values)?;
     one(y)
+}
+
+/// Logic of two truth values gives one.
+fn bits_of_bools(cx: &mut Cx<'_, '_>, name: &str) -> Results {
+    let (a, b) = (cx.at(0).clone(), cx.at(1).clone());
+    if let (Arg::Bool(a), Arg::Bool(b)) = (&a, &b) {
+        return Ok(vec![Arg::Bool(match name {
+            "and" => *a && *b,
+            "or" => *a || *b,
+            _ => a != b,
+        })]);
+    }
+    let values = cx.cast_all(&[a, b], DType::Bool)?;
+    Ok(vec![Arg::Scalar(cx.ew(name, &values)?)])
 }
 
 fn bitwise_not(cx: &mut Cx<'_, '_>) -> Results {

@@ -190,6 +190,9 @@ fn arange(cx: &mut Cx<'_, '_>) -> Results {
     }
     if let (Some(s), Some(e), Some(d)) = (cx.to_float(&start), cx.to_float(&end), cx.to_float(&step)) {
         let count = ((e - s) / d).ceil();
+        // The numbers are of the integer type, how many there are is what the floats say.
+        let whole = |arg: Arg, value: f64| if dtype.is_int() { Arg::int(value as i64) } else { arg };
+        let (start, step) = (whole(start, s), whole(step, d));
         if !(0.0..1e15).contains(&count) {
             return Err(OpError::invalid(format!("a range from {s} to {e} by {d}")));
         }
@@ -272,19 +275,52 @@ fn eye(cx: &mut Cx<'_, '_>) -> Results {
 /// Row and column of every element of a triangle, `[2, n]`.
 fn triangle(cx: &mut Cx<'_, '_>, lower: bool) -> Results {
     let (rows, columns, offset) = (cx.int("row")?, cx.int("col")?, cx.int("offset")?);
-    let most = 1 << 20;
-    let fits = |n: i64| (0..=most).contains(&n);
-    if !fits(rows) || !fits(columns) || rows.saturating_mul(columns) > most {
-        return Err(OpError::unsupported(format!("the triangle of {rows} rows and {columns} columns")));
+    let fits = |n: i64| (0..=i64::from(i32::MAX)).contains(&n);
+    if !fits(rows) || !fits(columns) {
+        return Err(OpError::invalid(format!("the triangle of {rows} rows and {columns} columns")));
     }
-    let inside = |i: i64, j: i64| if lower { j - i <= offset } else { j - i >= offset };
-    let places: Vec<(i64, i64)> =
-        (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))).filter(|&(i, j)| inside(i, j)).collect();
-    let all: Vec<i64> = places.iter().map(|p| p.0).chain(places.iter().map(|p| p.1)).collect();
-    let v = cx.b.constant(Tensor::from_slice(&[2, places.len()], &all)?)?;
     let dtype = cx.dtype_arg("dtype")?.unwrap_or(DType::I64);
-    let y = cx.b.cast(v, dtype)?;
+    // What is not in the upper triangle is in the lower one of the diagonal below.
+    let edge = if lower { offset.saturating_add(1) } else { offset };
+    let below = below_diagonal(rows, columns, edge);
+    let total = if lower { below } else { rows.saturating_mul(columns).saturating_sub(below) };
+    if total == 0 {
+        let y = cx.b.constant(Tensor::zeros(dtype, &[2, 0])?)?;
+        return one(y);
+    }
+    let i = cx.positions(&Dim::known(rows), DType::I64, 0, 1)?;
+    let edge = cx.as_dtype(&Arg::int(edge.clamp(-rows, columns)), DType::I64)?;
+    let edges = cx.ew("add", &[i, edge])?;
+    let (none, all) = (cx.as_dtype(&Arg::int(0), DType::I64)?, cx.as_dtype(&Arg::int(columns), DType::I64)?);
+    let edges = cx.ew("clamp", &[edges, none, all])?;
+    let counts = if lower { edges } else { cx.ew("sub", &[all, edges])? };
+    let size = usize::try_from(rows).unwrap_or(0);
+    let (row, starts) = super::repeat::each_times(cx, counts, size, total)?;
+    let gather = kiln_ir::op::Index::Gather { axis: 0 };
+    let start = cx.b.add1(gather.clone(), &[starts, row])?;
+    let place = cx.positions(&Dim::known(total), DType::I64, 0, 1)?;
+    let mut column = cx.ew("sub", &[place, start])?;
+    if !lower {
+        let first = cx.b.add1(gather, &[edges, row])?;
+        column = cx.ew("add", &[column, first])?;
+    }
+    let shape = [Dim::known(1), Dim::known(total)];
+    let (row, column) = (cx.b.reshape(row, &shape)?, cx.b.reshape(column, &shape)?);
+    let both = cx.b.concat(&[row, column], 0)?;
+    let y = cx.b.cast(both, dtype)?;
     one(y)
+}
+
+/// How many elements `[i, j]` of a matrix have `j < i + edge`.
+fn below_diagonal(rows: i64, columns: i64, edge: i64) -> i64 {
+    let (rows, columns, edge) = (i128::from(rows), i128::from(columns), i128::from(edge));
+    // The sum of `clamp(j, 0, columns)` over all `j < end`.
+    let up_to = |end: i128| match end {
+        end if end <= 0 => 0,
+        end if end <= columns => end * (end - 1) / 2,
+        end => columns * (columns - 1) / 2 + (end - columns) * columns,
+    };
+    i64::try_from(up_to(rows + edge) - up_to(edge)).unwrap_or(i64::MAX)
 }
 
 #[derive(Clone, Copy)]
@@ -300,25 +336,43 @@ fn window(cx: &mut Cx<'_, '_>, kind: Window) -> Results {
     let n = cx.int("window_length")?;
     let periodic = !cx.takes("periodic") || cx.flag("periodic")?;
     let dtype = cx.dtype_arg("dtype")?.unwrap_or(DEFAULT);
-    let count = usize::try_from(n).ok().filter(|&n| n <= 1 << 20);
-    let count = count.ok_or_else(|| OpError::invalid(format!("a window of {n} points")))?;
+    if !(0..=i64::from(i32::MAX)).contains(&n) {
+        return Err(OpError::invalid(format!("a window of {n} points")));
+    }
     let (alpha, beta) = (cx.maybe_float("alpha")?.unwrap_or(0.54), cx.maybe_float("beta")?.unwrap_or(0.46));
-    let gaps = if periodic { count } else { count.saturating_sub(1) }.max(1) as f64;
-    let at = |i: usize| {
-        let x = i as f64 / gaps;
-        let turn = 2.0 * std::f64::consts::PI * x;
-        match kind {
-            _ if count == 1 => 1.0,
-            Window::Hann => 0.5 - 0.5 * turn.cos(),
-            Window::Hamming => alpha - beta * turn.cos(),
-            Window::Blackman => 0.42 - 0.5 * turn.cos() + 0.08 * (2.0 * turn).cos(),
-            Window::Bartlett => 1.0 - (2.0 * x - 1.0).abs(),
+    if n <= 1 {
+        let y = cx.filled(dtype, 1.0, &[Dim::known(n)])?;
+        return one(y);
+    }
+    let gaps = if periodic { n } else { n - 1 } as f64;
+    let i = cx.b.add1(Source::Iota { len: Dim::known(n), dtype: DType::F64 }, &[])?;
+    let v = match kind {
+        Window::Hann => waves(cx, i, gaps, &[0.5, -0.5])?,
+        Window::Hamming => waves(cx, i, gaps, &[alpha, -beta])?,
+        Window::Blackman => waves(cx, i, gaps, &[0.42, -0.5, 0.08])?,
+        Window::Bartlett => {
+            let x = cx.ew_const("mul", i, 2.0 / gaps)?;
+            let x = cx.ew_const("sub", x, 1.0)?;
+            let distance = cx.ew("abs", &[x])?;
+            let negated = cx.ew("neg", &[distance])?;
+            cx.ew_const("add", negated, 1.0)?
         }
     };
-    let values: Vec<f64> = (0..count).map(at).collect();
-    let v = cx.b.constant(Tensor::from_slice(&[count], &values)?)?;
     let y = cx.b.cast(v, dtype)?;
     one(y)
+}
+
+/// A constant and multiples of `cos(2 pi k i / gaps)`, for `k` from 1.
+fn waves(cx: &mut Cx<'_, '_>, i: Value, gaps: f64, factors: &[f64]) -> Result<Value, OpError> {
+    let (first, rest) = factors.split_first().unwrap_or((&0.0, &[]));
+    let mut sum = cx.constant(DType::F64, *first)?;
+    for (k, factor) in (1..).zip(rest) {
+        let turn = cx.ew_const("mul", i, 2.0 * std::f64::consts::PI * f64::from(k) / gaps)?;
+        let wave = cx.ew("cos", &[turn])?;
+        let wave = cx.ew_const("mul", wave, *factor)?;
+        sum = cx.ew("add", &[sum, wave])?;
+    }
+    Ok(sum)
 }
 
 fn random(cx: &mut Cx<'_, '_>, normal: bool) -> Results {

@@ -1,7 +1,7 @@
 //! Indexing, gathers and scatters.
 
 use kiln_ir::op::{Index, Movement, Order, ScatterMode};
-use kiln_ir::{Build, DType, Dim, Value};
+use kiln_ir::{Build, DType, Dim, Scalar, Tensor, Value};
 
 use super::arg::Arg;
 use super::cx::{Cx, one, product};
@@ -617,16 +617,13 @@ fn scatter_reduce(cx: &mut Cx<'_, '_>) -> Results {
     let mut start = x;
     if !own {
         let neutral = match dtype.int_range() {
-            Some((low, high)) if neutral.is_infinite() => {
-                if neutral < 0.0 {
-                    low as f64
-                } else {
-                    high as f64
-                }
-            }
-            _ => neutral,
+            Some((low, high)) if neutral.is_infinite() => Scalar::I(if neutral < 0.0 { low } else { high }),
+            Some(_) => Scalar::I(neutral as i128),
+            None if dtype == DType::Bool => Scalar::B(neutral > 0.0),
+            None => Scalar::F(neutral),
         };
-        let fill = cx.filled(dtype, neutral, &sizes)?;
+        let fill = cx.b.constant(Tensor::from_scalars(dtype, &[], &[neutral])?)?;
+        let fill = cx.b.broadcast(fill, &sizes)?;
         start = scattered(cx, x, index, fill, axis, ScatterMode::Assign)?;
     }
     let mut y = scattered(cx, start, index, updates, axis, mode)?;

@@ -121,8 +121,17 @@ pub(super) fn einsum_of(cx: &mut Cx<'_, '_>, spec: &str, a: Value, b: Value) -> 
     contraction(cx, spec, a, b)
 }
 
-fn matmul_of(cx: &mut Cx<'_, '_>, a: &str, b: &str) -> Results {
+/// The two operands of a product, in the type that the overload asks for.
+fn factors(cx: &mut Cx<'_, '_>, a: &str, b: &str) -> Result<(Value, Value), OpError> {
     let (a, b) = (cx.tensor(a)?, cx.tensor(b)?);
+    Ok(match cx.dtype_arg("out_dtype")? {
+        Some(dtype) => (cx.b.cast(a, dtype)?, cx.b.cast(b, dtype)?),
+        None => (a, b),
+    })
+}
+
+fn matmul_of(cx: &mut Cx<'_, '_>, a: &str, b: &str) -> Results {
+    let (a, b) = factors(cx, a, b)?;
     let y = product_of(cx, a, b)?;
     one(y)
 }
@@ -156,8 +165,11 @@ pub(super) fn dense(cx: &mut Cx<'_, '_>, x: Value, w: Value, bias: Option<Value>
 
 /// `beta * self + alpha * product`.
 pub(super) fn mixed(cx: &mut Cx<'_, '_>, product: Value) -> Results {
-    let x = cx.tensor("self")?;
+    let mut x = cx.tensor("self")?;
     let dtype = cx.dtype(product)?;
+    if cx.takes("out_dtype") {
+        x = cx.b.cast(x, dtype)?;
+    }
     let (beta, alpha) = (cx.get("beta").clone(), cx.get("alpha").clone());
     let y = match cx.to_float(&alpha) {
         Some(1.0) => product,
@@ -180,7 +192,7 @@ pub(super) fn mixed(cx: &mut Cx<'_, '_>, product: Value) -> Results {
 }
 
 fn added(cx: &mut Cx<'_, '_>, a: &str, b: &str) -> Results {
-    let (a, b) = (cx.tensor(a)?, cx.tensor(b)?);
+    let (a, b) = factors(cx, a, b)?;
     let product = product_of(cx, a, b)?;
     mixed(cx, product)
 }

@@ -65,7 +65,8 @@ fn batch_norm(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.b.cast(x, wide)?;
     let (scale, bias) =
         (parameter(cx, "weight", 1.0, wide, &channels)?, parameter(cx, "bias", 0.0, wide, &channels)?);
-    let (mean, variance) = match (training, mean, variance) {
+    let own = (training, mean, variance);
+    let (mean, variance) = match own {
         (false, Some(mean), Some(variance)) => (cx.b.cast(mean, wide)?, cx.b.cast(variance, wide)?),
         (true, Some(_), Some(_)) => return Err(OpError::unsupported("batch normalization in training mode")),
         _ => {
@@ -79,7 +80,12 @@ fn batch_norm(cx: &mut Cx<'_, '_>) -> Results {
     if cx.overload().is_empty() && cx.takes("cudnn_enabled") {
         return one(y);
     }
-    // Training's statistics, which inference does not have.
+    if !matches!(own, (false, Some(_), Some(_))) {
+        let shifted = cx.ew_const("add", variance, cx.float("eps")?)?;
+        let inverse = cx.ew("rsqrt", &[shifted])?;
+        return many([y, mean, inverse]);
+    }
+    // The batch's statistics, which inference does not have.
     let empty = cx.filled(wide, 0.0, &[Dim::known(0)])?;
     many([y, empty, empty])
 }

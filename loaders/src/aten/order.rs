@@ -132,7 +132,9 @@ fn places(cx: &mut Cx<'_, '_>, boundaries: Value, values: &Arg, right: bool) -> 
         }
         _ => boundaries,
     };
-    let below = cx.ew(if right { "le" } else { "lt" }, &[row, column])?;
+    // NaN is behind all boundaries: no comparison with it holds.
+    let above = cx.ew(if right { "gt" } else { "ge" }, &[row, column])?;
+    let below = cx.ew("not", &[above])?;
     let ones = cx.b.cast(below, DType::I64)?;
     let axis = shape.len() - 1;
     Ok(cx.b.reduce(ReduceKind::Sum, ones, &[axis], false)?)

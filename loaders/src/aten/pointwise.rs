@@ -365,22 +365,41 @@ fn div(cx: &mut Cx<'_, '_>) -> Results {
     }
 }
 
-/// The quotient rounded down, from a remainder that has the divisor's sign, as Python has it.
+/// The quotient rounded down. Of floats from C's remainder, as PyTorch has it: what is left then divides exactly.
 fn floor_divide(cx: &mut Cx<'_, '_>) -> Results {
     if cx.takes("a") {
         return super::scalar::binary(cx, "floordiv");
     }
     let (values, dtype) = cx.promoted(&["self", "other"])?;
     let [a, b] = pair(&values)?;
-    let rest = cx.ew("mod", &[a, b])?;
-    let whole = cx.ew("sub", &[a, rest])?;
-    let y = cx.ew("div", &[whole, b])?;
     if !dtype.is_float() {
+        let rest = cx.ew("mod", &[a, b])?;
+        let whole = cx.ew("sub", &[a, rest])?;
+        let y = cx.ew("div", &[whole, b])?;
         return one(y);
     }
-    let y = cx.ew("round", &[y])?;
+    let (zero, unit) = (cx.constant(dtype, 0.0)?, cx.constant(dtype, 1.0)?);
+    let rest = cx.ew("rem", &[a, b])?;
+    let whole = cx.ew("sub", &[a, rest])?;
+    let quotient = cx.ew("div", &[whole, b])?;
+    let (b_below, rest_below) = (cx.ew("lt", &[b, zero])?, cx.ew("lt", &[rest, zero])?);
+    let signs_differ = cx.ew("xor", &[b_below, rest_below])?;
+    let exact = cx.ew("eq", &[rest, zero])?;
+    let inexact = cx.ew("not", &[exact])?;
+    let lower = cx.ew("and", &[signs_differ, inexact])?;
+    let down = cx.ew("sub", &[quotient, unit])?;
+    let quotient = cx.ew("where", &[lower, down, quotient])?;
+    let floor = cx.ew("floor", &[quotient])?;
+    let excess = cx.ew("sub", &[quotient, floor])?;
+    let half = cx.constant(dtype, 0.5)?;
+    let above = cx.ew("gt", &[excess, half])?;
+    let up = cx.ew("add", &[floor, unit])?;
+    let y = cx.ew("where", &[above, up, floor])?;
     let plain = cx.ew("div", &[a, b])?;
-    let zero = cx.constant(dtype, 0.0)?;
+    // A quotient of zero has the sign of the plain one, and dividing by zero is what it is.
+    let signed = cx.ew("mul", &[plain, zero])?;
+    let vanishes = cx.ew("eq", &[quotient, zero])?;
+    let y = cx.ew("where", &[vanishes, signed, y])?;
     let by_zero = cx.ew("eq", &[b, zero])?;
     let y = cx.ew("where", &[by_zero, plain, y])?;
     one(y)
@@ -411,7 +430,9 @@ pub(super) fn power(cx: &mut Cx<'_, '_>, x: Value, exponent: Value, dtype: DType
         let y = cx.ew("pow", &[x, exponent])?;
         return Ok(cx.b.cast(y, DType::Bool)?);
     }
-    let known = cx.to_float(&Arg::Tensor(exponent)).filter(|_| dtype.is_float());
+    // One element with axes still gives the result its axes.
+    let plain = dtype.is_float() && cx.rank(exponent)? == 0;
+    let known = cx.to_float(&Arg::Tensor(exponent)).filter(|_| plain);
     match known {
         Some(2.0) => cx.ew("square", &[x]),
         Some(1.0) => Ok(x),
@@ -438,6 +459,12 @@ fn float_power(cx: &mut Cx<'_, '_>) -> Results {
 fn atan2(cx: &mut Cx<'_, '_>) -> Results {
     let (values, dtype) = cx.promoted_floats(&["self", "other"])?;
     let [y, x] = pair(&values)?;
+    // Two infinities are on a diagonal.
+    let (y_infinite, x_infinite) =
+        (cx.b.ew_with("is_inf", &[1.0, 1.0], &[y])?, cx.b.ew_with("is_inf", &[1.0, 1.0], &[x])?);
+    let diagonal = cx.ew("and", &[y_infinite, x_infinite])?;
+    let (y_sign, x_sign) = (cx.ew("sign", &[y])?, cx.ew("sign", &[x])?);
+    let (y, x) = (cx.ew("where", &[diagonal, y_sign, y])?, cx.ew("where", &[diagonal, x_sign, x])?);
     let ratio = cx.ew("div", &[y, x])?;
     let angle = cx.ew("atan", &[ratio])?;
     let zero = cx.constant(dtype, 0.0)?;
@@ -453,6 +480,8 @@ fn atan2(cx: &mut Cx<'_, '_>) -> Results {
     let y_zero = cx.ew("eq", &[y, zero])?;
     let on_axis = cx.ew("where", &[left, turn, y])?;
     let angle = cx.ew("where", &[y_zero, on_axis, by_side])?;
+    let nan = cx.ew("is_nan", &[x])?;
+    let angle = cx.ew("where", &[nan, x, angle])?;
     one(angle)
 }
 
@@ -481,9 +510,15 @@ fn hypot(cx: &mut Cx<'_, '_>) -> Results {
     let [a, b] = pair(&values)?;
     let wide = if dtype == DType::F64 { dtype } else { DType::F64 };
     let (a, b) = (cx.b.cast(a, wide)?, cx.b.cast(b, wide)?);
+    let (a_infinite, b_infinite) =
+        (cx.b.ew_with("is_inf", &[1.0, 1.0], &[a])?, cx.b.ew_with("is_inf", &[1.0, 1.0], &[b])?);
     let (a, b) = (cx.ew("square", &[a])?, cx.ew("square", &[b])?);
     let sum = cx.ew("add", &[a, b])?;
     let root = cx.ew("sqrt", &[sum])?;
+    // An infinite side is infinitely long, also beside NaN.
+    let infinite = cx.ew("or", &[a_infinite, b_infinite])?;
+    let infinity = cx.constant(wide, f64::INFINITY)?;
+    let root = cx.ew("where", &[infinite, infinity, root])?;
     let y = cx.b.cast(root, dtype)?;
     one(y)
 }
@@ -491,9 +526,12 @@ fn hypot(cx: &mut Cx<'_, '_>) -> Results {
 fn ldexp(cx: &mut Cx<'_, '_>) -> Results {
     let (values, dtype) = cx.promoted_floats(&["self", "other"])?;
     let [x, exponent] = pair(&values)?;
-    let two = cx.constant(dtype, 2.0)?;
+    // The power may be beyond the type's range where the product is not.
+    let (x, exponent) = (cx.b.cast(x, DType::F64)?, cx.b.cast(exponent, DType::F64)?);
+    let two = cx.constant(DType::F64, 2.0)?;
     let power = cx.ew("pow", &[two, exponent])?;
     let y = cx.ew("mul", &[x, power])?;
+    let y = cx.b.cast(y, dtype)?;
     one(y)
 }
 
@@ -565,7 +603,15 @@ fn lerp(cx: &mut Cx<'_, '_>) -> Results {
     let (end, weight) = (cx.as_dtype(&end, dtype)?, cx.as_dtype(&weight, dtype)?);
     let difference = cx.ew("sub", &[end, start])?;
     let part = cx.ew("mul", &[weight, difference])?;
-    let y = cx.ew("add", &[start, part])?;
+    let from_start = cx.ew("add", &[start, part])?;
+    // The nearer end is where rounding begins.
+    let (unit, half) = (cx.constant(dtype, 1.0)?, cx.constant(dtype, 0.5)?);
+    let rest = cx.ew("sub", &[unit, weight])?;
+    let back = cx.ew("mul", &[difference, rest])?;
+    let from_end = cx.ew("sub", &[end, back])?;
+    let size = cx.ew("abs", &[weight])?;
+    let near = cx.ew("lt", &[size, half])?;
+    let y = cx.ew("where", &[near, from_start, from_end])?;
     one(y)
 }
 

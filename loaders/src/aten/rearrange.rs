@@ -1,4 +1,4 @@
-//! Splits, joins with new axes, repeats, flips, triangles, padding.
+//! Splits, joins with new axes, flips, triangles.
 
 use kiln_ir::op::{Movement, PadMode};
 use kiln_ir::{Build, DType, Dim, Value};
@@ -21,7 +21,6 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::channel_shuffle", Fn(channel_shuffle)),
     row("aten::chunk", Fn(chunk)),
     row("aten::column_stack", Fn(column_stack)),
-    row("aten::constant_pad_nd", Fn(constant_pad)),
     row("aten::diag", Fn(diag)),
     row("aten::diag_embed", Fn(diag_embed)),
     row("aten::diagonal", Fn(diagonal)),
@@ -41,18 +40,9 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::narrow", Fn(narrow)),
     row("aten::narrow_copy", Fn(narrow)),
     row("aten::numpy_T", Fn(numpy_t)),
-    row("aten::pad", Fn(pad)),
     row("aten::pixel_shuffle", Fn(pixel_shuffle)),
     row("aten::pixel_unshuffle", Fn(pixel_unshuffle)),
     row("aten::ravel", Fn(ravel)),
-    row("aten::reflection_pad1d", Fn(|cx| padded(cx, PadMode::Reflect))),
-    row("aten::reflection_pad2d", Fn(|cx| padded(cx, PadMode::Reflect))),
-    row("aten::reflection_pad3d", Fn(|cx| padded(cx, PadMode::Reflect))),
-    row("aten::repeat", Fn(repeat)),
-    row("aten::repeat_interleave", Fn(repeat_interleave)),
-    row("aten::replication_pad1d", Fn(|cx| padded(cx, PadMode::Edge))),
-    row("aten::replication_pad2d", Fn(|cx| padded(cx, PadMode::Edge))),
-    row("aten::replication_pad3d", Fn(|cx| padded(cx, PadMode::Edge))),
     row("aten::roll", Fn(roll)),
     row("aten::rot90", Fn(rot90)),
     row("aten::split", Fn(split)),
@@ -63,7 +53,6 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::swapaxes", Fn(|cx| swap(cx, "axis0", "axis1"))),
     row("aten::swapdims", Fn(|cx| swap(cx, "dim0", "dim1"))),
     row("aten::tensor_split", Fn(tensor_split)),
-    row("aten::tile", Fn(tile)),
     row("aten::trace", Fn(trace)),
     row("aten::tril", Fn(|cx| triangle(cx, true))),
     row("aten::triu", Fn(|cx| triangle(cx, false))),
@@ -80,7 +69,7 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 /// The size of an axis that the operator needs.
-fn size_of(shape: &[Dim], axis: usize) -> Result<Dim, OpError> {
+pub(super) fn size_of(shape: &[Dim], axis: usize) -> Result<Dim, OpError> {
     shape.get(axis).cloned().ok_or_else(|| OpError::invalid("the tensor has no such axis"))
 }
 
@@ -323,6 +312,9 @@ fn meshgrid(cx: &mut Cx<'_, '_>) -> Results {
     let values = cx.tensors("tensors")?;
     let swapped = cx.maybe_text("indexing")? == Some("xy") && values.len() > 1;
     let rank = values.len();
+    if rank > super::MOST_AXES {
+        return Err(OpError::invalid(format!("a grid of {rank} axes")));
+    }
     let mut shape = vec![];
     for &v in &values {
         shape.push(cx.numel(v)?);
@@ -345,103 +337,6 @@ fn meshgrid(cx: &mut Cx<'_, '_>) -> Results {
         grids.push(cx.b.broadcast(column, &shape)?);
     }
     list(grids)
-}
-
-/// A tensor repeated along its axes, new ones in front.
-fn repeated(cx: &mut Cx<'_, '_>, x: Value, times: &[Dim]) -> Result<Value, OpError> {
-    let mut shape = cx.shape(x)?;
-    let new = times.len().checked_sub(shape.len()).ok_or_else(|| OpError::invalid("too few repeats"))?;
-    shape.splice(0..0, vec![Dim::known(1); new]);
-    // Each axis becomes two: which repeat, and where in it.
-    let (mut narrow, mut wide, mut last) = (vec![], vec![], vec![]);
-    for (size, n) in shape.iter().zip(times) {
-        if n.as_known() != Some(1) {
-            narrow.push(Dim::known(1));
-            wide.push(n.clone());
-        }
-        narrow.push(size.clone());
-        wide.push(size.clone());
-        last.push(size * n);
-    }
-    let split = cx.b.reshape(x, &narrow)?;
-    let all = cx.b.broadcast(split, &wide)?;
-    Ok(cx.b.reshape(all, &last)?)
-}
-
-fn repeat(cx: &mut Cx<'_, '_>) -> Results {
-    let (x, times) = (cx.tensor("self")?, cx.dims("repeats")?);
-    let y = repeated(cx, x, &times)?;
-    one(y)
-}
-
-fn tile(cx: &mut Cx<'_, '_>) -> Results {
-    let (x, mut times) = (cx.tensor("self")?, cx.dims("dims")?);
-    let rank = cx.rank(x)?;
-    if times.len() < rank {
-        times.splice(0..0, vec![Dim::known(1); rank - times.len()]);
-    }
-    let y = repeated(cx, x, &times)?;
-    one(y)
-}
-
-fn repeat_interleave(cx: &mut Cx<'_, '_>) -> Results {
-    if !cx.takes("self") {
-        return Err(OpError::unsupported("repeats that are a tensor alone"));
-    }
-    let mut x = cx.tensor("self")?;
-    let axis = match cx.maybe_int("dim")? {
-        Some(axis) => normal_axis(axis, cx.rank(x)?)?,
-        None => {
-            let total = cx.numel(x)?;
-            x = cx.b.reshape(x, &[total])?;
-            0
-        }
-    };
-    let shape = cx.shape(x)?;
-    if let Arg::Tensor(counts) = *cx.get("repeats") {
-        return interleaved_by(cx, x, axis, counts);
-    }
-    let times = cx.dim("repeats")?;
-    let size = size_of(&shape, axis)?;
-    let mut wide = shape.clone();
-    wide.insert(axis + 1, Dim::known(1));
-    let split = cx.b.reshape(x, &wide)?;
-    if let Some(slot) = wide.get_mut(axis + 1) {
-        *slot = times.clone();
-    }
-    let all = cx.b.broadcast(split, &wide)?;
-    let mut last = shape;
-    if let Some(slot) = last.get_mut(axis) {
-        *slot = size * times;
-    }
-    let y = cx.b.reshape(all, &last)?;
-    one(y)
-}
-
-/// Counts that are known when the graph is built.
-fn interleaved_by(cx: &mut Cx<'_, '_>, x: Value, axis: usize, counts: Value) -> Results {
-    let known = cx.b.known(counts).and_then(kiln_ir::Known::tensor).and_then(kiln_ir::Tensor::to_ints);
-    let known = known.ok_or_else(|| super::cx::unknown("repeats"))?;
-    let size = size_of(&cx.shape(x)?, axis)?.as_known().and_then(|n| usize::try_from(n).ok());
-    let size = size.ok_or_else(|| OpError::unsupported("an axis of unknown size"))?;
-    let counts: Vec<i64> = match known.as_slice() {
-        [one] => vec![*one; size],
-        all => all.to_vec(),
-    };
-    let total: i64 = counts.iter().fold(0i64, |a, &n| a.saturating_add(n.max(0)));
-    if counts.len() != size || total > 1 << 20 || counts.iter().any(|&n| n < 0) {
-        return Err(OpError::invalid("repeats that do not fit the axis"));
-    }
-    let index: Vec<i64> = counts
-        .iter()
-        .enumerate()
-        .flat_map(|(i, &n)| {
-            std::iter::repeat_n(i64::try_from(i).unwrap_or(0), usize::try_from(n).unwrap_or(0))
-        })
-        .collect();
-    let index = cx.b.constant(kiln_ir::Tensor::ints(&index))?;
-    let y = cx.b.add1(kiln_ir::op::Index::Gather { axis }, &[x, index])?;
-    one(y)
 }
 
 /// Elements of axes in reverse order.
@@ -709,7 +604,7 @@ fn diag_embed(cx: &mut Cx<'_, '_>) -> Results {
     let (a, b) = (cx.axis("dim1", rank)?, cx.axis("dim2", rank)?);
     let offset = cx.int("offset")?;
     // Exchanged axes exchange what lies above and below.
-    let y = embedded(cx, x, if a < b { offset } else { -offset })?;
+    let y = embedded(cx, x, if a < b { offset } else { offset.saturating_neg() })?;
     let (low, high) = (a.min(b), a.max(b));
     let mut perm: Vec<usize> = (0..rank.saturating_sub(2)).collect();
     perm.insert(low.min(perm.len()), rank - 2);
@@ -803,54 +698,5 @@ fn pixel_unshuffle(cx: &mut Cx<'_, '_>) -> Results {
     let perm: Vec<usize> = (0..n).chain([n, n + 2, n + 4, n + 1, n + 3]).collect();
     let moved = cx.b.transpose(split, &perm)?;
     let y = cx.b.reshape(moved, &[batch, vec![c * r.clone() * r, h, w]].concat())?;
-    one(y)
-}
-
-/// Pads the last axes by pairs, innermost first; negative amounts crop.
-fn padding(cx: &mut Cx<'_, '_>, x: Value, name: &str, mode: PadMode, fill: &Arg) -> Result<Value, OpError> {
-    let pairs = cx.dims(name)?;
-    let (rank, dtype) = (cx.rank(x)?, cx.dtype(x)?);
-    if pairs.len() % 2 != 0 || pairs.len() / 2 > rank {
-        return Err(OpError::invalid(format!("{} amounts of padding for {rank} axes", pairs.len())));
-    }
-    let mut before = vec![Dim::known(0); rank];
-    let mut after = before.clone();
-    for (i, pair) in pairs.chunks(2).enumerate() {
-        let axis = rank - 1 - i;
-        if let ([b, a], Some(first), Some(last)) = (pair, before.get_mut(axis), after.get_mut(axis)) {
-            (*first, *last) = (b.clone(), a.clone());
-        }
-    }
-    let value = cx.as_dtype(fill, dtype)?;
-    Ok(cx.b.add1(Movement::Pad { mode, before, after }, &[x, value])?)
-}
-
-fn constant_pad(cx: &mut Cx<'_, '_>) -> Results {
-    let x = cx.tensor("self")?;
-    let fill = cx.get("value").clone();
-    let y = padding(cx, x, "pad", PadMode::Constant, &fill)?;
-    one(y)
-}
-
-fn padded(cx: &mut Cx<'_, '_>, mode: PadMode) -> Results {
-    let x = cx.tensor("self")?;
-    let y = padding(cx, x, "padding", mode, &Arg::int(0))?;
-    one(y)
-}
-
-fn pad(cx: &mut Cx<'_, '_>) -> Results {
-    let x = cx.tensor("self")?;
-    let mode = match cx.maybe_text("mode")? {
-        None | Some("constant") => PadMode::Constant,
-        Some("reflect") => PadMode::Reflect,
-        Some("replicate") => PadMode::Edge,
-        Some("circular") => PadMode::Wrap,
-        Some(other) => return Err(OpError::invalid(format!("mode `{other}`"))),
-    };
-    let fill = match cx.get("value").clone() {
-        Arg::None => Arg::int(0),
-        value => value,
-    };
-    let y = padding(cx, x, "pad", mode, &fill)?;
     one(y)
 }

@@ -143,8 +143,13 @@ fn truths(cx: &mut Cx<'_, '_>, kind: ReduceKind) -> Results {
     let x = cx.tensor("self")?;
     let dtype = cx.dtype(x)?;
     let x = truth(cx, x)?;
-    let (axes, keepdim) = extent(cx, x)?;
-    let y = cx.b.reduce(kind, x, &axes, keepdim)?;
+    // A list of no axes is none, not all.
+    let y = if cx.overload() == "dims" && cx.get("dim") == &Arg::List(vec![]) {
+        x
+    } else {
+        let (axes, keepdim) = extent(cx, x)?;
+        cx.b.reduce(kind, x, &axes, keepdim)?
+    };
     // Bytes give bytes.
     let y = if dtype == DType::U8 { cx.b.cast(y, DType::U8)? } else { y };
     one(y)
@@ -273,7 +278,18 @@ fn middle(cx: &mut Cx<'_, '_>, x: Value, axis: usize) -> Result<(Value, Value), 
     let (values, places) = super::order::sorted(cx, x, axis, false)?;
     let at = (size - Dim::known(1)).floor_div(&Dim::known(2));
     let value = cx.b.slice_axis(values, axis, at.clone(), Dim::known(1))?;
-    Ok((value, cx.b.slice_axis(places, axis, at, Dim::known(1))?))
+    let place = cx.b.slice_axis(places, axis, at, Dim::known(1))?;
+    let dtype = cx.dtype(x)?;
+    if !dtype.is_float() {
+        return Ok((value, place));
+    }
+    // The first NaN where there is one.
+    let nan = cx.ew("is_nan", &[x])?;
+    let any = cx.b.reduce(ReduceKind::Any, nan, &[axis], true)?;
+    let flags = cx.b.cast(nan, DType::U8)?;
+    let first = cx.b.add1(Order::ArgMax { axis, keepdims: true, last: false }, &[flags])?;
+    let not_a_number = cx.constant(dtype, f64::NAN)?;
+    Ok((cx.ew("where", &[any, not_a_number, value])?, cx.ew("where", &[any, first, place])?))
 }
 
 fn count_nonzero(cx: &mut Cx<'_, '_>) -> Results {

@@ -22,8 +22,9 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::Int", Fn(|cx| convert(cx, DType::I64))),
     row("aten::IntImplicit", Fn(|cx| convert(cx, DType::I64))),
     row("aten::ScalarImplicit", Fn(item)),
-    row("aten::_assert_async", Fn(|_| Ok(vec![]))),
-    row("aten::_assert_scalar", Fn(|_| Ok(vec![]))),
+    row("aten::__not__", Fn(not)),
+    row("aten::_assert_async", Fn(assertion)),
+    row("aten::_assert_scalar", Fn(assertion)),
     row("aten::_assert_tensor_metadata", Fn(|_| Ok(vec![]))),
     row("aten::_local_scalar_dense", Fn(item)),
     row("aten::dim", Fn(rank)),
@@ -54,6 +55,29 @@ pub(super) fn value_of(cx: &mut Cx<'_, '_>, arg: &Arg) -> Result<Value, OpError>
     cx.as_dtype(arg, dtype)
 }
 
+/// Conditions that are known are checked; those of run time are the exporter's own guards and stay unchecked.
+fn assertion(cx: &mut Cx<'_, '_>) -> Results {
+    let condition = cx.at(0).clone();
+    if cx.to_float(&condition) == Some(0.0) {
+        let message = cx.maybe_text("assert_msg")?.unwrap_or("the condition does not hold");
+        let message: String = message.chars().take(MOST_MESSAGE).collect();
+        return Err(OpError::invalid(format!("an assertion fails: {message}")));
+    }
+    Ok(vec![])
+}
+
+/// Most characters of a file's message that are repeated.
+const MOST_MESSAGE: usize = 256;
+
+fn not(cx: &mut Cx<'_, '_>) -> Results {
+    let arg = cx.at(0).clone();
+    if let Some(value) = cx.to_float(&arg) {
+        return Ok(vec![Arg::Bool(value == 0.0)]);
+    }
+    let v = cx.as_dtype(&arg, DType::Bool)?;
+    Ok(vec![Arg::Scalar(cx.ew("not", &[v])?)])
+}
+
 /// Whether a number is an integer.
 fn is_int(cx: &Cx<'_, '_>, arg: &Arg) -> bool {
     match arg {
@@ -81,6 +105,8 @@ fn float_of(arg: &Arg) -> Option<f64> {
 /// Arithmetic of the first two arguments.
 pub(super) fn binary(cx: &mut Cx<'_, '_>, name: &str) -> Results {
     let (a, b) = (cx.at(0).clone(), cx.at(1).clone());
+    // Of all powers only this one is an integer.
+    let name = if name == "pow" && cx.overload() != "int_to_int" { "float_pow" } else { name };
     arithmetic(cx, name, &a, &b).map(|result| vec![result])
 }
 
@@ -89,17 +115,17 @@ pub(super) fn arithmetic(cx: &mut Cx<'_, '_>, name: &str, a: &Arg, b: &Arg) -> R
     if let (Arg::List(a), Arg::List(b), "add") = (a, b, name) {
         return Ok(Arg::List(a.iter().chain(b).cloned().collect()));
     }
-    if let (Some(x), Some(y), true) = (dim_of(a), dim_of(b), name != "div")
+    let ints = is_int(cx, a) && is_int(cx, b) && !matches!(name, "div" | "float_pow");
+    if let (Some(x), Some(y), true) = (dim_of(a), dim_of(b), ints)
         && let Some(found) = of_dims(name, &x, &y)?
     {
         return Ok(Arg::Int(found));
     }
     if let (Some(x), Some(y)) = (float_of(a), float_of(b))
-        && (name == "div" || !(is_int(cx, a) && is_int(cx, b)))
+        && !ints
     {
         return of_floats(name, x, y).map(Arg::Float);
     }
-    let ints = is_int(cx, a) && is_int(cx, b) && name != "div";
     let dtype = if ints { DType::I64 } else { DType::F64 };
     let (x, y) = (value_of(cx, a)?, value_of(cx, b)?);
     let (x, y) = (cx.b.cast(x, dtype)?, cx.b.cast(y, dtype)?);
@@ -111,6 +137,7 @@ pub(super) fn arithmetic(cx: &mut Cx<'_, '_>, name: &str, a: &Arg, b: &Arg) -> R
         }
         "remainder" => cx.ew("mod", &[x, y])?,
         "fmod" => cx.ew("rem", &[x, y])?,
+        "float_pow" => cx.ew("pow", &[x, y])?,
         other => match kiln_ir::Ew::from_name(other) {
             Some(_) => cx.ew(other, &[x, y])?,
             None => return Err(OpError::unsupported(format!("`{other}` of numbers"))),
@@ -155,9 +182,12 @@ fn of_floats(name: &str, x: f64, y: f64) -> Result<f64, OpError> {
         "div" | "floordiv" | "remainder" if y == 0.0 => return Err(OpError::invalid("division by zero")),
         "div" => x / y,
         "floordiv" => (x / y).floor(),
-        "remainder" => x - y * (x / y).floor(),
+        "remainder" => {
+            let rest = x % y;
+            if rest != 0.0 && (rest < 0.0) != (y < 0.0) { rest + y } else { rest }
+        }
         "fmod" => x % y,
-        "pow" => x.powf(y),
+        "pow" | "float_pow" => x.powf(y),
         "max" => x.max(y),
         "min" => x.min(y),
         other => return Err(OpError::unsupported(format!("`{other}` of numbers"))),
@@ -211,7 +241,7 @@ fn compare_lists(cx: &mut Cx<'_, '_>, name: &str, x: &[Arg], y: &[Arg]) -> Resul
 }
 
 /// What is certain whatever the sizes are.
-fn compare_dims(name: &str, x: &Dim, y: &Dim) -> Option<bool> {
+pub(super) fn compare_dims(name: &str, x: &Dim, y: &Dim) -> Option<bool> {
     if x.is_unknown() || y.is_unknown() {
         return None;
     }
@@ -239,9 +269,7 @@ pub(super) fn unary(cx: &mut Cx<'_, '_>, name: &str) -> Results {
         let y = cx.ew(name, &[v])?;
         return one(y);
     }
-    if let (Some(dim), true) =
-        (dim_of(&arg), matches!(name, "neg" | "abs" | "ceil" | "floor" | "round" | "trunc"))
-    {
+    if let (Some(dim), true) = (dim_of(&arg), matches!(name, "neg" | "abs" | "ceil" | "floor" | "trunc")) {
         let negated = Dim::known(0) - &dim;
         return Ok(vec![Arg::Int(match name {
             "neg" => negated,
@@ -260,7 +288,7 @@ pub(super) fn unary(cx: &mut Cx<'_, '_>, name: &str) -> Results {
             "cos" => value.cos(),
             "tan" => value.tan(),
             "tanh" => value.tanh(),
-            "round" => return Ok(vec![whole(value.round_ties_even())?]),
+            "round" => value.round_ties_even(),
             "ceil" => return Ok(vec![whole(value.ceil())?]),
             "floor" => return Ok(vec![whole(value.floor())?]),
             "trunc" => return Ok(vec![whole(value.trunc())?]),
@@ -274,7 +302,7 @@ pub(super) fn unary(cx: &mut Cx<'_, '_>, name: &str) -> Results {
         v = cx.b.cast(v, DType::F64)?;
     }
     let mut y = cx.ew(name, &[v])?;
-    if matches!(name, "ceil" | "floor" | "round" | "trunc") {
+    if matches!(name, "ceil" | "floor" | "trunc") {
         y = cx.b.cast(y, DType::I64)?;
     }
     Ok(vec![Arg::Scalar(y)])

@@ -1,6 +1,7 @@
 //! Entries of an archive: the program, and tensors as views of the map.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::sync::Arc;
 
 use kiln_ir::{DType, Tensor};
@@ -55,15 +56,19 @@ pub(super) struct Package {
     constants: Payloads,
     order: ByteOrder,
     storages: RefCell<FxHashMap<String, Arc<Storage>>>,
-    /// Most bytes of a text, and of a copy of a tensor.
+    /// Most bytes of a text.
     text: usize,
-    copies: usize,
+    /// How many bytes all tensors that do not lie in the file as they are may take from here on.
+    copies: Cell<usize>,
+    /// Where the file is in memory.
+    mapped: Range<usize>,
 }
 
 impl Package {
     /// Opens an archive that has one program.
     pub(super) fn open(file: &str, bytes: bytes::Bytes, limits: &Limits) -> Result<Package, LoadError> {
         let size = bytes.len();
+        let mapped = range_of(&bytes);
         let malformed =
             |reason: String| LoadError::Malformed { path: file.to_owned(), format: FORMAT, reason };
         let zip = Archive::open(bytes).map_err(|e| malformed(e.to_string()))?;
@@ -96,7 +101,8 @@ impl Package {
             order: ByteOrder::Little,
             storages: RefCell::default(),
             text: limits.structure_of(size) / STRUCTURE_PER_BYTE,
-            copies: limits.structure_of(size),
+            copies: Cell::new(limits.structure_of(size).max(size)),
+            mapped,
         };
         if package.text("byteorder").is_ok_and(|order| order.trim_ascii() == b"big") {
             package.order = ByteOrder::Big;
@@ -168,8 +174,23 @@ impl Package {
             strides.iter().map(constant).collect::<Option<Vec<_>>>().ok_or("a stride is no number")?;
         let offset = constant(storage_offset).ok_or("the offset is no number")?;
         let storage = self.storage(folder, &payload.path_name)?;
-        let tensor = CheckpointTensor::strided(Element::Plain(dtype), sizes, strides, offset, storage);
-        tensor.and_then(|t| t.to_tensor(self.copies)).map_err(|e| e.to_string())
+        let element = Element::Plain(dtype);
+        let tensor = CheckpointTensor::strided(element, sizes, strides, offset, storage.clone());
+        let held = range_of(&storage.bytes);
+        let tensor = tensor.and_then(|t| t.to_tensor(self.copies.get())).map_err(|e| e.to_string())?;
+        self.charge(tensor.bytes(), &held)?;
+        Ok(tensor)
+    }
+
+    /// Counts bytes that are no part of `held`.
+    fn charge(&self, bytes: &[u8], held: &Range<usize>) -> Result<(), String> {
+        let own = range_of(bytes);
+        if bytes.is_empty() || (held.start <= own.start && own.end <= held.end) {
+            return Ok(());
+        }
+        let left = self.copies.get().checked_sub(bytes.len());
+        self.copies.set(left.unwrap_or(0));
+        left.map(|_| ()).ok_or_else(|| "copies of tensors take more memory than the limit".to_owned())
     }
 
     /// The bytes of an entry; tensors of one entry share them.
@@ -178,11 +199,18 @@ impl Package {
         if let Some(storage) = self.storages.borrow().get(&path) {
             return Ok(storage.clone());
         }
-        let bytes = self.zip.read(&path, self.copies).map_err(|e| e.to_string())?;
+        let bytes = self.zip.read(&path, self.copies.get()).map_err(|e| e.to_string())?;
+        self.charge(&bytes, &self.mapped)?;
         let storage = Arc::new(Storage { name: path.clone(), bytes, order: self.order });
         self.storages.borrow_mut().insert(path, storage.clone());
         Ok(storage)
     }
+}
+
+/// Where bytes are in memory.
+fn range_of(bytes: &[u8]) -> Range<usize> {
+    let start = bytes.as_ptr().addr();
+    start..start.saturating_add(bytes.len())
 }
 
 fn constant(size: &SymInt) -> Option<usize> {

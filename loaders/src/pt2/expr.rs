@@ -65,7 +65,14 @@ impl Parser<'_> {
         }
     }
 
+    /// A sign binds weaker than a power.
     fn power(&mut self) -> Option<Dim> {
+        if self.eat("-") {
+            self.depth += 1;
+            let power = if self.depth > MAX_DEPTH { None } else { self.power() };
+            self.depth -= 1;
+            return Some(Dim::known(0) - power?);
+        }
         let base = self.atom()?;
         if !self.eat("**") {
             return Some(base);
@@ -75,9 +82,6 @@ impl Parser<'_> {
     }
 
     fn atom(&mut self) -> Option<Dim> {
-        if self.eat("-") {
-            return Some(Dim::known(0) - self.atom_nested()?);
-        }
         if self.eat("(") {
             let inner = self.sum()?;
             return self.eat(")").then_some(inner);
@@ -109,14 +113,6 @@ impl Parser<'_> {
             _ => None,
         }
     }
-
-    /// An atom behind a sign.
-    fn atom_nested(&mut self) -> Option<Dim> {
-        self.depth += 1;
-        let atom = if self.depth > MAX_DEPTH { None } else { self.atom() };
-        self.depth -= 1;
-        atom
-    }
 }
 
 #[cfg(test)]
@@ -134,6 +130,8 @@ mod tests {
         assert_eq!(parsed("((s0//2))"), Some(s("s0").floor_div(&Dim::known(2))));
         assert_eq!(parsed("Max(1, s0)"), Some(Dim::known(1).greater(&s("s0"))));
         assert_eq!(parsed("s0**2"), Some(s("s0") * s("s0")));
+        assert_eq!(parsed("-s0**2"), Some(Dim::known(0) - s("s0") * s("s0")));
+        assert_eq!(parsed("(-s0)**2"), Some(s("s0") * s("s0")));
         assert_eq!(parsed("Mod(s0, 0)"), None);
         for text in ["", "s0 +", "f(s0)", "(s0", "s0)", "1.5", "s0**s1", &"(".repeat(5000), &"-".repeat(5000)]
         {

@@ -17,18 +17,21 @@ pub(super) fn import<'p>(
     node: &'p Node,
     name: &str,
 ) -> Result<Vec<Arg>, OpError> {
-    let (mut graphs, mut args) = (vec![], vec![]);
+    let (mut graphs, mut args, mut names) = (vec![], vec![], vec![]);
     for input in &node.inputs {
         match &input.arg {
             Argument::AsGraph(graph) => graphs.push(&graph.graph),
-            other => args.push(operand(session, frame, b, other)?),
+            other => {
+                args.push(operand(session, frame, b, other)?);
+                names.extend(tensor_names(other));
+            }
         }
     }
     let depth = frame.depth + 1;
     if depth > session.options.limits.depth {
         return Err(OpError::invalid(format!("graphs are nested more than {} deep", depth - 1)));
     }
-    match (name, graphs.as_slice()) {
+    let results = match (name, graphs.as_slice()) {
         ("cond", [then, other]) => branches(session, frame, b, node, [then, other], args),
         ("while_loop", [condition, body]) => repeat(session, frame, b, node, [condition, body], args),
         ("map_impl" | "map", [body]) => map(session, frame, b, node, body, args),
@@ -47,7 +50,33 @@ pub(super) fn import<'p>(
             inline(session, frame, b, body, operands)
         }
         _ => Err(OpError::unsupported("the higher-order operator")),
+    }?;
+    share(frame, &graphs, &names)?;
+    Ok(results)
+}
+
+/// Names of the tensors among the parts of an operand.
+fn tensor_names(arg: &Argument) -> Vec<Option<&str>> {
+    match arg {
+        Argument::AsTensor(Named { name }) => vec![Some(name)],
+        Argument::AsTensors(list) => list.iter().map(|t| Some(t.name.as_str())).collect(),
+        Argument::AsSymInts(list) => vec![None; list.len()],
+        Argument::AsInts(list) => vec![None; list.len()],
+        _ => vec![None],
     }
+}
+
+/// Finds the operands whose memory results of an inlined graph may share. Operands come last of all arguments.
+fn share<'p>(frame: &mut Frame<'p>, graphs: &[&'p Graph], names: &[Option<&'p str>]) -> Result<(), OpError> {
+    let count = graphs.first().map_or(0, |graph| graph.inputs.len());
+    let operands = names.get(names.len().saturating_sub(count)..).unwrap_or(&[]);
+    let inner = std::mem::take(&mut frame.borrowed);
+    for (result, input) in inner {
+        let name = operands.get(input).copied().flatten();
+        let name = name.ok_or_else(|| OpError::unsupported("a view of an operand of a nested graph"))?;
+        frame.shared.push((result, name));
+    }
+    Ok(())
 }
 
 /// Operands with lists taken apart.
@@ -79,7 +108,22 @@ fn inline<'p>(
     operands: Vec<Arg>,
 ) -> Result<Vec<Arg>, OpError> {
     let mut inner = Frame::new(frame.path.clone(), frame.depth + 1);
-    run(session, &mut inner, b, graph, operands)
+    let results = run(session, &mut inner, b, graph, operands)?;
+    frame.borrowed.clear();
+    let mut roots: Vec<&str> = vec![];
+    for (i, output) in graph.outputs.iter().enumerate() {
+        let Argument::AsTensor(Named { name }) = output else { continue };
+        let root = inner.aliases.root(name);
+        let input = graph.inputs.iter().position(|input| input_name(input) == Some(root));
+        if let Some(input) = input {
+            frame.borrowed.push((i, input));
+        } else if roots.contains(&root) {
+            return Err(OpError::unsupported("a nested graph that gives two views of the same memory"));
+        } else {
+            roots.push(root);
+        }
+    }
+    Ok(results)
 }
 
 /// Binds a graph's inputs, imports its nodes and gives its outputs.
@@ -96,6 +140,7 @@ fn run<'p>(
     }
     for (input, arg) in graph.inputs.iter().zip(operands) {
         if let Some(name) = input_name(input) {
+            frame.inputs.insert(name);
             frame.slots.insert(name, Slot::Arg(arg));
         }
     }
@@ -244,6 +289,7 @@ fn repeat<'p>(
     let first = inline(session, frame, b, cond_graph, [carried.clone(), extra.clone()].concat())?;
     let first = first.first().ok_or_else(|| OpError::invalid("a condition without a result"))?;
     let start = condition(b, first)?;
+    frame.borrowed.clear();
     let passed = Passed::of(b, [carried, extra].concat());
     let mut inner = Frame::new(label(frame, node, "body"), frame.depth + 1);
     let mut nested = GraphBuilder::new(b.module(), "body");

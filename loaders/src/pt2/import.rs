@@ -1,5 +1,6 @@
 //! Graphs and nodes of a program into graph IR: names, writes, and the collection of everything that fails.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kiln_ir::StateDecl;
@@ -15,6 +16,7 @@ use super::program::{
 };
 use super::{expr, higher_order, operand};
 use crate::aten::{self, Arg, Write};
+use crate::binding::{self, Binding};
 use crate::error::OpError;
 use crate::options::{check_names, given_symbols, override_shape};
 use crate::{Issue, IssueKind, LoadError, LoadOptions};
@@ -36,11 +38,20 @@ pub(super) struct Frame<'p> {
     pub(super) depth: usize,
     pub(super) slots: FxHashMap<&'p str, Slot>,
     pub(super) aliases: Aliases<'p>,
+    /// Inputs of a nested graph: their memory is the caller's.
+    pub(super) inputs: FxHashSet<&'p str>,
+    /// Sizes and strides of the graph's tensors.
+    pub(super) metas: Option<&'p BTreeMap<String, TensorMeta>>,
+    /// Results of the nested graph just inlined that may share the memory of its inputs, by place.
+    pub(super) borrowed: Vec<(usize, usize)>,
+    /// Results of the nested graph just inlined that may share the memory of these names.
+    pub(super) shared: Vec<(usize, &'p str)>,
 }
 
 /// State of one load.
 pub(super) struct Session<'p> {
     file: String,
+    binding: Option<Binding<'p>>,
     pub(super) options: &'p LoadOptions,
     issues: Vec<Issue>,
     unlisted: usize,
@@ -97,7 +108,16 @@ fn short(name: &str) -> &str {
 impl<'p> Frame<'p> {
     /// A frame without names.
     pub(super) fn new(path: String, depth: usize) -> Self {
-        Frame { path, depth, slots: FxHashMap::default(), aliases: Aliases::default() }
+        Frame {
+            path,
+            depth,
+            slots: FxHashMap::default(),
+            aliases: Aliases::default(),
+            inputs: FxHashSet::default(),
+            metas: None,
+            borrowed: vec![],
+            shared: vec![],
+        }
     }
 
     /// What a name stands for now. Views of memory that was written since are taken again.
@@ -131,8 +151,14 @@ pub(super) fn import(
     options: &LoadOptions,
 ) -> Result<Module, LoadError> {
     let max_nodes = options.limits.nodes_of(size);
+    let checkpoint = match &options.weights {
+        Some(new) => Some((new, binding::open(new, &options.limits)?)),
+        None => None,
+    };
+    let binding = checkpoint.as_ref().map(|(new, found)| Binding::new(new, found, &options.limits));
     let mut session = Session {
         file: file.to_owned(),
+        binding,
         options,
         issues: vec![],
         unlisted: 0,
@@ -164,9 +190,39 @@ pub(super) fn import(
         let (path, issues, unlisted) = (file.to_owned(), session.issues, session.unlisted);
         return Err(LoadError::Graph { path, issues, unlisted });
     }
+    if let Some(binding) = session.binding {
+        binding.finish()?;
+    }
     let id = b.finish();
     module.add_entry(id);
     Ok(module)
+}
+
+/// The argument and the name of a tensor that the archive holds.
+fn held(spec: &InputSpec) -> Option<(&Named, &String)> {
+    match spec {
+        InputSpec::Parameter { arg, parameter_name: name }
+        | InputSpec::Buffer { arg, buffer_name: name, .. }
+        | InputSpec::TensorConstant { arg, tensor_constant_name: name } => Some((arg, name)),
+        _ => None,
+    }
+}
+
+/// The tensor of a spec: that of the caller's checkpoint, else what the archive has. Checkpoints have no constants and no
+/// buffers that are not persistent.
+fn weight(
+    session: &mut Session<'_>,
+    package: &Package,
+    spec: &InputSpec,
+    name: &str,
+) -> Result<Tensor, String> {
+    let own = package.tensor(name)?;
+    let bound = matches!(spec, InputSpec::Parameter { .. })
+        || matches!(spec, InputSpec::Buffer { persistent, .. } if *persistent != Some(false));
+    Ok(match session.binding.as_mut() {
+        Some(binding) if bound => binding.bind(name, own),
+        _ => own,
+    })
 }
 
 /// States by the name of the buffer in the graph, with their name in the module.
@@ -192,15 +248,11 @@ fn states<'p>(
     }
     let mut states = States::default();
     for spec in &program.graph_module.signature.input_specs {
-        let (arg, name) = match spec {
-            InputSpec::Parameter { arg, parameter_name } => (arg, parameter_name),
-            InputSpec::Buffer { arg, buffer_name } => (arg, buffer_name),
-            _ => continue,
-        };
+        let Some((arg, name)) = held(spec) else { continue };
         if !mutated.contains(name.as_str()) && !written.contains(arg.name.as_str()) {
             continue;
         }
-        match package.tensor(name) {
+        match weight(session, package, spec, name) {
             Ok(init) => {
                 let ty = Type::Tensor(init.ty());
                 module.add_state(StateDecl { name: name.clone(), init });
@@ -225,14 +277,15 @@ fn add_inputs<'p>(
     for (spec, ty) in specs.iter().zip(types) {
         let (name, slot) = match spec {
             InputSpec::Parameter { arg, parameter_name: name }
-            | InputSpec::Buffer { arg, buffer_name: name }
+            | InputSpec::Buffer { arg, buffer_name: name, .. }
             | InputSpec::TensorConstant { arg, tensor_constant_name: name } => {
                 let value = match states.get(arg.name.as_str()) {
                     Some((name, ty)) => {
                         let read = Object::StateRead { name: (*name).to_owned(), ty: ty.clone() };
                         b.add1(read, &[]).map_err(|e| e.to_string())
                     }
-                    None => package.tensor(name).and_then(|t| b.constant(t).map_err(|e| e.to_string())),
+                    None => weight(session, package, spec, name)
+                        .and_then(|t| b.constant(t).map_err(|e| e.to_string())),
                 };
                 let slot = match value {
                     Ok(v) => {
@@ -372,6 +425,7 @@ pub(super) fn import_graph<'p>(
     b: &mut GraphBuilder<'_>,
     graph: &'p Graph,
 ) -> Result<(), OpError> {
+    frame.metas = Some(&graph.tensor_values);
     for node in &graph.nodes {
         session.count_nodes(1)?;
         let op = node.target.strip_prefix("torch.ops.").unwrap_or(&node.target);
@@ -446,7 +500,7 @@ pub(super) fn target(text: &str) -> Option<(String, Option<&str>)> {
         "_operator.mod" => "aten::remainder",
         "_operator.pow" => "aten::pow",
         "_operator.neg" => "aten::neg",
-        "_operator.pos" => "aten::Int",
+        "_operator.pos" => "aten::ScalarImplicit",
         "_operator.eq" => "aten::eq",
         "_operator.ne" => "aten::ne",
         "_operator.lt" => "aten::lt",
@@ -478,13 +532,20 @@ fn import_node<'p>(
 ) -> Result<(), OpError> {
     if let Some(name) = node.target.strip_prefix("torch.ops.higher_order.") {
         let results = higher_order::import(session, frame, b, node, name)?;
-        return assign(frame, node, results);
+        assign(frame, node, results)?;
+        for (at, base) in std::mem::take(&mut frame.shared) {
+            frame.aliases.doubt(node, at, base);
+        }
+        return Ok(());
     }
     let (results, writes) = evaluate(session, frame, b, node)?;
     let first = results.first().cloned();
     assign(frame, node, results)?;
     let target_name = node.inputs.first().map(|input| &input.arg);
     match (writes, target_name, first) {
+        (Some(Write::Operand(0)), Some(Argument::AsTensor(Named { name })), _) if alias::is_detach(node) => {
+            frame.aliases.same(node, name);
+        }
         (Some(Write::Operand(0)), Some(Argument::AsTensor(Named { name })), Some(Arg::Tensor(v))) => {
             alias::write(session, frame, b, name, v)?;
             frame.aliases.same(node, name);
@@ -493,16 +554,35 @@ fn import_node<'p>(
             return Err(OpError::unsupported("a write to something other than a tensor"));
         }
         (Some(Write::Out), ..) => {
-            for (input, output) in node.inputs.iter().filter(|i| i.name == "out").zip(&node.outputs) {
-                if let (Argument::AsTensor(Named { name }), Argument::AsTensor(result)) = (&input.arg, output)
-                    && let Arg::Tensor(v) = frame.current(&result.name)?
-                {
-                    alias::write(session, frame, b, name, v)?;
-                }
+            for (name, result) in alias::targets(node) {
+                write_out(session, frame, b, name, result)?;
             }
         }
-        _ => frame.aliases.record(node),
+        _ => frame.aliases.record(node, frame.metas),
     }
+    Ok(())
+}
+
+/// Writes a result to the tensor that is given for it, in that tensor's type.
+fn write_out<'p>(
+    session: &mut Session<'p>,
+    frame: &mut Frame<'p>,
+    b: &mut GraphBuilder<'_>,
+    name: &'p str,
+    result: &'p str,
+) -> Result<(), OpError> {
+    let (Arg::Tensor(out), Arg::Tensor(v)) = (frame.resolve(session, b, name)?, frame.current(result)?)
+    else {
+        return Err(OpError::unsupported("a write to something other than a tensor"));
+    };
+    if b.shape(out)? != b.shape(v)? {
+        return Err(OpError::unsupported("a result whose tensor `out` has another shape"));
+    }
+    let dtype = b.dtype(out)?;
+    let v = b.cast(v, dtype)?;
+    frame.slots.insert(result, Slot::Arg(Arg::Tensor(v)));
+    alias::write(session, frame, b, name, v)?;
+    frame.aliases.also(result, name);
     Ok(())
 }
 
@@ -524,6 +604,14 @@ pub(super) fn evaluate<'p>(
             false => kwargs.push((input.name.clone(), arg)),
         }
     }
+    // Python's power of integers is one.
+    let int = |arg: &Arg| match arg {
+        Arg::Int(_) | Arg::Bool(_) => true,
+        Arg::Scalar(v) => b.dtype(*v).is_ok_and(DType::is_int),
+        _ => false,
+    };
+    let whole_power = node.target == "_operator.pow" && args.iter().all(int);
+    let overload = if whole_power { Some("int_to_int") } else { overload };
     let before = b.graph().node_count();
     let outcome = aten::call(b, &name, overload, args, kwargs)?;
     session.count_nodes(b.graph().node_count().saturating_sub(before))?;

@@ -78,14 +78,14 @@ fn zero() -> SymInt {
     SymInt::AsInt(0)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum SymInt {
     AsExpr(SymExpr),
     AsInt(i64),
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, PartialEq)]
 pub(super) struct SymExpr {
     pub expr_str: String,
 }
@@ -218,13 +218,34 @@ pub(super) struct Signature {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum InputSpec {
-    UserInput { arg: Argument },
-    Parameter { arg: Named, parameter_name: String },
-    Buffer { arg: Named, buffer_name: String },
-    TensorConstant { arg: Named, tensor_constant_name: String },
-    CustomObj { arg: CustomObject },
-    Token { arg: Named },
-    ConstantInput { name: String, value: Constant },
+    UserInput {
+        arg: Argument,
+    },
+    Parameter {
+        arg: Named,
+        parameter_name: String,
+    },
+    Buffer {
+        arg: Named,
+        buffer_name: String,
+        /// Whether checkpoints of the module have it.
+        #[serde(default)]
+        persistent: Option<bool>,
+    },
+    TensorConstant {
+        arg: Named,
+        tensor_constant_name: String,
+    },
+    CustomObj {
+        arg: CustomObject,
+    },
+    Token {
+        arg: Named,
+    },
+    ConstantInput {
+        name: String,
+        value: Constant,
+    },
 }
 
 #[derive(Debug, Deserialize)]

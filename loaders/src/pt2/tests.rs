@@ -253,3 +253,255 @@ fn writes_through_views_are_seen() {
     let kiln_ir::Datum::Tensor(y) = &y[0] else { panic!("no tensor") };
     assert_eq!(y.to_vec::<f32>().unwrap(), [2., 20., 1., 10., 1., 10.]);
 }
+
+/// A node with arguments by name, and the type of its result if the file is to tell it.
+fn node(target: &str, inputs: &[(&str, Json)], output: &str) -> Json {
+    let inputs: Vec<Json> = inputs.iter().map(|(name, arg)| json!({"name": name, "arg": arg})).collect();
+    json!({"target": format!("torch.ops.{target}"), "inputs": inputs,
+        "outputs": [{"as_tensor": {"name": output}}], "metadata": {}})
+}
+
+fn named(name: &str) -> Json {
+    json!({"as_tensor": {"name": name}})
+}
+
+fn ints(values: &[i64]) -> Json {
+    json!({"as_ints": values})
+}
+
+fn int(value: i64) -> Json {
+    json!({"as_int": value})
+}
+
+/// The program with nodes before its own.
+fn after(nodes: Vec<Json>, metas: &[(&str, Json)]) -> Json {
+    let mut program = program();
+    let graph = &mut program["graph_module"]["graph"];
+    let own = graph["nodes"].take();
+    graph["nodes"] = nodes.into_iter().chain(own.as_array().unwrap().iter().cloned()).collect();
+    for (name, meta) in metas {
+        graph["tensor_values"][*name] = meta.clone();
+    }
+    program
+}
+
+/// `y` for `x = [[0, 1], [2, 3], [4, 5]]` and `w = [1, 10]`.
+fn run(program: &Json) -> Vec<f32> {
+    let w = [1f32.to_le_bytes(), 10f32.to_le_bytes()].concat();
+    let module = load(packed(program, &weights(), &w)).unwrap();
+    let x = kiln_ir::Tensor::from_slice(&[3, 2], &[0f32, 1., 2., 3., 4., 5.]).unwrap();
+    let mut evaluator = kiln_ir::Evaluator::new(&module);
+    let y = evaluator.run(module.entries()[0], &[kiln_ir::Datum::Tensor(x)]).unwrap();
+    let kiln_ir::Datum::Tensor(y) = &y[0] else { panic!("no tensor") };
+    y.to_vec::<f32>().unwrap()
+}
+
+fn refusal(program: &Json) -> String {
+    load(packed(program, &weights(), &[0; 8])).unwrap_err().to_string()
+}
+
+#[test]
+fn strides_tell_views_from_copies() {
+    // x.reshape(6).add_(100): a view. x.transpose(0, 1).reshape(6).add_(100): a copy.
+    let add = |to: &str| node("aten.add_.Scalar", &[("self", named(to)), ("other", int(100))], "r2");
+    let reshape = |of: &str| node("aten.reshape.default", &[("self", named(of)), ("shape", ints(&[6]))], "r");
+    let turn = node("aten.transpose.int", &[("self", named("x")), ("dim0", int(0)), ("dim1", int(1))], "t");
+    let flat = ("r", meta(&[6], &[1], 0));
+    let turned = ("t", meta(&[2, 3], &[1, 2], 0));
+    let view = after(vec![reshape("x"), add("r")], std::slice::from_ref(&flat));
+    assert_eq!(run(&view), [101., 111., 103., 113., 105., 115.]);
+    let copy = after(vec![turn.clone(), reshape("t"), add("r")], &[flat, turned]);
+    assert_eq!(run(&copy), [1., 11., 3., 13., 5., 15.]);
+    let unknown = after(vec![turn, reshape("t"), add("r")], &[]);
+    assert!(refusal(&unknown).contains("may be a copy"), "{}", refusal(&unknown));
+}
+
+#[test]
+fn a_base_that_was_written_is_not_read_through_what_may_be_a_copy() {
+    // r = x.contiguous(), of unknown strides; x.add_(1); y = r + w.
+    let mut nodes = vec![node("aten.contiguous.default", &[("self", named("x"))], "r")];
+    nodes.push(node("aten.add_.Scalar", &[("self", named("x")), ("other", int(1))], "x2"));
+    let mut program = after(nodes, &[]);
+    program["graph_module"]["graph"]["nodes"][2]["inputs"][0]["arg"] = named("r");
+    assert!(refusal(&program).contains("may be a copy"), "{}", refusal(&program));
+}
+
+#[test]
+fn views_are_written_by_the_names_of_their_arguments() {
+    // x.transpose(dim1=0, dim0=1)[0].add_(100) and x.diagonal(offset=-1).add_(100).
+    let turn = node("aten.transpose.int", &[("self", named("x")), ("dim1", int(0)), ("dim0", int(1))], "t");
+    let select = node("aten.select.int", &[("self", named("t")), ("dim", int(0)), ("index", int(0))], "s");
+    let add = |to: &str| node("aten.add_.Scalar", &[("self", named(to)), ("other", int(100))], "a");
+    assert_eq!(run(&after(vec![turn, select, add("s")], &[])), [101., 11., 103., 13., 105., 15.]);
+    let diagonal = node("aten.diagonal.default", &[("self", named("x")), ("offset", int(-1))], "d");
+    assert_eq!(run(&after(vec![diagonal, add("d")], &[])), [1., 11., 103., 13., 5., 115.]);
+    let moves = [("self", named("x")), ("source", ints(&[0])), ("destination", ints(&[1]))];
+    let moved = node("aten.movedim.intlist", &moves, "m");
+    let select = node("aten.select.int", &[("self", named("m")), ("dim", int(0)), ("index", int(1))], "s");
+    assert_eq!(run(&after(vec![moved, select, add("s")], &[])), [1., 111., 3., 113., 5., 115.]);
+}
+
+#[test]
+fn many_writes_to_one_tensor_stay_few_nodes() {
+    let add = |i: usize| {
+        let from = if i == 0 { "x".to_owned() } else { format!("a{}", i - 1) };
+        node("aten.add_.Scalar", &[("self", named(&from)), ("other", int(1))], &format!("a{i}"))
+    };
+    let y = run(&after((0..3000).map(add).collect(), &[]));
+    assert_eq!(y, [3001., 3011., 3003., 3013., 3005., 3015.]);
+}
+
+#[test]
+fn results_are_written_to_what_is_given_as_out() {
+    // z = zeros_like(x); torch.mul(x, x, out=z[1]) with f64 z; y = z + w.
+    let double = json!({"as_scalar_type": 8});
+    let zeros = node("aten.zeros_like.default", &[("self", named("x")), ("dtype", double)], "z");
+    let operands = [("self", named("x")), ("other", named("x")), ("out", named("z"))];
+    let product = node("aten.mul.out", &operands, "p");
+    let mut program = after(vec![zeros, product], &[]);
+    program["graph_module"]["graph"]["nodes"][2]["inputs"][0]["arg"] = named("z");
+    let module = load(packed(&program, &weights(), &[0; 8])).unwrap();
+    let x = kiln_ir::Tensor::from_slice(&[3, 2], &[0f32, 1., 2., 3., 4., 5.]).unwrap();
+    let mut evaluator = kiln_ir::Evaluator::new(&module);
+    let y = evaluator.run(module.entries()[0], &[kiln_ir::Datum::Tensor(x)]).unwrap();
+    let kiln_ir::Datum::Tensor(y) = &y[0] else { panic!("no tensor") };
+    assert_eq!(y.to_vec::<f64>().unwrap(), [0., 1., 4., 9., 16., 25.]);
+}
+
+#[test]
+fn parameters_that_are_written_by_any_name_are_states() {
+    let out = [("self", named("w")), ("other", named("w")), ("out", named("w"))];
+    let detach = node("aten.detach_.default", &[("self", named("w"))], "d");
+    for (node, count) in [
+        (node("aten.add.out", &out, "p"), 1),
+        (node("aten.add_.Scalar", &[("self", named("w")), ("other", int(1))], "p"), 1),
+        (node("aten.add.Scalar", &[("self", named("w")), ("other", int(1))], "p"), 0),
+        (detach, 0),
+    ] {
+        let module = load(packed(&after(vec![node], &[]), &weights(), &[0; 8])).unwrap();
+        assert_eq!(module.states().len(), count);
+    }
+    // A constant keeps what is written to it, too.
+    let write = node("aten.add_.Scalar", &[("self", named("w")), ("other", int(1))], "p");
+    let spec = json!({"tensor_constant": {"arg": {"name": "w"}, "tensor_constant_name": "layer.w"}});
+    let constant = with(after(vec![write], &[]), "/graph_module/signature/input_specs/0", spec);
+    assert_eq!(load(packed(&constant, &weights(), &[0; 8])).unwrap().states().len(), 1);
+}
+
+#[test]
+fn shapes_do_not_change_in_place() {
+    let squeeze = node("aten.unsqueeze_.default", &[("self", named("x")), ("dim", int(0))], "s");
+    assert!(refusal(&after(vec![squeeze], &[])).contains("changes the shape"));
+}
+
+/// `torch.ops.higher_order.wrap_with_set_grad_enabled(False, graph, x)`.
+fn without_gradients(nodes: Vec<Json>, output: &str) -> Json {
+    let graph = json!({"inputs": [named("a")], "outputs": [named(output)], "nodes": nodes,
+        "tensor_values": {}});
+    let inputs = [
+        ("", json!({"as_bool": false})),
+        ("", json!({"as_graph": {"name": "body", "graph": graph}})),
+        ("", named("x")),
+    ];
+    node("higher_order.wrap_with_set_grad_enabled", &inputs, "g")
+}
+
+#[test]
+fn nested_graphs_do_not_write_to_their_operands() {
+    let add = node("aten.add_.Scalar", &[("self", named("a")), ("other", int(1))], "b");
+    let program = after(vec![without_gradients(vec![add.clone()], "b")], &[]);
+    assert!(refusal(&program).contains("operand of a nested graph"), "{}", refusal(&program));
+    // What a nested graph gives may be a view of its operand.
+    let view = node("aten.select.int", &[("self", named("a")), ("dim", int(0)), ("index", int(0))], "b");
+    let write = node("aten.add_.Scalar", &[("self", named("g")), ("other", int(1))], "h");
+    let program = after(vec![without_gradients(vec![view], "b"), write.clone()], &[]);
+    assert!(refusal(&program).contains("may be a copy"), "{}", refusal(&program));
+    // Its own memory it may write.
+    let copy = node("aten.mul.Scalar", &[("self", named("a")), ("other", int(2))], "c");
+    let add = node("aten.add_.Scalar", &[("self", named("c")), ("other", int(1))], "b");
+    let mut program = after(vec![without_gradients(vec![copy, add], "b"), write], &[]);
+    program["graph_module"]["graph"]["nodes"][2]["inputs"][0]["arg"] = named("h");
+    assert_eq!(run(&program), [3., 14., 7., 18., 11., 22.]);
+}
+
+#[test]
+fn autocast_is_refused() {
+    let graph = json!({"inputs": [named("a")], "outputs": [named("a")], "nodes": [], "tensor_values": {}});
+    let inputs = [
+        ("", json!({"as_string": "cpu"})),
+        ("", json!({"as_scalar_type": 13})),
+        ("", json!({"as_bool": true})),
+        ("", json!({"as_none": true})),
+        ("", json!({"as_graph": {"name": "body", "graph": graph}})),
+        ("", named("x")),
+    ];
+    let program = after(vec![node("higher_order.wrap_with_autocast", &inputs, "g")], &[]);
+    assert!(refusal(&program).contains("automatic casts"));
+}
+
+#[test]
+fn copies_of_tensors_share_one_limit() {
+    // Two buffers that are the same bytes backwards and forwards: a copy of 4 MiB each.
+    let mut program = program();
+    let specs = program["graph_module"]["signature"]["input_specs"].as_array_mut().unwrap();
+    let mut config = json!({"config": {}});
+    let n = 1024i64;
+    specs.clear();
+    let mut inputs = vec![];
+    for i in 0..8 {
+        specs.push(json!({"buffer": {"arg": {"name": format!("b{i}")}, "buffer_name": format!("b{i}"),
+            "persistent": true}}));
+        inputs.push(named(&format!("b{i}")));
+        config["config"][format!("b{i}")] = json!({"path_name": "weight_0", "is_param": false,
+            "use_pickle": false, "tensor_meta": meta(&[n, n], &[0, 1], 0)});
+    }
+    let graph = &mut program["graph_module"]["graph"];
+    graph["inputs"] = json!(inputs);
+    graph["nodes"] = json!([]);
+    graph["outputs"] = json!([named("b0")]);
+    program["graph_module"]["signature"]["output_specs"] = json!([{"user_output": {"arg": named("b0")}}]);
+    let error = load(packed(&program, &config, &vec![0; 4096])).unwrap_err().to_string();
+    assert!(error.contains("more memory than the limit") || error.contains("limit"), "{error}");
+    let config = json!({"config": {"b0": config["config"]["b0"]}});
+    let specs = program["graph_module"]["signature"]["input_specs"].as_array_mut().unwrap();
+    specs.truncate(1);
+    program["graph_module"]["graph"]["inputs"].as_array_mut().unwrap().truncate(1);
+    assert!(load(packed(&program, &config, &vec![0; 4096])).is_ok());
+}
+
+/// A safetensors file of one tensor of two floats.
+fn checkpoint(name: &str, values: [f32; 2]) -> Vec<u8> {
+    let head = json!({name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).to_string();
+    let mut bytes = (head.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(head.as_bytes());
+    bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    bytes
+}
+
+#[test]
+fn weights_of_a_checkpoint_take_their_places() {
+    let folder = std::env::temp_dir().join(format!("kiln-pt2-weights-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let load_with = |name: &str, rules: Vec<crate::NameRule>| {
+        let file = folder.join("new.safetensors");
+        std::fs::write(&file, checkpoint(name, [7., 8.])).unwrap();
+        let weights_from = crate::NewWeights { file, rules, partial: false };
+        let options = LoadOptions { weights: Some(weights_from), ..LoadOptions::default() };
+        crate::load_bytes("net.pt2", packed(&program(), &weights(), &[0; 8]).into(), &options)
+    };
+    let found = |module: &kiln_ir::Module| {
+        let x = kiln_ir::Tensor::from_slice(&[3, 2], &[0f32; 6]).unwrap();
+        let mut evaluator = kiln_ir::Evaluator::new(module);
+        let y = evaluator.run(module.entries()[0], &[kiln_ir::Datum::Tensor(x)]).unwrap();
+        let kiln_ir::Datum::Tensor(y) = &y[0] else { panic!("no tensor") };
+        y.to_vec::<f32>().unwrap()
+    };
+    assert_eq!(found(&load_with("layer.w", vec![]).unwrap()), [7., 8., 7., 8., 7., 8.]);
+    let rule = "model.=layer.".parse().unwrap();
+    assert_eq!(found(&load_with("model.w", vec![rule]).unwrap()), [7., 8., 7., 8., 7., 8.]);
+    let error = load_with("other", vec![]).unwrap_err();
+    let LoadError::Weights { faults, .. } = &error else { panic!("{error}") };
+    assert_eq!(faults.missing, [("layer.w".to_owned(), vec![2])]);
+    assert_eq!(faults.unexpected, ["other"]);
+    std::fs::remove_dir_all(&folder).unwrap();
+}

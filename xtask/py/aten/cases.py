@@ -4,7 +4,8 @@
 
 FOLDER gets `cases.jsonl`, a case a line, and `arrays.bin`, the bytes of all tensors. A case is a call as `torch.export`
 writes it: the operator's overload, its arguments by name, the tensors among them as inputs, and the results.
-`--count` is the number of cases that are drawn for an operator, `--small` draws few and small ones.
+`--count` is the number of cases that are drawn for an operator, `--small` draws few and small ones. The cases of `edges.py`
+follow.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import torch
 import torchvision  # noqa: F401 (registers its operators)
 
 import draws
+import edges
 
 DTYPES = {
     torch.uint8: 1,
@@ -148,7 +150,7 @@ def copied(value):
     return value
 
 
-def write(writer: Writer, name: str, call: tuple) -> bool:
+def write(writer: Writer, name: str, call: tuple, keep: int | None) -> bool:
     overload_name, args, kwargs = call
     space, base = name.split("::")
     try:
@@ -162,7 +164,6 @@ def write(writer: Writer, name: str, call: tuple) -> bool:
             named.append([key, argument(value, inputs)])
     except (AttributeError, RuntimeError, IndexError, ValueError, TypeError, NotImplementedError, Unwritable):
         return False
-    keep = draws.RESULTS.get(name)
     results = results[:keep] if keep else results
     writer.case(f"torch.ops.{space}.{base}.{overload_name}", named, inputs, results, tolerance(results))
     return True
@@ -187,10 +188,15 @@ def main() -> None:
         torch.manual_seed(random.getrandbits(31))
         written = tries = 0
         while written < options.count and tries < 8 * options.count:
-            written += write(writer, name, draw())
+            written += write(writer, name, draw(), draws.RESULTS.get(name))
             tries += 1
         if not written:
             print(f"no case of {name}")
+    for name, overload, args, kwargs in edges.EDGES:
+        if options.op and options.op not in (name, name.split("::")[1]):
+            continue
+        if not write(writer, name, (overload, args, kwargs), None):
+            print(f"no edge of {name}.{overload}")
     print(f"{len(writer.names)} names, {writer.count} cases")
 
 
