@@ -121,12 +121,12 @@ impl<'c, 'm> Cx<'c, 'm> {
         if arg.is_none() {
             return Ok(None);
         }
-        let found = self.to_dim(&arg)?;
+        let found = self.as_dim(&arg)?;
         found.map(Some).ok_or_else(|| self.wrong(name, "an integer"))
     }
 
     /// An argument that is an integer of some kind as a dim. What shows at run time becomes a symbol.
-    pub(crate) fn to_dim(&mut self, arg: &Arg) -> Result<Option<Dim>, OpError> {
+    pub(crate) fn as_dim(&mut self, arg: &Arg) -> Result<Option<Dim>, OpError> {
         Ok(match arg {
             Arg::Int(dim) => Some(dim.clone()),
             Arg::Bool(b) => Some(Dim::known(i64::from(*b))),
@@ -182,7 +182,7 @@ impl<'c, 'm> Cx<'c, 'm> {
         };
         let mut dims = Vec::with_capacity(items.len());
         for item in &items {
-            dims.push(self.to_dim(item)?.ok_or_else(|| self.wrong(name, "a list of integers"))?);
+            dims.push(self.as_dim(item)?.ok_or_else(|| self.wrong(name, "a list of integers"))?);
         }
         Ok(Some(dims))
     }
@@ -451,7 +451,7 @@ impl<'c, 'm> Cx<'c, 'm> {
     }
 
     /// A tensor of floats: integers and bools become floats of the default type.
-    pub(crate) fn to_floats(&mut self, v: Value) -> Result<Value, OpError> {
+    pub(crate) fn as_floats(&mut self, v: Value) -> Result<Value, OpError> {
         let dtype = self.dtype(v)?;
         Ok(if dtype.is_float() { v } else { self.b.cast(v, DEFAULT)? })
     }

@@ -117,7 +117,7 @@ pub(super) fn unary(cx: &mut Cx<'_, '_>, name: &str, floats: bool) -> Results {
     }
     let mut x = cx.first()?;
     if floats {
-        x = cx.to_floats(x)?;
+        x = cx.as_floats(x)?;
     }
     let y = cx.ew(name, &[x])?;
     one(y)
@@ -276,14 +276,14 @@ fn square(cx: &mut Cx<'_, '_>) -> Results {
 
 fn scaled(cx: &mut Cx<'_, '_>, factor: f64) -> Results {
     let x = cx.first()?;
-    let x = cx.to_floats(x)?;
+    let x = cx.as_floats(x)?;
     let y = cx.ew_const("mul", x, factor)?;
     one(y)
 }
 
 fn exp2(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.first()?;
-    let x = cx.to_floats(x)?;
+    let x = cx.as_floats(x)?;
     let dtype = cx.dtype(x)?;
     let two = cx.constant(dtype, 2.0)?;
     let y = cx.ew("pow", &[two, x])?;
@@ -293,7 +293,7 @@ fn exp2(cx: &mut Cx<'_, '_>) -> Results {
 /// `1 - erf(x)`; where that cancels, the complement of graph IR's sum form is exact enough in f64 only.
 fn erfc(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.first()?;
-    let x = cx.to_floats(x)?;
+    let x = cx.as_floats(x)?;
     let dtype = cx.dtype(x)?;
     let wide = cx.b.cast(x, DType::F64)?;
     let erf = cx.ew("erf", &[wide])?;
@@ -308,7 +308,7 @@ fn log_of(cx: &mut Cx<'_, '_>, base: f64) -> Results {
         return super::scalar::log(cx, base);
     }
     let x = cx.first()?;
-    let x = cx.to_floats(x)?;
+    let x = cx.as_floats(x)?;
     let log = cx.ew("log", &[x])?;
     let y = cx.ew_const("mul", log, 1.0 / base)?;
     one(y)
@@ -316,7 +316,7 @@ fn log_of(cx: &mut Cx<'_, '_>, base: f64) -> Results {
 
 fn logit(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.first()?;
-    let mut x = cx.to_floats(x)?;
+    let mut x = cx.as_floats(x)?;
     let dtype = cx.dtype(x)?;
     if let Some(eps) = cx.maybe_float("eps")? {
         let (low, high) = (cx.constant(dtype, eps)?, cx.constant(dtype, 1.0 - eps)?);
@@ -331,7 +331,7 @@ fn logit(cx: &mut Cx<'_, '_>) -> Results {
 
 fn sinc(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.first()?;
-    let x = cx.to_floats(x)?;
+    let x = cx.as_floats(x)?;
     let dtype = cx.dtype(x)?;
     let turned = cx.ew_const("mul", x, std::f64::consts::PI)?;
     let sine = cx.ew("sin", &[turned])?;
@@ -716,7 +716,7 @@ fn nan_to_num(cx: &mut Cx<'_, '_>) -> Results {
 /// An elementwise operator with attributes, on floats of the default type if the operand has none.
 pub(super) fn with_attrs(cx: &mut Cx<'_, '_>, name: &str, attrs: &[f64]) -> Results {
     let x = cx.first()?;
-    let x = cx.to_floats(x)?;
+    let x = cx.as_floats(x)?;
     let y = cx.b.add1(Op::ew_with(name, attrs), &[x])?;
     one(y)
 }

@@ -142,7 +142,7 @@ fn adaptive(cx: &mut Cx<'_, '_>, spatial: usize, kind: ReduceKind) -> Results {
     for (arg, dim) in wanted.iter().zip(dims.iter().skip(first)) {
         sizes.push(match arg {
             Arg::None => dim.clone(),
-            other => cx.to_dim(other)?.ok_or_else(|| OpError::invalid("a size that is no integer"))?,
+            other => cx.as_dim(other)?.ok_or_else(|| OpError::invalid("a size that is no integer"))?,
         });
     }
     if sizes.iter().all(|s| s.as_known() == Some(1)) {

@@ -315,7 +315,7 @@ fn running(cx: &mut Cx<'_, '_>, kind: CumKind) -> Results {
 
 fn logsumexp(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.tensor("self")?;
-    let x = cx.to_floats(x)?;
+    let x = cx.as_floats(x)?;
     let (axes, keepdims) = extent(cx, x)?;
     if axes.is_empty() {
         return one(x);
@@ -414,7 +414,7 @@ fn norm(cx: &mut Cx<'_, '_>) -> Results {
     let dtype = cx.dtype_arg("dtype")?;
     let x = match dtype {
         Some(dtype) => cx.b.cast(x, dtype)?,
-        None => cx.to_floats(x)?,
+        None => cx.as_floats(x)?,
     };
     let (axes, keepdim) = extent(cx, x)?;
     let y = norm_over(cx, x, p, &axes, keepdim)?;
@@ -436,7 +436,7 @@ fn linalg_norm(cx: &mut Cx<'_, '_>) -> Results {
     };
     let x = match cx.dtype_arg("dtype")? {
         Some(dtype) => cx.b.cast(x, dtype)?,
-        None => cx.to_floats(x)?,
+        None => cx.as_floats(x)?,
     };
     let (axes, keepdim) = extent(cx, x)?;
     let y = norm_over(cx, x, p, &axes, keepdim)?;

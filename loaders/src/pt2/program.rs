@@ -97,6 +97,7 @@ pub(super) struct Named {
 }
 
 /// Argument or result of a node. Exactly one of these is given.
+#[expect(clippy::enum_variant_names, reason = "these are the names of the schema")]
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Argument {
@@ -248,6 +249,7 @@ pub(super) enum InputSpec {
     },
 }
 
+#[expect(clippy::enum_variant_names, reason = "these are the names of the schema")]
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Constant {
