@@ -105,7 +105,12 @@ fn check(name: &str) {
     for (name, value) in case["arguments"].as_object().unwrap() {
         options.arguments.insert(name.clone(), value.as_str().unwrap().to_owned());
     }
-    let module = loaded(&folder().join(format!("{name}.pt")), &options);
+    let path = folder().join(format!("{name}.pt"));
+    if let Some(refused) = case["refused"].as_str() {
+        let error = load(&path, &options).unwrap_err().to_string();
+        return assert!(error.contains(refused), "{error:.300}");
+    }
+    let module = loaded(&path, &options);
     let mut ev = Evaluator::new(&module);
     for (i, c) in case["calls"].as_array().unwrap().iter().enumerate() {
         let inputs: Vec<Datum> = c["inputs"].as_array().unwrap().iter().map(|t| tensor(t).into()).collect();
@@ -148,6 +153,60 @@ programs! {
     nested_modules: "Nested";
     writes_of_run_time: "Writes";
     scalars: "Scalars";
+    aliases: "Aliases";
+    bounds_from_the_end: "FromEnd";
+    texts: "Texts";
+    writes_of_diagonals: "Diagonal";
+    writes_of_copies: "Transposed";
+    writes_of_one_of_two: "OneOfTwo";
+    writes_of_elements_of_run_time: "AtRunTime";
+    writes_of_tensors_in_dicts: "InDict";
+    writes_of_tensors_with_two_names: "TwoNames";
+    keys_of_run_time: "KeyOfRunTime";
+    places_of_text: "Find";
+    comparisons_of_formatted_text: "Formatted";
+}
+
+/// Programs that no compiler writes: they end with an error, or load.
+#[test]
+fn hostile_programs() {
+    for name in [
+        "BlocksOnALine",
+        "Lists",
+        "LongTexts",
+        "Tuples",
+        "TuplesOfItems",
+        "ListsInLists",
+        "Raises",
+        "Chunks",
+        "SliceDepth",
+    ] {
+        let start = std::time::Instant::now();
+        check_hostile(name);
+        assert!(start.elapsed().as_secs() < 60, "{name}: {:?}", start.elapsed());
+    }
+}
+
+fn check_hostile(name: &str) {
+    let text = std::fs::read_to_string(folder().join(format!("{name}.json"))).unwrap();
+    let case: Json = serde_json::from_str(&text).unwrap();
+    let result = load(&folder().join(format!("{name}.pt")), &options(&[("x", "3")]));
+    match (result, case["refused"].as_str()) {
+        (Err(error), Some(refused)) => {
+            let error = error.to_string();
+            assert!(error.contains(refused), "{name}: {error:.300}");
+        }
+        (Ok(_), Some(_)) => panic!("{name} loads"),
+        (_, None) => {}
+    }
+}
+
+#[test]
+fn weights_are_refused() {
+    let weights = kiln_loaders::NewWeights { file: PathBuf::from("w.pt"), rules: vec![], partial: false };
+    let options = LoadOptions { weights: Some(weights), ..options(&[("x", "2,3")]) };
+    let error = load(&folder().join("Loops.pt"), &options).unwrap_err();
+    assert!(matches!(error, LoadError::Option { .. }), "{error}");
 }
 
 fn f32s(dims: &[usize], values: &[f32]) -> Datum {

@@ -252,10 +252,17 @@ fn unsqueeze(cx: &mut Cx<'_, '_>) -> Results {
 
 /// A bound of a slice: counted from the end if negative, then within the axis.
 fn bound(given: &Dim, size: &Dim) -> Dim {
-    let zero = Dim::known(0);
+    let (zero, one) = (Dim::known(0), Dim::known(1));
+    // Up to two before the end, what counts from the end is outside as well.
+    let near = (size - given).as_known().is_some_and(|n| n <= 2);
     let at = match given.as_known() {
         Some(v) if v < 0 => given + size,
-        _ => given.clone(),
+        Some(_) => given.clone(),
+        None if near || given.is_non_negative() => given.clone(),
+        None => {
+            let is_negative = (&zero - given).greater(&zero).lesser(&one);
+            given + &(&is_negative * size)
+        }
     };
     at.greater(&zero).lesser(size)
 }

@@ -77,10 +77,10 @@ impl<'a> Package<'a> {
         Ok(checkpoint::read_part(self.path, self.bytes.clone(), self.limits, &self.archive, part)?)
     }
 
-    /// The text of a source file, `code/PATH.py`; `None` if there is none.
-    pub fn source(&self, path: &str) -> Res<Option<String>> {
+    /// The text of a source file, `code/PATH.py`, of at most so many bytes; `None` if there is none.
+    pub fn source(&self, path: &str, most: usize) -> Res<Option<String>> {
         let entry = format!("{}code/{path}.py", self.prefix);
-        let limit = self.bytes.len().saturating_add(SOURCE);
+        let limit = self.bytes.len().saturating_add(SOURCE).min(most);
         match self.archive.read(&entry, limit) {
             Ok(bytes) => match std::str::from_utf8(&bytes) {
                 Ok(text) => Ok(Some(text.to_owned())),

@@ -51,7 +51,7 @@ impl Machine<'_> {
         match value {
             Val::Dict(r) => {
                 let Some(Cell::Dict(pairs)) = st.cell(*r) else { return Err(Fault::invalid("no such dict")) };
-                let found = pairs.iter().find(|(key, _)| same_key(key, index)).map(|(_, v)| v.clone());
+                let found = find_key(pairs, index)?.and_then(|i| pairs.get(i)).map(|(_, v)| v.clone());
                 found.ok_or_else(|| Fault::invalid("a dict has no such key"))
             }
             Val::Tuple(items, _) => match self.index(st, index)? {
@@ -67,6 +67,7 @@ impl Machine<'_> {
             }
             Val::Str(s) => match self.index(st, index)? {
                 Val::Int(i) => {
+                    self.tick(s.len() / 64)?;
                     let chars: Vec<char> = s.chars().collect();
                     let c = chars.get(position(i, chars.len())?);
                     Ok(Val::text(c.map(char::to_string).unwrap_or_default()))
@@ -83,6 +84,11 @@ impl Machine<'_> {
     /// An element of a list at a position of run time.
     fn sequence_at(&mut self, st: &mut State, r: Ref, index: &Val) -> Res<Val> {
         self.read_all(st, r)?;
+        for item in st.items(&Val::List(r)).unwrap_or_default() {
+            if let Val::Tensor(item) = item {
+                self.share(st, item);
+            }
+        }
         let (t, kind) = sequence(st, self.list_cell(st, r)?)?;
         let kind = kind.ok_or_else(|| Fault::invalid("an element of an empty list"))?;
         let at = self.traced(index)?.1;
@@ -95,7 +101,8 @@ impl Machine<'_> {
     fn element_of(&mut self, st: &mut State, t: Traced, kind: Option<Kind>) -> Val {
         match kind {
             Some(kind) => self.number_of(kind, t),
-            None => st.tensor(t),
+            // It is the tensor of the list, which is not known by itself.
+            None => st.shared_tensor(t),
         }
     }
 
@@ -159,6 +166,7 @@ impl Machine<'_> {
                 if items.len().saturating_mul(times) > MAX_LIST {
                     bounded(vec![Val::None; MAX_LIST + 1])?;
                 }
+                self.tick(items.len().saturating_mul(times) / 2)?;
                 st.list(std::iter::repeat_n(items, times).flatten().collect())
             }
             ("eq" | "ne", [_, other @ (Val::List(_) | Val::Tuple(..))]) => {
@@ -176,8 +184,7 @@ impl Machine<'_> {
             ("index" | "count", [_, wanted])
                 if !matches!(items.first(), Some(Val::Tensor(_) | Val::None)) =>
             {
-                let places: Vec<usize> =
-                    items.iter().enumerate().filter(|(_, v)| same_key(v, wanted)).map(|(i, _)| i).collect();
+                let places = self.places_of(st, &items, wanted)?;
                 let found = if name == "count" { Some(places.len()) } else { places.first().copied() };
                 Val::Int(
                     found
@@ -194,6 +201,19 @@ impl Machine<'_> {
         }))
     }
 
+    /// Where a list has elements that are equal to a value.
+    fn places_of(&mut self, st: &mut State, items: &[Val], wanted: &Val) -> Res<Vec<usize>> {
+        let mut places = vec![];
+        for (i, item) in items.iter().enumerate() {
+            match self.equal(st, item, wanted)? {
+                Val::Bool(true) => places.push(i),
+                Val::Bool(false) => {}
+                _ => return Err(Fault::unsupported("a search in a list that shows at run time")),
+            }
+        }
+        Ok(places)
+    }
+
     /// What loops do with lists, without a copy of them.
     fn quick_list_op(&mut self, st: &mut State, name: &str, r: Ref, args: &[Val]) -> Res<Option<Val>> {
         let Some(Cell::List(ListCell::Items(items))) = st.cell(r) else { return Ok(None) };
@@ -205,6 +225,7 @@ impl Machine<'_> {
                 if let Some(Cell::List(ListCell::Items(items))) = st.cell_mut(r) {
                     items.push(v.clone());
                 }
+                st.charge_values(1);
                 Ok(Some(list.clone()))
             }
             ("len", [_]) => Ok(Some(Val::Int(i64::try_from(items.len()).unwrap_or(i64::MAX)))),
@@ -313,6 +334,11 @@ impl Machine<'_> {
 
     fn set_list(&mut self, st: &mut State, r: Ref, items: Vec<Val>) -> Res<()> {
         self.tick(items.len() / 8)?;
+        let before = match st.cell(r) {
+            Some(Cell::List(ListCell::Items(items))) => items.len(),
+            _ => 0,
+        };
+        st.charge_values(items.len().saturating_sub(before));
         match st.cell_mut(r) {
             Some(Cell::List(list)) => {
                 *list = ListCell::Items(bounded(items)?);
@@ -362,7 +388,7 @@ impl Machine<'_> {
                 result = Val::None;
             }
             ("remove", [_, v]) => {
-                let at = items.iter().position(|item| same_key(item, v));
+                let at = self.places_of(st, &items, v)?.into_iter().next();
                 items.remove(at.ok_or_else(|| Fault::invalid("it is not in the list"))?);
                 result = Val::None;
             }
@@ -408,7 +434,10 @@ impl Machine<'_> {
             }
             ("append", [list, v]) => {
                 let value = match v {
-                    Val::Tensor(x) => self.read_tensor(st, *x)?,
+                    Val::Tensor(x) => {
+                        self.share(st, *x);
+                        self.read_tensor(st, *x)?
+                    }
                     v => self.traced(v)?.1,
                 };
                 let operands = [self.g.value(t)?, self.g.value(&value)?];
@@ -480,31 +509,34 @@ impl Machine<'_> {
         let Some(Cell::Dict(pairs)) = st.cell(r) else { return Err(Fault::invalid("no such dict")) };
         let mut pairs = pairs.clone();
         self.tick(pairs.len() / 8)?;
-        let find = |pairs: &[(Val, Val)], key: &Val| pairs.iter().position(|(k, _)| same_key(k, key));
+        let find = find_key;
         let value = match (name, args) {
             ("len", [_]) => return Ok(Some(Val::Int(i64::try_from(pairs.len()).unwrap_or(i64::MAX)))),
             ("keys" | "list", [_]) => return Ok(Some(st.list(pairs.into_iter().map(|(k, _)| k).collect()))),
             ("values", [_]) => return Ok(Some(st.list(pairs.into_iter().map(|(_, v)| v).collect()))),
             ("items", [_]) => {
+                let values: Vec<Val> = pairs.iter().map(|(_, v)| v.clone()).collect();
+                self.check_nesting(&[Val::tuple(values)])?;
+                st.charge_values(2 * pairs.len());
                 let items = pairs.into_iter().map(|(k, v)| Val::tuple([k, v])).collect();
                 return Ok(Some(st.list(items)));
             }
             ("copy" | "dict", [_]) => return Ok(Some(st.dict(pairs))),
             ("__getitem__", [dict, key]) => return self.element(st, dict, key).map(Some),
-            ("__contains__", [_, key]) => return Ok(Some(Val::Bool(find(&pairs, key).is_some()))),
+            ("__contains__", [_, key]) => return Ok(Some(Val::Bool(find(&pairs, key)?.is_some()))),
             ("get", [_, key, rest @ ..]) => {
-                let found = find(&pairs, key).and_then(|i| pairs.get(i)).map(|(_, v)| v.clone());
+                let found = find(&pairs, key)?.and_then(|i| pairs.get(i)).map(|(_, v)| v.clone());
                 return Ok(Some(found.or_else(|| rest.first().cloned()).unwrap_or(Val::None)));
             }
             ("_set_item" | "setdefault", [_, key, v]) => {
-                match find(&pairs, key).and_then(|i| pairs.get_mut(i)) {
+                match find(&pairs, key)?.and_then(|i| pairs.get_mut(i)) {
                     Some((_, old)) if name == "setdefault" => return Ok(Some(old.clone())),
                     Some((_, old)) => *old = v.clone(),
                     None => pairs.push((key.clone(), v.clone())),
                 }
                 v.clone()
             }
-            ("pop" | "Delete", [_, key, rest @ ..]) => match find(&pairs, key) {
+            ("pop" | "Delete", [_, key, rest @ ..]) => match find(&pairs, key)? {
                 Some(i) => pairs.remove(i).1,
                 None => match rest.first() {
                     Some(v) => v.clone(),
@@ -515,8 +547,10 @@ impl Machine<'_> {
                 let Some(Cell::Dict(more)) = st.cell(*other) else {
                     return Err(Fault::invalid("no such dict"));
                 };
-                for (k, v) in more.clone() {
-                    match find(&pairs, &k).and_then(|i| pairs.get_mut(i)) {
+                let more = more.clone();
+                self.tick(more.len().saturating_mul(pairs.len() + more.len()) / 8)?;
+                for (k, v) in more {
+                    match find(&pairs, &k)?.and_then(|i| pairs.get_mut(i)) {
                         Some((_, old)) => *old = v,
                         None => pairs.push((k, v)),
                     }
@@ -535,9 +569,12 @@ impl Machine<'_> {
         if pairs.len() > MAX_LIST {
             return Err(Fault::Limit { what: "length of a dict".to_owned(), limit: MAX_LIST });
         }
+        let mut more = 0;
         if let Some(Cell::Dict(slot)) = st.cell_mut(r) {
+            more = pairs.len().saturating_sub(slot.len());
             *slot = pairs;
         }
+        st.charge_values(2 * more);
         Ok(Some(value))
     }
 
@@ -545,6 +582,7 @@ impl Machine<'_> {
     pub fn text_op(&mut self, st: &mut State, name: &str, value: &Val, args: &[Val]) -> Res<Option<Val>> {
         if let (Val::Str(s), Some(rest)) = (value, args.get(1..)) {
             let s = s.clone();
+            self.tick(s.len() / 64)?;
             match (name, rest) {
                 ("add", [Val::Str(other)]) => return text::bounded(format!("{s}{other}")).map(Some),
                 ("eq", [Val::Str(other)]) => return Ok(Some(Val::Bool(s == *other))),
@@ -596,6 +634,7 @@ impl Machine<'_> {
                 let found = self.g.add(Host::StringSlice { start, end }, &[v])?;
                 Ok(Some(Val::Num(Kind::Text, found)))
             }
+            ("__is__" | "__isnot__", _) => Ok(None),
             _ => Err(Fault::unsupported(format!("`{name}` of text that shows at run time"))),
         }
     }
@@ -606,6 +645,18 @@ impl Machine<'_> {
         let t = self.g.input(name, ty)?;
         Ok(Val::List(st.add(Cell::List(ListCell::Sequence(t, Some(kind))))))
     }
+}
+
+/// Where a dict has a key. Keys that show at run time may be equal to others, or not.
+pub(crate) fn find_key(pairs: &[(Val, Val)], key: &Val) -> Res<Option<usize>> {
+    if let Some(at) = pairs.iter().position(|(k, _)| same_key(k, key)) {
+        return Ok(Some(at));
+    }
+    let is_traced = |v: &Val| matches!(v, Val::Num(..) | Val::Dim(_) | Val::Message(..));
+    if !pairs.is_empty() && (is_traced(key) || pairs.iter().any(|(k, _)| is_traced(k))) {
+        return Err(Fault::unsupported("a key of a dict that shows at run time"));
+    }
+    Ok(None)
 }
 
 /// Known numbers or texts in order.

@@ -446,7 +446,7 @@ impl Machine<'_> {
             (None, None) => return Err(missing(name)),
         };
         let t = self.g.input(name, Type::tensor(dtype, dims))?;
-        Ok(st.tensor(t))
+        Ok(st.plain_tensor(t))
     }
 
     /// Builds the graph of a method of an object that an entry point gives. Its attributes are inputs.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use kiln_ir::Dim;
 
 use super::ast::{Call, Expr, Name};
+use super::containers::find_key;
 use super::fault::{Fault, Res};
 use super::machine::{Machine, Truth};
 use super::normalize::has_call;
@@ -63,13 +64,19 @@ impl Machine<'_> {
             Expr::Tuple(items) => {
                 let items = items.iter().map(|i| self.eval(st, i)).collect::<Res<Vec<Val>>>()?;
                 self.check_nesting(&items)?;
+                st.charge_values(items.len());
                 Val::tuple(items)
             }
             Expr::Dict(pairs) => {
-                let mut out = vec![];
+                let mut out: Vec<(Val, Val)> = vec![];
                 for (key, value) in pairs.iter() {
                     let key = self.eval(st, key)?;
-                    out.push((key, self.eval(st, value)?));
+                    let value = self.eval(st, value)?;
+                    self.tick(out.len() / 8)?;
+                    match find_key(&out, &key)?.and_then(|i| out.get_mut(i)) {
+                        Some((_, old)) => *old = value,
+                        None => out.push((key, value)),
+                    }
                 }
                 st.dict(out)
             }
@@ -308,7 +315,20 @@ impl Machine<'_> {
                 }
                 _ => None,
             },
-            ("Dict", Val::Dict(_)) => Some(true),
+            ("Dict", Val::Dict(r)) => match (st.cell(*r)?, inner) {
+                (Cell::Dict(pairs), Expr::Tuple(types)) => {
+                    let [key, value] = &**types else { return None };
+                    let pairs = pairs.clone();
+                    let mut all = Some(true);
+                    for (k, v) in &pairs {
+                        let is = self.is_instance(st, k, key).zip(self.is_instance(st, v, value));
+                        all = all.zip(is).map(|(all, (k, v))| all && k && v);
+                    }
+                    // Of an empty one, the type does not show.
+                    all.filter(|_| !pairs.is_empty())
+                }
+                _ => None,
+            },
             ("Tuple", Val::Tuple(items, _)) => {
                 let types: &[Expr] = match inner {
                     Expr::Tuple(types) => types,

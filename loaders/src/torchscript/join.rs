@@ -51,7 +51,17 @@ struct Joiner<'m> {
     results: Option<&'m [Traced]>,
     /// How many results are used.
     used: usize,
+    /// How deep the values are that are joined.
+    depth: usize,
+    /// Tensors, of the first path or the second, whose values a sequence takes.
+    taken: Vec<(bool, Ref)>,
 }
+
+/// How deep values may be nested.
+const MAX_NESTING: usize = 200;
+
+/// Views of views.
+const MAX_VIEWS: usize = 65;
 
 /// The pairs that a join needs.
 pub(crate) fn pairs(g: &Graphs, a: &State, b: &State, rules: Rules) -> Res<Vec<Pair>> {
@@ -68,7 +78,19 @@ pub(crate) fn joined(g: &Graphs, a: &State, b: &State, rules: Rules, results: &[
 impl<'m> Joiner<'m> {
     fn new(g: &'m Graphs, a: &'m State, b: &'m State, rules: Rules, results: Option<&'m [Traced]>) -> Self {
         let heap = a.heap.get(..rules.base).unwrap_or(&a.heap).to_vec();
-        Joiner { g, a, b, rules, memo: FxHashMap::default(), heap, pairs: vec![], results, used: 0 }
+        Joiner {
+            g,
+            a,
+            b,
+            rules,
+            memo: FxHashMap::default(),
+            heap,
+            pairs: vec![],
+            results,
+            used: 0,
+            depth: 0,
+            taken: vec![],
+        }
     }
 
     fn state(&mut self) -> Res<State> {
@@ -100,7 +122,54 @@ impl<'m> Joiner<'m> {
             (None, None) => None,
             _ => return Err(Fault::apart("one path returns")),
         };
-        Ok(State { heap: std::mem::take(&mut self.heap), frames, result })
+        self.share()?;
+        let spent = self.a.spent.max(self.b.spent);
+        Ok(State { heap: std::mem::take(&mut self.heap), frames, result, spent })
+    }
+
+    /// Marks tensors that were one, or shared elements, on a path: what stands for them does not know each other.
+    fn share(&mut self) -> Res<()> {
+        let mut shared: Vec<Ref> = vec![];
+        for second in [false, true] {
+            let state = if second { self.b } else { self.a };
+            let mut groups: FxHashMap<Ref, Vec<Ref>> = FxHashMap::default();
+            for (&(x, y), &r) in &self.memo {
+                let chain = chain(state, if second { y } else { x });
+                groups.entry(chain.last().copied().unwrap_or(r)).or_default().push(r);
+            }
+            let taken: Vec<Ref> =
+                self.taken.iter().filter(|(of, _)| *of == second).map(|(_, r)| *r).collect();
+            for r in taken {
+                let chain = chain(state, r);
+                shared.extend(chain.iter().filter(|r| self.is_old(**r)));
+                shared.extend(chain.last().and_then(|root| groups.get(root)).into_iter().flatten());
+            }
+            for (&(x, y), &r) in &self.memo {
+                let chain = chain(state, if second { y } else { x });
+                let members = chain.last().and_then(|root| groups.get(root)).map_or(0, Vec::len);
+                let is_tensor = matches!(self.heap.get(r.index()).map(|c| &**c), Some(Cell::Tensor(_)));
+                if members > 1 && !is_tensor {
+                    return Err(Fault::apart("an object of one path is two of the other"));
+                }
+                let old = chain.iter().filter(|r| self.is_old(**r)).copied();
+                let before = shared.len();
+                shared.extend(old);
+                if members > 1 || shared.len() > before {
+                    shared.push(r);
+                }
+            }
+        }
+        shared.sort();
+        shared.dedup();
+        for r in shared {
+            if let Some(cell) = self.heap.get_mut(r.index())
+                && matches!(&**cell, Cell::Tensor(t) if !t.shared)
+                && let Cell::Tensor(t) = Rc::make_mut(cell)
+            {
+                t.shared = true;
+            }
+        }
+        Ok(())
     }
 
     fn env(&mut self, x: &Env, y: &Env) -> Res<Env> {
@@ -222,7 +291,15 @@ impl<'m> Joiner<'m> {
     }
 
     fn new_tensor(&mut self, value: Traced, shared: bool) -> Val {
-        Val::Tensor(self.add(Cell::Tensor(TensorCell { value, version: 0, view: None, seen: 0, shared })))
+        Val::Tensor(self.add(Cell::Tensor(TensorCell {
+            value,
+            version: 0,
+            view: None,
+            seen: 0,
+            shared,
+            lost: false,
+            plain: false,
+        })))
     }
 
     fn add(&mut self, cell: Cell) -> Ref {
@@ -242,18 +319,25 @@ impl<'m> Joiner<'m> {
         else {
             return Err(Fault::invalid("no such object"));
         };
+        if self.depth >= MAX_NESTING {
+            return Err(Fault::Limit { what: "nesting of values".to_owned(), limit: MAX_NESTING });
+        }
         let aliased = self.is_old(x) || self.is_old(y);
         if aliased && !matches!(&*a, Cell::Tensor(_)) {
             // An object that others know is that object, or another: changes could not be told apart.
             let same_list = matches!((&*a, &*b), (Cell::List(_), Cell::List(_)));
-            if !(same_list && self.rules.growing) {
+            let both = self.is_old(x) && self.is_old(y);
+            if !(same_list && self.rules.growing) || both {
                 return Err(Fault::apart("two paths leave different objects"));
             }
         }
         // The place is known before its parts: objects may know themselves.
         let r = self.add(Cell::Dict(vec![]));
         self.memo.insert((x, y), r);
-        let mut cell = self.cell(&a, &b, r)?;
+        self.depth += 1;
+        let cell = self.cell(&a, &b, r);
+        self.depth -= 1;
+        let mut cell = cell?;
         if let Cell::Tensor(t) = &mut cell {
             t.view = None;
             t.shared |= aliased;
@@ -295,19 +379,20 @@ impl<'m> Joiner<'m> {
     fn tensor(&mut self, x: &TensorCell, y: &TensorCell, place: Ref) -> Res<TensorCell> {
         let version = x.version.max(y.version).saturating_add(1);
         let shared = x.shared || y.shared;
+        let (lost, plain) = (x.lost || y.lost, x.plain && y.plain);
         if self.is_old(place)
             && let (Some(v), Some(w)) = (&x.view, &y.view)
             && Rc::ptr_eq(v, w)
         {
             // A view of what is joined: taken again when it is read.
             let (value, view) = (x.value.clone(), x.view.clone());
-            return Ok(TensorCell { value, version, view, seen: u32::MAX, shared });
+            return Ok(TensorCell { value, version, view, seen: u32::MAX, shared, lost, plain });
         }
         let is_view_of_old = |cell: &TensorCell| cell.view.as_ref().is_some_and(|v| self.is_old(v.base));
         let shared = shared || is_view_of_old(x) || is_view_of_old(y);
         let value =
             if x.value == y.value { x.value.clone() } else { self.pair(x.value.clone(), y.value.clone())? };
-        Ok(TensorCell { value, version, view: None, seen: 0, shared })
+        Ok(TensorCell { value, version, view: None, seen: 0, shared, lost, plain })
     }
 
     fn list(&mut self, x: &ListCell, y: &ListCell) -> Res<ListCell> {
@@ -320,6 +405,13 @@ impl<'m> Joiner<'m> {
         let both_known = matches!((x, y), (ListCell::Items(_), ListCell::Items(_)));
         if both_known && !self.rules.growing {
             return Err(Fault::apart("two paths leave lists of different lengths"));
+        }
+        for (second, list) in [(false, x), (true, y)] {
+            let ListCell::Items(items) = list else { continue };
+            self.taken.extend(items.iter().filter_map(|v| match v {
+                Val::Tensor(r) => Some((second, *r)),
+                _ => None,
+            }));
         }
         let (a, kind_a) = sequence(self.a, x)?;
         let (b, kind_b) = sequence(self.b, y)?;
@@ -335,6 +427,15 @@ impl<'m> Joiner<'m> {
         }
         Ok(ListCell::Sequence(self.pair(a, b)?, kind))
     }
+}
+
+/// A cell and, of a tensor, what it is a view of.
+fn chain(st: &State, r: Ref) -> Vec<Ref> {
+    let base = |r: &Ref| match st.cell(*r) {
+        Some(Cell::Tensor(t)) => t.view.as_ref().map(|v| v.base),
+        _ => None,
+    };
+    std::iter::successors(Some(r), base).take(MAX_VIEWS).collect()
 }
 
 /// A list as a sequence of run time, and what it holds: tensors, or single values of a kind. Of an empty one that is
@@ -459,18 +560,20 @@ impl Machine<'_> {
 
     /// Reads views again whose base has changed, so that what a path leaves is up to date.
     pub fn settle(&mut self, st: &mut State, base: usize) -> Res<()> {
-        let Some(frame) = st.frames.last() else { return Ok(()) };
+        self.tick(st.heap.len().saturating_sub(base) / 4)?;
         let mut stale: Vec<Ref> = vec![];
-        for v in frame.env.values() {
-            if let Val::Tensor(r) = v
-                && r.index() >= base
-            {
-                stale.push(*r);
+        for (i, cell) in st.heap.iter().enumerate().skip(base) {
+            if matches!(&**cell, Cell::Tensor(t) if t.view.is_some() && !t.lost) {
+                stale.push(Ref(u32::try_from(i).unwrap_or(u32::MAX)));
             }
         }
-        stale.sort();
         for r in stale {
-            self.read_tensor(st, r)?;
+            match self.read_tensor(st, r) {
+                Ok(_) => {}
+                Err(fault @ Fault::Limit { .. }) => return Err(fault),
+                // It matters only if it is read.
+                Err(_) => st.change_tensor(r, |cell| cell.lost = true),
+            }
         }
         Ok(())
     }

@@ -227,7 +227,8 @@ impl<'s> Lexer<'s> {
             }
         }
         // Bytes above 127 are written as escapes, one by one.
-        Ok(Token::Str(String::from_utf8_lossy(&bytes).as_ref().into()))
+        let text = std::str::from_utf8(&bytes).map_err(|_| Fault::invalid("text is no UTF-8"))?;
+        Ok(Token::Str(text.into()))
     }
 }
 

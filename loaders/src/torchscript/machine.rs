@@ -33,6 +33,9 @@ const SPLIT: usize = 64;
 /// How many branches keep their paths apart to know more: each may double what follows it.
 const PRECISE: usize = 4;
 
+/// Most bytes that the values of a path may take.
+const MAX_BYTES: usize = 512 << 20;
+
 /// Longest message that is kept.
 const MAX_MESSAGE: usize = 4096;
 
@@ -88,8 +91,9 @@ pub(crate) struct Machine<'p> {
     pub constants: Vec<Val>,
     /// Attributes that change.
     pub states: States,
-    /// Steps that may still be made.
+    /// Steps that may still be made, and how many might at first.
     pub ticks: usize,
+    steps: usize,
     /// Loops around this place whose bodies are graphs.
     pub growing: usize,
     /// Branches whose paths stay apart.
@@ -108,6 +112,7 @@ impl<'p> Machine<'p> {
             constants: vec![],
             states: States::default(),
             ticks,
+            steps: ticks,
             growing: 0,
             apart: FxHashSet::default(),
             precise: PRECISE,
@@ -119,9 +124,17 @@ impl<'p> Machine<'p> {
     pub fn tick(&mut self, work: usize) -> Res<()> {
         match self.ticks.checked_sub(work) {
             Some(left) => self.ticks = left,
-            None => return Err(Fault::Limit { what: "number of steps".to_owned(), limit: 0 }),
+            None => return Err(Fault::Limit { what: "number of steps".to_owned(), limit: self.steps }),
         }
         Ok(())
+    }
+
+    /// Fails where the values of a path take too much memory.
+    pub fn check_memory(&self, st: &State) -> Res<()> {
+        match st.spent > MAX_BYTES {
+            true => Err(Fault::Limit { what: "memory of the program's values".to_owned(), limit: MAX_BYTES }),
+            false => Ok(()),
+        }
     }
 
     /// Follows the program up to `stop`.
@@ -147,6 +160,7 @@ impl<'p> Machine<'p> {
 
     fn step(&mut self, st: &mut State, stop: Stop, end: End) -> Res<Step> {
         self.tick(1)?;
+        self.check_memory(st)?;
         let Some(frame) = st.frames.last_mut() else { return Err(Fault::invalid("no call is under way")) };
         let file = frame.function.file;
         let Some(running) = frame.blocks.last_mut() else {
@@ -483,10 +497,10 @@ impl<'p> Machine<'p> {
                     self.g.park();
                     done.push((id, state));
                 }
-                Flow::Dead(message) => {
+                Flow::Dead(_) => {
                     // The first arm is followed again, outside of a graph of its own.
                     done.iter().for_each(|(id, _)| self.g.forget(*id));
-                    return self.one_way(st, start, condition, arms, i, message, (stop, end, is_inner));
+                    return self.one_way(st, start, condition, arms, i);
                 }
             }
         }
@@ -506,8 +520,7 @@ impl<'p> Machine<'p> {
     }
 
     /// One arm, whose graph is under way, always raises: it becomes a branch without results, and the other arm is
-    /// followed in the graph around it.
-    #[allow(clippy::too_many_arguments, reason = "what a branch is, and where it ends")]
+    /// followed in the graph around it, to where the part that is under way ends.
     fn one_way(
         &mut self,
         st: &mut State,
@@ -515,8 +528,6 @@ impl<'p> Machine<'p> {
         condition: &Traced,
         arms: &[Rc<[Stmt]>; 2],
         dead: usize,
-        message: String,
-        (stop, end, is_inner): (Stop, End, bool),
     ) -> Res<Step> {
         let raising = self.g.close()?;
         self.g.open("pass")?;
@@ -536,15 +547,7 @@ impl<'p> Machine<'p> {
             self.learn(st, &fact)?;
         }
         let arm = arms.get(1 - dead).cloned().unwrap_or_else(|| [].into());
-        self.begin(st, arm, Kept::Plain)?;
-        if is_inner {
-            return Ok(Step::Next);
-        }
-        let flow = self.run(st, stop, end)?;
-        Ok(Step::Ended(match flow {
-            Flow::Dead(_) => Flow::Dead(message),
-            stopped => stopped,
-        }))
+        self.begin(st, arm, Kept::Plain)
     }
 
     /// Calls what enters the program.
@@ -559,8 +562,12 @@ impl<'p> Machine<'p> {
                 let path = call.callee.path().unwrap_or_default();
                 return match self.program.item(&path)? {
                     Some(Item::Function(f)) => self.push(st, &f, args, kwargs, then),
-                    Some(Item::Class(_)) => {
+                    Some(Item::Class(class)) => {
+                        if !kwargs.is_empty() || args.len() != class.attributes().count() {
+                            return Err(Fault::invalid(format!("`{path:.200}` is made of other fields")));
+                        }
                         self.check_nesting(&args)?;
+                        st.charge_values(args.len());
                         let tuple = Val::Tuple(args.into(), Some(path.as_str().into()));
                         self.deliver(st, then, tuple)
                     }
@@ -646,6 +653,13 @@ impl<'p> Machine<'p> {
                 f.params.len(),
                 args.len()
             )));
+        }
+        for (i, (name, _)) in kwargs.iter().enumerate() {
+            let at = f.params.iter().position(|p| p.name == *name);
+            let earlier = kwargs.iter().take(i).any(|(other, _)| other == name);
+            if earlier || at.is_none_or(|at| at < args.len()) {
+                return Err(Fault::invalid(format!("`{}` takes no `{name:.100}`, or has it twice", f.name)));
+            }
         }
         let mut env = Env::default();
         let mut args = args.into_iter();

@@ -62,6 +62,10 @@ const COPIES: usize = 32 << 20;
 
 /// Loads an archive.
 pub(crate) fn load(path: &Path, bytes: Bytes, options: &LoadOptions) -> Result<Module, LoadError> {
+    if let Some(weights) = &options.weights {
+        let reason = "new weights are not supported for TorchScript programs".to_owned();
+        return Err(LoadError::Option { path: weights.file.display().to_string(), reason });
+    }
     let package = Package::open(path, bytes, &options.limits)?;
     let nodes = options.limits.nodes_of(package.size());
     let mut machine = Machine::new(Program::new(&package), nodes, nodes.saturating_mul(STEPS));
@@ -192,7 +196,7 @@ fn entry(
         Err(fault @ Fault::Limit { .. }) => return Err(fault),
         Err(fault) if first => return Err(fault),
         Err(fault) => {
-            let place = machine.program.place(machine.at.0, machine.at.1);
+            let place = machine.program.place_of_warning(machine.at.0, machine.at.1);
             tracing::warn!(method = &*method.name, place, "left out: {fault:?}");
             machine.g.unwind(0);
             machine.g.roll_back(checkpoint);

@@ -12,6 +12,9 @@ use crate::checkpoint::{Checkpoint, Item, ItemId, Opaque};
 /// Nesting of values; that of a file is bounded when it is read.
 const MAX_NESTING: usize = 200;
 
+/// Longest name of a value.
+const MAX_NAME: usize = 4096;
+
 /// Reads the values of one pickle.
 pub(crate) struct Objects<'c> {
     checkpoint: &'c Checkpoint,
@@ -61,7 +64,12 @@ impl<'c> Objects<'c> {
                 let mut out = vec![];
                 for &(key, value) in pairs {
                     let key = self.value(st, states, key, path, depth + 1)?;
-                    out.push((key, self.value(st, states, value, path, depth + 1)?));
+                    let name = match &key {
+                        Val::Str(text) => joined(path, text)?,
+                        Val::Int(n) => joined(path, &n.to_string())?,
+                        _ => path.to_owned(),
+                    };
+                    out.push((key, self.value(st, states, value, &name, depth + 1)?));
                 }
                 st.dict(out)
             }
@@ -85,7 +93,11 @@ impl<'c> Objects<'c> {
         path: &str,
         depth: usize,
     ) -> Res<Vec<Val>> {
-        ids.iter().map(|&id| self.value(st, states, id, path, depth + 1)).collect()
+        let mut out = vec![];
+        for (i, &id) in ids.iter().enumerate() {
+            out.push(self.value(st, states, id, &joined(path, &i.to_string())?, depth + 1)?);
+        }
+        Ok(out)
     }
 
     fn tensor(&mut self, st: &mut State, index: usize) -> Res<Val> {
@@ -102,7 +114,7 @@ impl<'c> Objects<'c> {
             })?;
         }
         let value = Traced::Constant(tensor.to_tensor(tensor.byte_len())?);
-        Ok(st.tensor(value))
+        Ok(if tensor.mapped().is_some() { st.plain_tensor(value) } else { st.tensor(value) })
     }
 
     /// An instance of a class, or what a function of torch's own would make.
@@ -151,10 +163,7 @@ impl<'c> Objects<'c> {
                 return Err(Fault::invalid("an attribute has no name"));
             };
             let key = key.as_str();
-            let inner = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-            if inner.len() > 4096 {
-                return Err(Fault::Limit { what: "length of a name".to_owned(), limit: 4096 });
-            }
+            let inner = joined(path, key)?;
             attrs.insert(key.into(), self.value(st, states, value, &inner, depth + 1)?);
         }
         if let Some(cell) = st.cell_mut(r) {
@@ -162,4 +171,12 @@ impl<'c> Objects<'c> {
         }
         Ok(Val::Instance(r))
     }
+}
+
+/// The name of a part.
+fn joined(path: &str, key: &str) -> Res<String> {
+    if path.len().saturating_add(key.len()) >= MAX_NAME {
+        return Err(Fault::Limit { what: "length of a name".to_owned(), limit: MAX_NAME });
+    }
+    Ok(if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") })
 }

@@ -138,10 +138,21 @@ impl Machine<'_> {
         self.tick(2)?;
         if let Some(value) = self.op_value(st, ns, name, &args, &kwargs)? {
             match &value {
-                Val::Str(text) | Val::Message(text, _) => self.tick(text.len() / 64)?,
-                Val::Tuple(items, _) => self.check_nesting(items)?,
+                Val::Str(text) => {
+                    st.charge(text.len());
+                    self.tick(text.len() / 64)?;
+                }
+                Val::Message(text, parts) => {
+                    st.charge(text.len() + std::mem::size_of_val(&**parts));
+                    self.tick(text.len() / 64 + parts.len())?;
+                }
+                Val::Tuple(items, _) => {
+                    st.charge(std::mem::size_of_val(&**items));
+                    self.check_nesting(items)?;
+                }
                 _ => {}
             }
+            self.check_memory(st)?;
             return Ok(value);
         }
         self.set_origin(st, name);
@@ -263,9 +274,8 @@ impl Machine<'_> {
         Ok(Some(match (name, args) {
             ("print" | "Print", _) if ns != "aten" => Val::None,
             ("warn" | "set_grad_enabled" | "manual_seed" | "_set_deterministic" | "__exit__", _) => Val::None,
-            ("is_grad_enabled" | "is_autocast_enabled" | "is_autocast_cpu_enabled" | "is_scripting", _) => {
-                Val::Bool(false)
-            }
+            ("is_grad_enabled" | "is_autocast_enabled" | "is_autocast_cpu_enabled", _) => Val::Bool(false),
+            ("is_scripting", _) => Val::Bool(true),
             ("device", [Val::Str(name), ..]) => Val::Device(name.clone()),
             ("device", []) => Val::Device("cpu".into()),
             ("get_device", [_]) => Val::Int(-1),
@@ -521,6 +531,10 @@ impl Machine<'_> {
 
     /// Whether two values are equal.
     pub fn equal(&mut self, st: &mut State, a: &Val, b: &Val) -> Res<Val> {
+        let is_text = |v: &Val| matches!(v, Val::Str(_) | Val::Num(Kind::Text, _) | Val::Message(..));
+        if is_text(a) != is_text(b) {
+            return Ok(Val::Bool(false));
+        }
         match (a, b) {
             (Val::Str(x), Val::Str(y)) => Ok(Val::Bool(x == y)),
             (Val::Num(Kind::Text, _), Val::Str(_) | Val::Num(Kind::Text, _))
@@ -529,6 +543,9 @@ impl Machine<'_> {
                 let operands = [self.g.value(&x)?, self.g.value(&y)?];
                 let found = self.g.add(kiln_ir::op::Host::StringEqual {}, &operands)?;
                 Ok(Val::Num(Kind::Bool, found))
+            }
+            (Val::Message(..), _) | (_, Val::Message(..)) => {
+                Err(Fault::unsupported("a comparison of text that is formatted at run time"))
             }
             _ => self.op(st, "aten", "eq", vec![a.clone(), b.clone()], vec![]),
         }

@@ -23,8 +23,9 @@ pub(crate) struct Parser<'s, 'b> {
     at: usize,
     nesting: u32,
     file: u32,
-    /// Bytes that the trees of all files may still take.
+    /// Bytes that the trees of all files may still take, and what they might at first.
     left: &'b mut usize,
+    limit: usize,
 }
 
 /// What is wrong, and the byte where.
@@ -32,7 +33,9 @@ pub(crate) type ParseResult<T> = Result<T, (usize, Fault)>;
 
 /// Parses a file. `left` is what trees may take, in bytes, and is reduced by what this one takes.
 pub(crate) fn parse(text: &str, file: u32, left: &mut usize) -> ParseResult<Vec<Stmt>> {
-    let mut parser = Parser { lexer: Lexer::new(text), token: Token::End, at: 0, nesting: 0, file, left };
+    let limit = *left;
+    let lexer = Lexer::new(text);
+    let mut parser = Parser { lexer, token: Token::End, at: 0, nesting: 0, file, left, limit };
     let result = parser.file();
     result.map_err(|fault| (parser.at, fault))
 }
@@ -80,7 +83,7 @@ impl Parser<'_, '_> {
     fn charge(&mut self) -> Result<(), Fault> {
         match self.left.checked_sub(NODE) {
             Some(left) => *self.left = left,
-            None => return Err(Fault::Limit { what: "size of the source".to_owned(), limit: 0 }),
+            None => return Err(Fault::Limit { what: "size of the source".to_owned(), limit: self.limit }),
         }
         Ok(())
     }
@@ -152,6 +155,14 @@ impl Parser<'_, '_> {
 
     /// A block that stands further in, or the rest of the line.
     fn block(&mut self) -> Result<Rc<[Stmt]>, Fault> {
+        // Blocks on one line nest without indentation.
+        self.nest()?;
+        let body = self.statements()?;
+        self.nesting -= 1;
+        Ok(body)
+    }
+
+    fn statements(&mut self) -> Result<Rc<[Stmt]>, Fault> {
         self.expect(":")?;
         let mut out = vec![];
         if self.token != Token::Newline {
@@ -435,6 +446,7 @@ impl Parser<'_, '_> {
 
     fn compared(&mut self) -> Result<Deep, Fault> {
         let (mut left, mut depth) = self.arithmetic(5)?;
+        let mut is_first = true;
         loop {
             let name = match comparison(&self.token) {
                 Some(name) => {
@@ -455,6 +467,9 @@ impl Parser<'_, '_> {
                 }
                 None => return Ok((left, depth)),
             };
+            if !std::mem::take(&mut is_first) {
+                return Err(Fault::invalid("comparisons form a chain"));
+            }
             let (right, d) = self.arithmetic(5)?;
             depth = self.deep(depth.max(d))?;
             left = match name {
@@ -561,7 +576,14 @@ impl Parser<'_, '_> {
                     parts.push(items.pop());
                 }
                 let end = self.is("]") || self.is(":");
-                parts.push(if end { None } else { Some(self.expr()?) });
+                parts.push(match end {
+                    true => None,
+                    false => {
+                        let (part, d) = self.ternary()?;
+                        depth = depth.max(d);
+                        Some(part)
+                    }
+                });
                 continue;
             }
             let (item, d) = self.ternary()?;
@@ -574,6 +596,9 @@ impl Parser<'_, '_> {
         self.expect("]")?;
         let depth = self.deep(depth)?;
         if !parts.is_empty() {
+            if !items.is_empty() || parts.len() > 3 {
+                return Err(Fault::invalid("an index holds a slice and more"));
+            }
             parts.resize(3, None);
             let parts = <[Option<Expr>; 3]>::try_from(parts).map_err(|_| self.unexpected("a slice"))?;
             return Ok((Expr::Slice(Box::new(value), Box::new(parts)), depth));
@@ -608,12 +633,15 @@ impl Parser<'_, '_> {
             Token::Float(x) => Expr::Float(x),
             Token::Imaginary(x) => Expr::Imaginary(x),
             Token::Str(text) => {
-                let mut whole = text;
+                if !matches!(self.token, Token::Str(_)) {
+                    return Ok((Expr::Str(text), 1));
+                }
+                let mut whole = text.to_string();
                 while let Token::Str(more) = &self.token {
-                    whole = format!("{whole}{more}").into();
+                    whole.push_str(more);
                     self.advance()?;
                 }
-                Expr::Str(whole)
+                Expr::Str(whole.into())
             }
             Token::Word(word) => match &*word {
                 "None" => Expr::None,

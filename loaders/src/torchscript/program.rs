@@ -17,6 +17,9 @@ use super::parser::parse;
 const TREES: usize = 16 << 20;
 const MOST_TREES: usize = 48 << 20;
 
+/// How many warnings tell their place.
+const PLACES: usize = 8;
+
 /// A definition.
 #[derive(Clone)]
 pub(crate) enum Item {
@@ -32,14 +35,17 @@ pub(crate) struct Program<'p> {
     /// Paths of the files that were read, without `code/` and `.py`.
     files: Vec<String>,
     read: FxHashMap<String, Rc<FxHashMap<Name, Item>>>,
+    /// Bytes that source and its trees may still take.
     left: usize,
+    /// Places that may still be told in warnings: to find one takes time.
+    places: usize,
 }
 
 impl<'p> Program<'p> {
     /// The program of an archive.
     pub fn new(package: &'p Package<'p>) -> Self {
         let left = package.size().saturating_mul(4).saturating_add(TREES).min(MOST_TREES);
-        Program { package, files: vec![], read: FxHashMap::default(), left }
+        Program { package, files: vec![], read: FxHashMap::default(), left, places: PLACES }
     }
 
     /// The archive.
@@ -75,7 +81,8 @@ impl<'p> Program<'p> {
             return Err(Fault::invalid(format!("`{module:.100}` is no path of a module")));
         }
         let path = module.replace('.', "/");
-        let Some(text) = self.package.source(&path)? else { return Ok(FxHashMap::default()) };
+        let Some(text) = self.package.source(&path, self.left)? else { return Ok(FxHashMap::default()) };
+        self.left = self.left.saturating_sub(text.len());
         let file = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
         self.files.push(path);
         let body = parse(&text, file, &mut self.left).map_err(|(at, fault)| {
@@ -116,6 +123,17 @@ impl<'p> Program<'p> {
         found.into_iter().collect()
     }
 
+    /// As [`Program::place`], for a warning; after many, nothing.
+    pub fn place_of_warning(&mut self, file: u32, at: u32) -> String {
+        match self.places.checked_sub(1) {
+            Some(left) => {
+                self.places = left;
+                self.place(file, at)
+            }
+            None => String::new(),
+        }
+    }
+
     /// Where a statement comes from: file and line of the original source, or of the serialized one.
     pub fn place(&self, file: u32, at: u32) -> String {
         let Some(path) = usize::try_from(file).ok().and_then(|i| self.files.get(i)) else {
@@ -126,7 +144,7 @@ impl<'p> Program<'p> {
         {
             return format!("{name}:{line}");
         }
-        let text = self.package.source(path).ok().flatten().unwrap_or_default();
+        let text = self.package.source(path, MOST_TREES).ok().flatten().unwrap_or_default();
         let end = usize::try_from(at).unwrap_or(usize::MAX);
         let line = text.bytes().take(end).filter(|&b| b == b'\n').count() + 1;
         format!("code/{path}.py:{line}")

@@ -16,7 +16,7 @@ use super::fault::{Fault, Res};
 use super::join::same_key;
 use super::machine::Machine;
 use super::scope::widened;
-use super::value::{Cell, Kind, Ref, State, Traced, Val};
+use super::value::{Cell, Kind, ListCell, Ref, State, Traced, Val};
 
 /// Name of the state that says which forms the others have.
 const MODE: &str = "mode";
@@ -216,7 +216,69 @@ impl Machine<'_> {
             }
         }
         for (object, attr, old) in found {
+            self.check_single_name(&old)?;
             self.add_slot(object, attr, &old)?;
+        }
+        self.check_strays(st)
+    }
+
+    /// Tensors of the archive, with what they hold.
+    fn archived(&self) -> impl Iterator<Item = (Ref, &Traced)> {
+        self.states.origin.heap.iter().enumerate().filter_map(|(i, cell)| match &**cell {
+            Cell::Tensor(t) => Some((Ref(u32::try_from(i).unwrap_or(u32::MAX)), &t.value)),
+            _ => None,
+        })
+    }
+
+    /// Fails where a tensor of the archive changes that is no attribute: one in a container, or a constant.
+    fn check_strays(&mut self, st: &State) -> Res<()> {
+        let mut held = rustc_hash::FxHashSet::default();
+        for cell in &self.states.origin.heap {
+            if let Cell::Instance(_, attrs) = &**cell {
+                held.extend(attrs.values().filter_map(|v| match v {
+                    Val::Tensor(r) => Some(*r),
+                    _ => None,
+                }));
+            }
+        }
+        let is_stray = |(r, value): (Ref, &Traced)| {
+            !held.contains(&r) && matches!(st.cell(r), Some(Cell::Tensor(t)) if t.value != *value)
+        };
+        match self.archived().any(is_stray) {
+            true => Err(Fault::unsupported("a change in place of a tensor that is no attribute by itself")),
+            false => Ok(()),
+        }
+    }
+
+    /// Fails where a tensor that changes is another attribute as well, or shares elements with another tensor.
+    fn check_single_name(&mut self, old: &Val) -> Res<()> {
+        let Val::Tensor(r) = old else { return Ok(()) };
+        let Some(Cell::Tensor(cell)) = self.states.origin.cell(*r) else { return Ok(()) };
+        let Traced::Constant(own) = &cell.value else { return Ok(()) };
+        let range = |t: &Tensor| {
+            let start = t.bytes().as_ptr().addr();
+            start..start + t.bytes().len()
+        };
+        if own.dtype() == kiln_ir::DType::String || own.bytes().is_empty() {
+            return Ok(());
+        }
+        let own = range(own);
+        let overlaps = |(other, value): (Ref, &Traced)| match value {
+            Traced::Constant(t) if other != *r && t.dtype() != kiln_ir::DType::String => {
+                let other = range(t);
+                other.start < own.end && own.start < other.end
+            }
+            _ => false,
+        };
+        let is_it = |v: &Val| matches!(v, Val::Tensor(other) if other == r);
+        let names = self.states.origin.heap.iter().map(|cell| match &**cell {
+            Cell::Instance(_, attrs) => attrs.values().filter(|v| is_it(v)).count(),
+            Cell::List(ListCell::Items(items)) => items.iter().filter(|v| is_it(v)).count(),
+            Cell::Dict(pairs) => pairs.iter().filter(|(_, v)| is_it(v)).count(),
+            _ => 0,
+        });
+        if names.sum::<usize>() > 1 || self.archived().any(overlaps) {
+            return Err(Fault::unsupported("a tensor that changes and is held under several names"));
         }
         Ok(())
     }
@@ -244,11 +306,17 @@ impl Machine<'_> {
                     || !matches!((self.states.origin.heap.get(a.index()), st.heap.get(b.index())),
                     (Some(x), Some(y)) if std::rc::Rc::ptr_eq(x, y))
             }
-            (Val::Dict(a), Val::Dict(b)) => {
-                a != b
-                    || !matches!((self.states.origin.heap.get(a.index()), st.heap.get(b.index())),
-                    (Some(x), Some(y)) if std::rc::Rc::ptr_eq(x, y))
-            }
+            (Val::Dict(a), Val::Dict(b)) => match (self.states.origin.cell(*a), st.cell(*b)) {
+                (Some(Cell::Dict(x)), Some(Cell::Dict(y))) => {
+                    a != b
+                        || depth > 8
+                        || x.len() != y.len()
+                        || x.iter()
+                            .zip(y)
+                            .any(|((k, v), (l, w))| !same_key(k, l) || self.differs(st, v, w, depth + 1))
+                }
+                _ => true,
+            },
             (Val::Instance(a), Val::Instance(b)) => a != b,
             (Val::Tuple(a, _), Val::Tuple(b, _)) => {
                 depth > 8
@@ -269,7 +337,7 @@ impl Machine<'_> {
         };
         let path = self.states.path(object).unwrap_or_default();
         let mut name = if path.is_empty() { attr.to_string() } else { format!("{path}.{attr}") };
-        if name == MODE {
+        while name == MODE || self.states.slots.iter().any(|s| s.name == name) {
             name.push('_');
         }
         self.states.slots.push(Slot { object, attr, name, wide: false, initial, value });

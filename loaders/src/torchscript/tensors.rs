@@ -8,7 +8,6 @@ use std::rc::Rc;
 use kiln_ir::op::{Dynamic, Source};
 use kiln_ir::{Build, DType, Dim, Tensor, Value};
 
-use super::ast::Name;
 use super::fault::{Fault, Res};
 use super::machine::Machine;
 use super::ops::Kwargs;
@@ -17,17 +16,29 @@ use crate::aten::{self, Arg, Write, scalar_type};
 
 /// Operators whose results are views of their first operand.
 const VIEWS: &[&str] = &[
+    "_reshape_alias",
+    "_unsafe_view",
     "alias",
+    "atleast_1d",
+    "atleast_2d",
+    "atleast_3d",
+    "broadcast_to",
     "chunk",
     "detach",
+    "diagonal",
+    "dsplit",
     "expand",
     "expand_as",
     "flatten",
+    "hsplit",
+    "moveaxis",
     "movedim",
     "narrow",
     "numpy_T",
     "permute",
+    "ravel",
     "reshape",
+    "reshape_as",
     "select",
     "slice",
     "split",
@@ -40,10 +51,81 @@ const VIEWS: &[&str] = &[
     "transpose",
     "unbind",
     "unflatten",
+    "unfold",
+    "unsafe_chunk",
+    "unsafe_split",
+    "unsafe_split_with_sizes",
+    "unsqueeze",
+    "view",
+    "view_as",
+    "vsplit",
+];
+
+/// Views of their operand where it lies densely, and copies of it otherwise.
+const COPIES: &[&str] = &["contiguous", "flatten", "ravel", "reshape", "reshape_as"];
+
+/// Operators that give their operand itself where there is nothing to do.
+const SAME: &[&str] = &[
+    "alpha_dropout",
+    "conj",
+    "dropout",
+    "feature_alpha_dropout",
+    "feature_dropout",
+    "lift",
+    "lift_fresh",
+    "positive",
+    "real",
+    "resolve_conj",
+    "resolve_neg",
+    "to",
+    "type_as",
+];
+
+/// Operators whose results may be views of the tensors in their lists.
+const OF_LISTS: &[&str] =
+    &["align_tensors", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "meshgrid"];
+
+/// Operators whose results lie densely.
+const PLAIN: &[&str] = &[
+    "arange",
+    "empty",
+    "eye",
+    "full",
+    "linspace",
+    "new_empty",
+    "new_full",
+    "new_ones",
+    "new_zeros",
+    "ones",
+    "rand",
+    "randn",
+    "zeros",
+];
+
+/// Views of a dense tensor that lie densely.
+const KEEP_PLAIN: &[&str] = &[
+    "_reshape_alias",
+    "alias",
+    "contiguous",
+    "detach",
+    "flatten",
+    "ravel",
+    "reshape",
+    "reshape_as",
+    "squeeze",
+    "unflatten",
     "unsqueeze",
     "view",
     "view_as",
 ];
+
+/// Changes in place of the shape.
+const RESHAPES: &[&str] = &["squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_"];
+
+/// Why a tensor is not read.
+fn is_lost() -> Fault {
+    Fault::unsupported("a tensor that may share elements with one that was changed in place")
+}
 
 /// Operators that give lists of tensors, however many.
 const LISTS: &[&str] = &[
@@ -76,6 +158,9 @@ impl Machine<'_> {
     fn read_view(&mut self, st: &mut State, r: Ref, depth: usize) -> Res<Traced> {
         let cell = self.tensor_cell(st, r)?;
         let (value, seen) = (cell.value.clone(), cell.seen);
+        if cell.lost {
+            return Err(is_lost());
+        }
         let Some(view) = cell.view.clone() else { return Ok(value) };
         if depth >= MAX_VIEWS {
             return Err(Fault::Limit { what: "nesting of views".to_owned(), limit: MAX_VIEWS });
@@ -84,6 +169,9 @@ impl Machine<'_> {
         let version = self.tensor_cell(st, view.base)?.version;
         if seen == version {
             return Ok(value);
+        }
+        if !view.sure {
+            return Err(is_lost());
         }
         let mut args = vec![Arg::Tensor(self.g.value(&base)?)];
         for v in view.args.get(1..).unwrap_or(&[]) {
@@ -122,7 +210,10 @@ impl Machine<'_> {
         }
         let view = cell.view.clone();
         let mut seen = cell.seen;
-        if let Some(view) = view {
+        if let Some(view) = view.as_ref().filter(|v| !v.sure) {
+            self.lose(st, view.base)?;
+            st.change_tensor(r, |cell| cell.view = None);
+        } else if let Some(view) = view {
             let base = self.read_tensor(st, view.base)?;
             let changed = self.written_back(st, &view, &base, &new)?;
             self.write_tensor(st, view.base, changed)?;
@@ -136,16 +227,54 @@ impl Machine<'_> {
         Ok(())
     }
 
+    /// A tensor and what it is a view of may have been changed through another: they are not read again.
+    fn lose(&mut self, st: &mut State, r: Ref) -> Res<()> {
+        if self.growing > 0 {
+            return Err(Fault::unsupported("a change in place of what may be a view, in a loop of run time"));
+        }
+        for r in self.chain(st, r) {
+            st.change_tensor(r, |cell| cell.lost = true);
+        }
+        Ok(())
+    }
+
+    /// A tensor, and what it is a view of.
+    fn chain(&self, st: &State, r: Ref) -> Vec<Ref> {
+        let base = |r: &Ref| self.tensor_cell(st, *r).ok()?.view.as_ref().map(|v| v.base);
+        std::iter::successors(Some(r), base).take(MAX_VIEWS + 1).collect()
+    }
+
+    /// Other names of a tensor, or values taken of it, are not known from here on.
+    pub fn share(&self, st: &mut State, r: Ref) {
+        for r in self.chain(st, r) {
+            st.change_tensor(r, |cell| cell.shared = true);
+        }
+    }
+
+    /// Whether a tensor is known to lie densely.
+    fn is_plain(&self, st: &State, r: Ref) -> bool {
+        let chain = self.chain(st, r);
+        let mut cells = chain.iter().map(|r| self.tensor_cell(st, *r));
+        cells.all(|cell| match cell.map(|c| (c.plain, c.view.as_ref())) {
+            Ok((plain, None)) => plain,
+            Ok((_, Some(view))) => KEEP_PLAIN.contains(&&*view.op),
+            Err(_) => false,
+        })
+    }
+
     /// The base of a view with `new` where the view shows it.
     fn written_back(&mut self, st: &mut State, view: &View, base: &Traced, new: &Traced) -> Res<Traced> {
         let (b, n) = (self.g.value(base)?, self.g.value(new)?);
         let shape = self.g.try_build(|g| g.shape(b).map(<[Dim]>::to_vec))?;
+        if self.dtype(base)? != self.dtype(new)? {
+            return Err(Fault::unsupported("a change in place of a view of another dtype"));
+        }
         let number = |i: usize, name: &str| view.args.get(i).or_else(|| named(&view.kwargs, name)).cloned();
         let value = match &*view.op {
             "alias" | "detach" => n,
-            "unsqueeze" | "squeeze" | "view" | "view_as" | "reshape" | "flatten" | "unflatten" => {
-                self.g.try_build(|g| g.reshape(n, &shape))?
-            }
+            "unsqueeze" | "squeeze" | "view" | "view_as" | "reshape" | "reshape_as" | "ravel" | "flatten"
+            | "unflatten" | "contiguous" | "_reshape_alias" | "_unsafe_view" | "atleast_1d"
+            | "atleast_2d" | "atleast_3d" => self.g.try_build(|g| g.reshape(n, &shape))?,
             "transpose" | "swapaxes" | "swapdims" | "t" | "numpy_T" => {
                 let mut args = vec![Arg::Tensor(n)];
                 for v in view.args.get(1..).unwrap_or(&[]) {
@@ -195,15 +324,24 @@ impl Machine<'_> {
                         (self.bound(st, &end, &size, size.clone())?, number(4, "step").unwrap_or(Val::Int(1)))
                     }
                 };
+                let is_empty = start.as_known().zip(end.as_known()).is_some_and(|(start, end)| end <= start);
                 match step {
+                    _ if is_empty => b,
                     Val::Int(1) | Val::None => self.put_range(b, n, &shape, dim, &start, &end)?,
-                    Val::Int(step) if step > 1 => self.put_steps(b, n, &shape, dim, &start, step)?,
+                    Val::Int(step) if step > 1 => self.put_steps(b, n, &shape, dim, (&start, &end), step)?,
                     _ => return Err(Fault::unsupported("a slice whose step shows at run time")),
                 }
             }
             "chunk" | "split" | "split_with_sizes" => {
                 let (dim, start, size) = piece(st, view, &shape)?;
-                self.put_range(b, n, &shape, dim, &Dim::known(start), &Dim::known(start + size))?
+                self.put_range(
+                    b,
+                    n,
+                    &shape,
+                    dim,
+                    &Dim::known(start),
+                    &Dim::known(start.saturating_add(size)),
+                )?
             }
             other => return Err(Fault::unsupported(format!("a change in place of what `{other}` gives"))),
         };
@@ -225,8 +363,7 @@ impl Machine<'_> {
                 }
             },
         };
-        let negative = at.as_known().is_some_and(|n| n < 0);
-        let at = if negative { &at + size } else { at };
+        let at = from_end(&at, size);
         Ok(at.greater(&Dim::known(0)).lesser(size))
     }
 
@@ -241,7 +378,7 @@ impl Machine<'_> {
         let known = match index {
             Val::Int(n) if *n < 0 => Some(&size + &Dim::known(*n)),
             Val::Int(n) => Some(Dim::known(*n)),
-            Val::Dim(d) => Some(d.clone()),
+            Val::Dim(d) => Some(from_end(d, &size)),
             _ => None,
         };
         if let Some(at) = known {
@@ -298,20 +435,21 @@ impl Machine<'_> {
         })
     }
 
-    /// `base` with `new` at every `step`th place of an axis from `start` on.
+    /// `base` with `new` at every `step`th place of an axis from `start` to `end`.
     fn put_steps(
         &mut self,
         base: Value,
         new: Value,
         shape: &[Dim],
         dim: usize,
-        start: &Dim,
+        (start, end): (&Dim, &Dim),
         step: i64,
     ) -> Res<Value> {
-        let size = shape.get(dim).and_then(Dim::as_known).zip(start.as_known());
-        let (size, start) =
-            size.ok_or_else(|| Fault::unsupported("a change in place of a slice with steps"))?;
-        let places: Vec<i64> = (start..size).step_by(usize::try_from(step).unwrap_or(1)).collect();
+        let known = start.as_known().zip(end.as_known());
+        let (start, end) =
+            known.ok_or_else(|| Fault::unsupported("a change in place of a slice with steps"))?;
+        self.tick(usize::try_from(end.saturating_sub(start)).unwrap_or(0))?;
+        let places: Vec<i64> = (start..end).step_by(usize::try_from(step).unwrap_or(1)).collect();
         let mut value = base;
         for (i, &at) in places.iter().enumerate() {
             let from = Dim::known(i64::try_from(i).unwrap_or(0));
@@ -387,7 +525,7 @@ impl Machine<'_> {
         args: Vec<Val>,
         kwargs: Kwargs,
     ) -> Res<Val> {
-        if matches!(name, "tensor" | "as_tensor" | "scalar_tensor")
+        if matches!(name, "tensor" | "as_tensor")
             && let Some(first) = args.first()
             && !matches!(first, Val::Tensor(_))
         {
@@ -399,12 +537,19 @@ impl Machine<'_> {
         {
             let t = self.read_tensor(st, *from)?;
             self.write_tensor(st, *r, t)?;
+            self.share(st, *r);
+            self.share(st, *from);
             return Ok(Val::Tensor(*r));
         }
         if name == "slice"
             && let (Some(Val::Tensor(r)), Some(step @ Val::Num(Kind::Int, _))) = (args.first(), args.get(4))
         {
             return self.strided_slice(st, *r, &args, step);
+        }
+        if RESHAPES.contains(&name)
+            && let Some(Val::Tensor(r)) = args.first()
+        {
+            self.check_single(st, *r)?;
         }
         let ns = if ns == "builtin" { "prim" } else { ns };
         let full = format!("{ns}::{name}");
@@ -443,13 +588,21 @@ impl Machine<'_> {
             operands.push(self.g.try_build(|b| b.reshape(v, &[Dim::known(1)]))?);
         }
         let found = self.g.add(Dynamic::Slice {}, &operands)?;
-        let value = st.tensor(found);
-        if let Val::Tensor(r) = value
-            && let Some(Cell::Tensor(cell)) = st.cell_mut(r)
-        {
-            cell.shared = true;
+        self.share(st, r);
+        Ok(st.shared_tensor(found))
+    }
+
+    /// Fails where a tensor is a view, or has views: its shape must not change.
+    fn check_single(&mut self, st: &State, r: Ref) -> Res<()> {
+        self.tick(st.heap.len() / 4)?;
+        let mut views = st.heap.iter().filter_map(|cell| match &**cell {
+            Cell::Tensor(t) => t.view.as_ref(),
+            _ => None,
+        });
+        if self.tensor_cell(st, r)?.view.is_some() || views.any(|v| v.base == r) {
+            return Err(Fault::unsupported("a change in place of the shape of a tensor with views"));
         }
-        Ok(value)
+        Ok(())
     }
 
     /// A change in place: results replace operands.
@@ -481,26 +634,42 @@ impl Machine<'_> {
         results: Vec<Arg>,
     ) -> Res<Val> {
         let is_list = LISTS.contains(&name);
-        let mut values = vec![];
         let results = if is_list { flat(results) } else { results };
+        if let (Some(Val::Tensor(base)), [Arg::Tensor(v)]) = (args.first(), results.as_slice())
+            && SAME.contains(&name)
+            && !is_copy(&args, &kwargs)
+        {
+            let own = self.read_tensor(st, *base)?;
+            if self.g.value(&own)? == *v {
+                return Ok(Val::Tensor(*base));
+            }
+        }
+        let mut values = vec![];
         for result in results {
             values.push(self.result(st, result)?);
         }
-        if let Some(Val::Tensor(base)) = args.first()
-            && VIEWS.contains(&name)
-        {
-            let (base, op): (Ref, Name) = (*base, name.into());
-            let seen = self.tensor_cell(st, base)?.version;
-            let shared = self.tensor_cell(st, base)?.shared;
-            for (result, v) in values.iter().enumerate() {
-                if let Val::Tensor(r) = v
-                    && let Some(Cell::Tensor(cell)) = st.cell_mut(*r)
-                {
-                    let (op, args, kwargs) = (op.clone(), args.clone(), kwargs.clone());
-                    cell.view = Some(Rc::new(View { base, op, args, kwargs, result }));
-                    (cell.seen, cell.shared) = (seen, shared);
+        if OF_LISTS.contains(&name) && !matches!(args.first(), Some(Val::Tensor(_))) {
+            let sources = args.first().and_then(|v| st.items(v)).unwrap_or_default();
+            for v in values.iter().chain(&sources) {
+                if let Val::Tensor(r) = v {
+                    self.share(st, *r);
                 }
             }
+        } else if let Some(Val::Tensor(base)) = args.first()
+            && (VIEWS.contains(&name) || COPIES.contains(&name))
+        {
+            self.make_views(st, name, *base, &args, &kwargs, &values)?;
+        } else if PLAIN.contains(&name) {
+            for v in &values {
+                if let Val::Tensor(r) = v {
+                    st.change_tensor(*r, |cell| cell.plain = true);
+                }
+            }
+        } else if name == "clone"
+            && let (Some(Val::Tensor(base)), [Val::Tensor(r)]) = (args.first(), values.as_slice())
+        {
+            let plain = self.is_plain(st, *base);
+            st.change_tensor(*r, |cell| cell.plain = plain);
         }
         if is_list {
             return Ok(st.list(values));
@@ -510,6 +679,34 @@ impl Machine<'_> {
             Err(none) if none.is_empty() => Val::None,
             Err(many) => Val::tuple(many),
         })
+    }
+
+    /// Makes results views of a tensor.
+    fn make_views(
+        &mut self,
+        st: &mut State,
+        name: &str,
+        base: Ref,
+        args: &[Val],
+        kwargs: &Kwargs,
+        values: &[Val],
+    ) -> Res<()> {
+        // What is changed later must not change what the view shows.
+        let args: Vec<Val> = args.iter().map(|v| frozen(st, v, 0)).collect();
+        let kwargs: Kwargs = kwargs.iter().map(|(n, v)| (n.clone(), frozen(st, v, 0))).collect();
+        let sure = !COPIES.contains(&name) || self.is_plain(st, base);
+        let cell = self.tensor_cell(st, base)?;
+        let (seen, shared) = (cell.version, cell.shared);
+        for (result, v) in values.iter().enumerate() {
+            if let Val::Tensor(r) = v {
+                let (args, kwargs) = (args.clone(), kwargs.clone());
+                let view = Rc::new(View { base, op: name.into(), args, kwargs, result, sure });
+                st.change_tensor(*r, |cell| {
+                    (cell.view, cell.seen, cell.shared) = (Some(view), seen, shared);
+                });
+            }
+        }
+        Ok(())
     }
 
     /// `torch.tensor(data)` of numbers and lists of them.
@@ -553,7 +750,7 @@ impl Machine<'_> {
                 self.g.node(v)
             }
         };
-        Ok(st.tensor(value))
+        Ok(st.plain_tensor(value))
     }
 
     /// The numbers of nested lists, and their shape.
@@ -599,6 +796,23 @@ fn flat(results: Vec<Arg>) -> Vec<Arg> {
         }
     }
     out
+}
+
+/// Whether `to` is asked for a copy: the second of its bools says so.
+fn is_copy(args: &[Val], kwargs: &Kwargs) -> bool {
+    let second = args.iter().filter(|v| matches!(v, Val::Bool(_))).nth(1);
+    matches!(named(kwargs, "copy").or(second), Some(Val::Bool(true)))
+}
+
+/// A value whose lists cannot change.
+fn frozen(st: &State, v: &Val, depth: usize) -> Val {
+    match v {
+        Val::List(_) if depth < 4 => match st.items(v) {
+            Some(items) => Val::tuple(items.iter().map(|v| frozen(st, v, depth + 1)).collect::<Vec<_>>()),
+            None => v.clone(),
+        },
+        v => v.clone(),
+    }
 }
 
 /// An argument by name.
@@ -647,6 +861,18 @@ fn known_axis(v: &Val, rank: usize) -> Res<usize> {
     }
 }
 
+/// A place that counts from the end of an axis if it is negative. `min(1, max(0, -at))` is 1 there, and else 0.
+fn from_end(at: &Dim, size: &Dim) -> Dim {
+    let (zero, one) = (Dim::known(0), Dim::known(1));
+    // Up to two before the end, what counts from the end is outside as well.
+    let near = (size - at).as_known().is_some_and(|n| n <= 2);
+    if at.is_non_negative() || near {
+        return at.clone();
+    }
+    let is_negative = (&zero - at).greater(&zero).lesser(&one);
+    at + &(&is_negative * size)
+}
+
 /// Axis, start and size of a piece that `split` or `chunk` gave.
 fn piece(st: &State, view: &View, shape: &[Dim]) -> Res<(usize, i64, i64)> {
     let unknown = || Fault::unsupported("a change in place of a piece whose place shows at run time");
@@ -656,7 +882,7 @@ fn piece(st: &State, view: &View, shape: &[Dim]) -> Res<(usize, i64, i64)> {
     let result = i64::try_from(view.result).unwrap_or(i64::MAX);
     let spec = at(1, "split_size").or_else(|| at(1, "chunks")).ok_or_else(unknown)?;
     let size = match (&spec, &*view.op) {
-        (Val::Int(n), "chunk") if *n > 0 => (total + n - 1) / n,
+        (Val::Int(n), "chunk") if *n > 0 => total / n + i64::from(total % n != 0),
         (Val::Int(n), _) => *n,
         (list, _) => {
             let sizes = st.items(list).ok_or_else(unknown)?;
@@ -666,7 +892,7 @@ fn piece(st: &State, view: &View, shape: &[Dim]) -> Res<(usize, i64, i64)> {
                 if i == view.result {
                     return Ok((dim, start, *size));
                 }
-                start += size;
+                start = start.checked_add(*size).ok_or_else(unknown)?;
             }
             return Err(unknown());
         }

@@ -117,5 +117,12 @@ fn what_is_no_source_is_refused() {
     assert!(refused("1 = x").contains("assign"));
     assert!(refused("break").contains("no place"));
     assert!(refused(&"(".repeat(1000)).contains("nesting"));
+    assert!(refused(&format!("{}pass", "if x: ".repeat(1000))).contains("nesting"));
+    assert!(refused(&format!("x = x{}{}", "[:x".repeat(1000), "]".repeat(1000))).contains("nesting"));
+    assert!(refused("x = y[c, a:b]").contains("a slice and more"));
+    assert!(refused("x = a < b < c").contains("chain"));
+    assert!(refused("x = \"\\377\"").contains("UTF-8"));
+    // Text in many pieces is read in one go.
+    assert_eq!(reprinted(&format!("x = {}", "\"ab\" ".repeat(20_000))).len(), 40_007);
     assert!(refused(&format!("x = [{}]", "1, ".repeat(10_000))).contains("size of the source"));
 }

@@ -9,6 +9,9 @@ use super::value::{Cell, ListCell, State, Val};
 /// Longest text that the program may make.
 const MAX_TEXT: usize = 1 << 20;
 
+/// Most pieces that text may be split to.
+const MAX_PIECES: usize = 1 << 16;
+
 /// Text that is not too long.
 pub(crate) fn bounded(text: String) -> Res<Val> {
     if text.len() > MAX_TEXT {
@@ -194,70 +197,146 @@ pub(crate) fn positions(length: usize, start: Option<i64>, end: Option<i64>, ste
 
 /// A method of `str` on known text; `None` if there is none of that name.
 pub(crate) fn method(st: &mut State, name: &str, text: &str, args: &[Val]) -> Res<Option<Val>> {
-    let str_at = |i: usize| match args.get(i) {
+    if !METHODS.contains(&name) {
+        return Ok(None);
+    }
+    let wrong = || Fault::unsupported(format!("`{name}` of text with such arguments"));
+    let (given, defaults) = known_arguments(name, args).ok_or_else(wrong)?;
+    if !defaults {
+        return Err(wrong());
+    }
+    let str_at = |i: usize| match given.get(i) {
         Some(Val::Str(s)) => Some(s.clone()),
         _ => None,
     };
-    let strings = |st: &mut State, list: Vec<String>| {
-        let items = list.into_iter().map(Val::text).collect();
-        st.list(items)
-    };
+    let needed = |i: usize| str_at(i).ok_or_else(wrong);
     let is_all = |test: fn(char) -> bool| Val::Bool(!text.is_empty() && text.chars().all(test));
     let chars = |set: Option<Name>| {
         move |c: char| match &set {
             Some(set) => set.contains(c),
-            None => c.is_whitespace(),
+            None => " \n\t\u{c}\u{b}".contains(c),
         }
     };
+    let number = |n: usize| Val::Int(i64::try_from(n).unwrap_or(i64::MAX));
     Ok(Some(match name {
         "upper" => bounded(text.to_uppercase())?,
         "lower" => bounded(text.to_lowercase())?,
         "strip" => Val::text(text.trim_matches(chars(str_at(0)))),
         "lstrip" => Val::text(text.trim_start_matches(chars(str_at(0)))),
         "rstrip" => Val::text(text.trim_end_matches(chars(str_at(0)))),
-        "startswith" => Val::Bool(str_at(0).is_some_and(|p| text.starts_with(&*p))),
-        "endswith" => Val::Bool(str_at(0).is_some_and(|p| text.ends_with(&*p))),
+        "startswith" => Val::Bool(text.starts_with(&*needed(0)?)),
+        "endswith" => Val::Bool(text.ends_with(&*needed(0)?)),
         "isdigit" => is_all(|c| c.is_ascii_digit()),
         "isalpha" => is_all(char::is_alphabetic),
         "isalnum" => is_all(char::is_alphanumeric),
         "isspace" => is_all(char::is_whitespace),
         "isupper" => Val::Bool(text.chars().any(char::is_uppercase) && !text.chars().any(char::is_lowercase)),
         "islower" => Val::Bool(text.chars().any(char::is_lowercase) && !text.chars().any(char::is_uppercase)),
-        "find" => match str_at(0).and_then(|p| text.find(&*p)) {
-            Some(at) => Val::Int(text.get(..at).map_or(0, |t| t.chars().count()) as i64),
+        "find" => match text.find(&*needed(0)?) {
+            Some(at) => number(text.get(..at).map_or(0, |t| t.chars().count())),
             None => Val::Int(-1),
         },
-        "count" => Val::Int(str_at(0).map_or(0, |p| text.matches(&*p).count()) as i64),
-        "replace" => match (str_at(0), str_at(1)) {
-            (Some(from), Some(to)) if to.len() <= 1024 => bounded(text.replace(&*from, &to))?,
-            _ => return Ok(None),
-        },
-        "split" => match str_at(0) {
-            Some(by) if !by.is_empty() => strings(st, text.split(&*by).map(str::to_owned).collect()),
-            _ => strings(st, text.split_whitespace().map(str::to_owned).collect()),
-        },
-        "splitlines" => strings(st, text.lines().map(str::to_owned).collect()),
-        "join" => {
-            let items = args.first().and_then(|v| st.items(v)).unwrap_or_default();
-            let mut out = String::new();
-            for (i, item) in items.iter().enumerate() {
-                let Val::Str(item) = item else {
-                    return Err(Fault::unsupported("joining what shows at run time"));
-                };
-                if i > 0 {
-                    out.push_str(text);
-                }
-                out.push_str(item);
-                if out.len() > MAX_TEXT {
-                    break;
-                }
+        "count" => number(text.matches(&*needed(0)?).count()),
+        "replace" => {
+            let (from, to) = (needed(0)?, needed(1)?);
+            if to.len() > 1024 {
+                return Err(wrong());
             }
-            bounded(out)?
+            bounded(text.replace(&*from, &to))?
         }
+        "split" => match given.first() {
+            Some(Val::Str(by)) if !by.is_empty() => pieces(st, text.split(&**by))?,
+            None | Some(Val::None) => pieces(st, text.split_whitespace())?,
+            _ => return Err(wrong()),
+        },
+        "splitlines" => pieces(st, text.lines())?,
+        "join" => joined(st, text, given.first())?,
         "ord" => Val::Int(text.chars().next().map_or(0, |c| i64::from(u32::from(c)))),
-        "len" => Val::Int(text.chars().count() as i64),
+        "len" => number(text.chars().count()),
         _ => return Ok(None),
     }))
+}
+
+/// Methods of `str`.
+const METHODS: &[&str] = &[
+    "upper",
+    "lower",
+    "strip",
+    "lstrip",
+    "rstrip",
+    "startswith",
+    "endswith",
+    "isdigit",
+    "isalpha",
+    "isalnum",
+    "isspace",
+    "isupper",
+    "islower",
+    "find",
+    "count",
+    "replace",
+    "split",
+    "splitlines",
+    "join",
+    "ord",
+    "len",
+];
+
+/// The arguments of a method that it needs, and whether the others have their defaults; `None` if there are too few.
+fn known_arguments<'a>(name: &str, args: &'a [Val]) -> Option<(&'a [Val], bool)> {
+    let (least, most, defaults): (usize, usize, &[i64]) = match name {
+        "strip" | "lstrip" | "rstrip" => (0, 1, &[]),
+        "split" => (0, 1, &[-1]),
+        "splitlines" => (0, 0, &[0]),
+        "startswith" | "endswith" | "find" | "count" => (1, 1, &[0, -1]),
+        "replace" => (2, 2, &[-1]),
+        "join" => (1, 1, &[]),
+        _ => (0, 0, &[]),
+    };
+    if args.len() < least {
+        return None;
+    }
+    let (given, rest) = args.split_at_checked(most).unwrap_or((args, &[]));
+    let is_default = |(v, d): (&Val, &i64)| match v {
+        Val::Int(n) => n == d,
+        Val::Bool(b) => i64::from(*b) == *d,
+        _ => false,
+    };
+    let texts = name == "join" || given.iter().all(|v| matches!(v, Val::Str(_) | Val::None));
+    Some((given, texts && rest.len() <= defaults.len() && rest.iter().zip(defaults).all(is_default)))
+}
+
+/// A list of texts.
+fn pieces<'t>(st: &mut State, parts: impl Iterator<Item = &'t str>) -> Res<Val> {
+    let mut items = vec![];
+    for part in parts {
+        if items.len() >= MAX_PIECES {
+            return Err(Fault::Limit { what: "length of a list".to_owned(), limit: MAX_PIECES });
+        }
+        st.charge(part.len().saturating_add(2 * size_of::<usize>()));
+        items.push(Val::text(part));
+    }
+    Ok(st.list(items))
+}
+
+/// `text.join(list)`.
+fn joined(st: &State, text: &str, list: Option<&Val>) -> Res<Val> {
+    let items = list.and_then(|v| st.items(v));
+    let items = items.ok_or_else(|| Fault::unsupported("joining a list of run time"))?;
+    let mut out = String::new();
+    for (i, item) in items.iter().enumerate() {
+        let Val::Str(item) = item else {
+            return Err(Fault::unsupported("joining what shows at run time"));
+        };
+        if i > 0 {
+            out.push_str(text);
+        }
+        out.push_str(item);
+        if out.len() > MAX_TEXT {
+            break;
+        }
+    }
+    bounded(out)
 }
 
 #[cfg(test)]

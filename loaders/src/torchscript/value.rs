@@ -161,6 +161,8 @@ pub(crate) struct View {
     pub kwargs: Vec<(Name, Val)>,
     /// Which of its results.
     pub result: usize,
+    /// Whether it shares the base's elements for sure. If not, it may be a copy of them.
+    pub sure: bool,
 }
 
 /// A tensor on the heap.
@@ -176,6 +178,10 @@ pub(crate) struct TensorCell {
     pub seen: u32,
     /// Whether it may share elements with tensors that are not known: it must not be changed.
     pub shared: bool,
+    /// Whether a change in place of another tensor may have changed it: it must not be read.
+    pub lost: bool,
+    /// Whether it is known to lie densely, in the order of its axes.
+    pub plain: bool,
 }
 
 /// A list on the heap.
@@ -272,9 +278,27 @@ pub(crate) struct State {
     pub frames: Vec<Frame>,
     /// The result, once the outermost call has ended.
     pub result: Option<Val>,
+    /// Bytes that values on the way here have taken; cells are never freed.
+    pub spent: usize,
 }
 
+/// What a value in a container takes, in bytes.
+const VALUE: usize = std::mem::size_of::<Val>();
+
+/// What an attribute and its name take, in bytes.
+const ATTRIBUTE: usize = 2 * VALUE;
+
 impl State {
+    /// Counts memory.
+    pub fn charge(&mut self, bytes: usize) {
+        self.spent = self.spent.saturating_add(bytes);
+    }
+
+    /// Counts the memory of so many values.
+    pub fn charge_values(&mut self, count: usize) {
+        self.charge(count.saturating_mul(VALUE));
+    }
+
     /// A cell. Places that do not exist give nothing.
     pub fn cell(&self, r: Ref) -> Option<&Cell> {
         self.heap.get(r.index()).map(|c| &**c)
@@ -287,6 +311,13 @@ impl State {
 
     /// A new cell.
     pub fn add(&mut self, cell: Cell) -> Ref {
+        let inner = match &cell {
+            Cell::Tensor(_) | Cell::List(ListCell::Sequence(..)) => 0,
+            Cell::List(ListCell::Items(items)) => items.len().saturating_mul(VALUE),
+            Cell::Dict(pairs) => pairs.len().saturating_mul(2 * VALUE),
+            Cell::Instance(_, attrs) => attrs.len().saturating_mul(ATTRIBUTE),
+        };
+        self.charge(inner.saturating_add(std::mem::size_of::<Cell>()));
         self.heap.push(Rc::new(cell));
         Ref(u32::try_from(self.heap.len() - 1).unwrap_or(u32::MAX))
     }
@@ -299,7 +330,34 @@ impl State {
             view: None,
             seen: 0,
             shared: false,
+            lost: false,
+            plain: false,
         })))
+    }
+
+    /// A new tensor that shares nothing and lies densely.
+    pub fn plain_tensor(&mut self, value: Traced) -> Val {
+        let v = self.tensor(value);
+        if let Val::Tensor(r) = v {
+            self.change_tensor(r, |cell| cell.plain = true);
+        }
+        v
+    }
+
+    /// A new tensor that may be another one as well.
+    pub fn shared_tensor(&mut self, value: Traced) -> Val {
+        let v = self.tensor(value);
+        if let Val::Tensor(r) = v {
+            self.change_tensor(r, |cell| cell.shared = true);
+        }
+        v
+    }
+
+    /// Changes what is known of a tensor.
+    pub fn change_tensor(&mut self, r: Ref, change: impl FnOnce(&mut TensorCell)) {
+        if let Some(Cell::Tensor(cell)) = self.cell_mut(r) {
+            change(cell);
+        }
     }
 
     /// A new list.

@@ -1,11 +1,13 @@
 """Writes the programs of this folder and what they give: `python make.py [NAME...]`, with torch 2.15.
 
-Every program is `NAME.pt`; `NAME.json` says how to load it and what calls of its methods, in order, give or raise.
+Every program is `NAME.pt`; `NAME.json` says how to load it and what calls of its methods, in order, give or raise, or
+what is said of a program that is refused.
 """
 
 import json
 import pathlib
 import sys
+import zipfile
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -294,6 +296,194 @@ class Scalars(nn.Module):
         return n // 2 + n % 3, p / 2 + n, not b and n > 0, int(p), min(n, 4), float(n) * p, abs(p) ** 2.0
 
 
+x33 = torch.arange(9, dtype=torch.float32).reshape(3, 3)
+
+
+@program({"y": [3, 3]}, [("forward", (x33,))])
+class Aliases(nn.Module):
+    """Results that are their operand, views with sizes of run time, and slices with steps and ends."""
+
+    def forward(self, y: Tensor):
+        y = y.clone()
+        z = y.to(torch.float32)
+        z.add_(1)
+        w = y.contiguous()
+        w[0].mul_(2)
+        shape = [9]
+        v = y.view(shape)
+        shape[0] = 3
+        y.add_(1)
+        u = y.to(torch.float64)
+        u.zero_()
+        d = torch.nn.functional.dropout(y, 0.5, False)
+        d.mul_(2)
+        f = y.reshape(-1)
+        f[0:8:3] = 7.0
+        f[3:1] = 9.0
+        return y, v, u, torch.scalar_tensor(5)
+
+
+@program({"x": ["n"], "y": ["m"]}, [("forward", (t(1, 2, 3, 4), t(1, 2))), ("forward", (t(1, 2, 3), t(5)))])
+class FromEnd(nn.Module):
+    """Bounds that count a symbolic size from the end."""
+
+    def forward(self, x: Tensor, y: Tensor):
+        a = x[-y.size(0) :]
+        b = x[: -y.size(0)]
+        c = x.clone()
+        c[-y.size(0) :].mul_(10)
+        return a, b, c, x[: x.size(0) - 1]
+
+
+@program({"x": [2]}, [("forward", (t(1, 2), 3)), ("forward", (t(1, 2), 4))])
+class Texts(nn.Module):
+    """Text, lists and dicts with keys that are equal or of other kinds."""
+
+    def forward(self, x: Tensor, n: int):
+        d = {"a": 1, "b": 2, "a": 3}
+        s: Optional[str] = "a,b,a"
+        count = 0
+        if s is not None:
+            count = s.count("a") * 100 + s.find("b") * 10 + len(s.split(","))
+        found = [3, 1, 3].count(n) if False else [3, 1, 3].count(3)
+        scripting = 1 if torch.jit.is_scripting() else 0
+        return d["a"], len(d), count, found, scripting, "a,b".startswith("a"), " a ".strip() == "a"
+
+
+@program({"y": [3, 3]}, refused="`diagonal`")
+class Diagonal(nn.Module):
+    def forward(self, y: Tensor):
+        y = y.clone()
+        y.diagonal().fill_(5.0)
+        return y
+
+
+@program({"y": [3, 3]}, refused="may share elements")
+class Transposed(nn.Module):
+    def forward(self, y: Tensor):
+        w = y.t().reshape(-1)
+        w.zero_()
+        return y
+
+
+@program({"x": [3]}, refused="one of several")
+class OneOfTwo(nn.Module):
+    def forward(self, x: Tensor, c: bool):
+        x, y = x * 2, x + 1
+        if c:
+            z = x
+        else:
+            z = y
+        x.add_(1)
+        return z
+
+
+@program({"x": [3]}, refused="one of several")
+class AtRunTime(nn.Module):
+    def forward(self, x: Tensor, i: int):
+        xs = [x + 1, x + 2]
+        xs[i].add_(1)
+        return xs[0]
+
+
+@program({"x": [3]}, refused="no attribute by itself")
+class InDict(nn.Module):
+    c: Dict[str, Tensor]
+
+    def __init__(self):
+        super().__init__()
+        self.c = {"a": torch.zeros(3)}
+
+    def forward(self, x: Tensor):
+        self.c["a"].add_(x)
+        return self.c["a"] + 1
+
+
+@program({"x": [3]}, refused="several names")
+class TwoNames(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("a", torch.zeros(3))
+        self.b = self.a
+
+    def forward(self, x: Tensor):
+        self.a.add_(x)
+        return self.b + 1
+
+
+@program({"x": [3]}, refused="key of a dict")
+class KeyOfRunTime(nn.Module):
+    def forward(self, x: Tensor, n: int):
+        d = {1: 2, 3: 4}
+        return x + (1 if n in d else 2)
+
+
+@program({"x": [3]}, refused="`find` of text with such arguments")
+class Find(nn.Module):
+    def forward(self, x: Tensor):
+        return x + "abab".find("a", 1)
+
+
+@program({"x": ["n"]}, refused="formatted at run time")
+class Formatted(nn.Module):
+    def forward(self, x: Tensor):
+        name = "x{}".format(x.size(0))
+        if name == "x3":
+            return x + 1
+        return x
+
+
+# Bodies of `forward` that nothing compiles to, and what is said of them.
+HOSTILE = {
+    "BlocksOnALine": ("  " * 0 + "if x: " * 5000 + "pass\n", "nesting of"),
+    "Lists": ("for i in range(4096):\n  y = [0] * 65536\n", "memory of the program's values"),
+    "LongTexts": (
+        'z = []\nfor i in range(4096):\n  y = torch.append(z, "x" * 1048576)\n',
+        "memory of the program's values",
+    ),
+    "Tuples": ("y = (x,)\nfor i in range(4096):\n  y = (y,)\n", "nesting of tuples"),
+    "TuplesOfItems": (
+        "y = (x,)\nfor i in range(4096):\n  y = torch.items({0: y})[0]\n",
+        "nesting of tuples",
+    ),
+    "ListsInLists": (
+        "y = [x]\nif torch.gt(torch.item(torch.sum(x)), 0):\n  y = [x]\n  for i in range(4096):\n    y = [y]\n"
+        "else:\n  y = [x]\n  for i in range(4096):\n    y = [y]\n",
+        "nesting of values",
+    ),
+    "Raises": (
+        "if torch.gt(torch.item(torch.sum(x)), 0):\n  return x\nelse:\n  pass\n"
+        + 'if torch.gt(torch.item(torch.sum(x)), 1):\n  ops.prim.RaiseException("no")\nelse:\n  pass\n' * 3000,
+        None,
+    ),
+    "Chunks": ("y = torch.clone(x)\nz = torch.chunk(y, 9223372036854775807)[0]\nw = torch.zero_(z)\n", None),
+    "SliceDepth": ("y = x" + "[:x" * 5000 + "]" * 5000 + "\n", "nesting of"),
+}
+
+
+class Hollow(nn.Module):
+    def forward(self, x: Tensor):
+        return x
+
+
+def write_hostile(name):
+    body, refused = HOSTILE[name]
+    path = HERE / f"{name}.pt"
+    torch.jit.script(Hollow()).save(str(path))
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry: archive.read(entry) for entry in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry, data in entries.items():
+            if entry.endswith(".py"):
+                head, _ = data.decode().split("    return x")
+                lines = [f"    {line}\n" for line in body.splitlines()]
+                data = (head + "".join(lines) + "    return x\n").encode()
+            if not entry.endswith(".debug_pkl"):
+                archive.writestr(zipfile.ZipInfo(entry), data, zipfile.ZIP_DEFLATED)
+    text = {"shapes": {"x": [3]}, "arguments": {}, "dtypes": {}, "calls": [], "refused": refused}
+    (HERE / f"{name}.json").write_text(json.dumps(text, indent=1) + "\n")
+
+
 def write(name):
     cls, shapes, calls, arguments, dtypes, options = PROGRAMS[name]
     module = cls().eval()
@@ -311,9 +501,14 @@ def write(name):
             call["error"] = lines[-1].split("Error: ", 1)[-1] if "Error: " in lines[-1] else lines[-1]
         done.append(call)
     text = {"shapes": shapes, "arguments": arguments, "dtypes": dtypes, "calls": done}
+    if "refused" in options:
+        text["refused"] = options["refused"]
     (HERE / f"{name}.json").write_text(json.dumps(text, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or PROGRAMS:
-        write(name)
+    for name in sys.argv[1:] or [*PROGRAMS, *HOSTILE]:
+        if name in HOSTILE:
+            write_hostile(name)
+        else:
+            write(name)
