@@ -426,9 +426,10 @@ fn inverse<'p>(
         let arg = super::operand::operand(session, frame, b, &input.arg)?;
         args.push((input.name.clone(), arg));
     }
-    let axis = args.iter().find(|(name, _)| name == "dim").map_or(Arg::int(0), |(_, arg)| arg.clone());
     let parts = |extra: Vec<Arg>| [vec![Arg::Tensor(base), Arg::Tensor(new)], extra].concat();
-    let named = |name: &str| args.iter().find(|(n, _)| n == name).map_or(Arg::None, |(_, arg)| arg.clone());
+    let given = |name: &str| args.iter().find(|(n, _)| n == name).map(|(_, arg)| arg.clone());
+    let named = |name: &str| given(name).unwrap_or(Arg::None);
+    let axis = given("dim").unwrap_or(Arg::int(0));
     let mut kwargs = vec![];
     let (name, args) = match view.kind {
         Kind::Same | Kind::Doubtful => return Ok(new),
@@ -446,20 +447,7 @@ fn inverse<'p>(
             ("aten::movedim".to_owned(), vec![Arg::Tensor(new), to, from])
         }
         Kind::Permute => {
-            let rank = b.rank(base)?;
-            let mut inverse = vec![Dim::known(0); rank];
-            if let Arg::List(dims) = named("dims") {
-                for (i, dim) in dims.iter().enumerate() {
-                    let at = match dim {
-                        Arg::Int(d) => d.as_known().map(|d| if d < 0 { d + rank as i64 } else { d }),
-                        _ => None,
-                    };
-                    let slot = at.and_then(|at| usize::try_from(at).ok()).and_then(|at| inverse.get_mut(at));
-                    if let Some(slot) = slot {
-                        *slot = Dim::known(i64::try_from(i).unwrap_or(i64::MAX));
-                    }
-                }
-            }
+            let inverse = inverse_order(&named("dims"), b.rank(base)?);
             ("aten::permute".to_owned(), vec![Arg::Tensor(new), Arg::dims(inverse)])
         }
         Kind::Select => ("aten::select_scatter".to_owned(), parts(vec![axis, named("index")])),
@@ -493,10 +481,32 @@ fn inverse<'p>(
         Kind::Opaque => return Err(OpError::unsupported("a write through a view of this kind")),
         Kind::Expand => return Err(OpError::unsupported("a write to repeated elements")),
     };
-    match aten::call(b, &name, None, args, kwargs)?.results.first() {
+    tensor_of(aten::call(b, &name, None, args, kwargs)?.results.first())
+}
+
+fn tensor_of(result: Option<&Arg>) -> Result<Value, OpError> {
+    match result {
         Some(Arg::Tensor(v)) => Ok(*v),
         _ => Err(OpError::invalid("a view without a result")),
     }
+}
+
+/// Where each axis of a permuted tensor comes back to.
+fn inverse_order(dims: &Arg, rank: usize) -> Vec<Dim> {
+    let mut inverse = vec![Dim::known(0); rank];
+    if let Arg::List(dims) = dims {
+        for (i, dim) in dims.iter().enumerate() {
+            let at = match dim {
+                Arg::Int(d) => d.as_known().map(|d| if d < 0 { d + rank as i64 } else { d }),
+                _ => None,
+            };
+            let slot = at.and_then(|at| usize::try_from(at).ok()).and_then(|at| inverse.get_mut(at));
+            if let Some(slot) = slot {
+                *slot = Dim::known(i64::try_from(i).unwrap_or(i64::MAX));
+            }
+        }
+    }
+    inverse
 }
 
 /// As many pieces are looked at for what a node costs.

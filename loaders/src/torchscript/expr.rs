@@ -33,24 +33,7 @@ impl Machine<'_> {
                 let index = self.eval(st, index)?;
                 self.element(st, &value, &index)?
             }
-            Expr::Slice(value, parts) => {
-                let value = self.eval(st, value)?;
-                let mut args = vec![value.clone()];
-                if matches!(value, Val::Tensor(_)) {
-                    args.push(Val::Int(0));
-                }
-                for part in parts.iter() {
-                    args.push(match part {
-                        Some(part) => self.eval(st, part)?,
-                        None => Val::None,
-                    });
-                }
-                if matches!(args.last(), Some(Val::None)) {
-                    args.pop();
-                    args.push(Val::Int(1));
-                }
-                self.op(st, "aten", "slice", args, vec![])?
-            }
+            Expr::Slice(value, parts) => self.slice(st, value, parts.as_slice())?,
             Expr::Int(n) => Val::Int(*n),
             Expr::Float(x) => Val::Float(*x),
             Expr::Imaginary(x) => Val::Complex(0.0, *x),
@@ -94,6 +77,26 @@ impl Machine<'_> {
                 self.op(st, "aten", name, args, vec![])?
             }
         })
+    }
+
+    /// A part of a list, text or tensor.
+    fn slice(&mut self, st: &mut State, value: &Expr, parts: &[Option<Expr>]) -> Res<Val> {
+        let value = self.eval(st, value)?;
+        let mut args = vec![value.clone()];
+        if matches!(value, Val::Tensor(_)) {
+            args.push(Val::Int(0));
+        }
+        for part in parts.iter() {
+            args.push(match part {
+                Some(part) => self.eval(st, part)?,
+                None => Val::None,
+            });
+        }
+        if matches!(args.last(), Some(Val::None)) {
+            args.pop();
+            args.push(Val::Int(1));
+        }
+        self.op(st, "aten", "slice", args, vec![])
     }
 
     /// `a` or `b`, of which only one is evaluated if the condition is known.

@@ -34,6 +34,7 @@ mod tests;
 mod text;
 mod traced;
 mod value;
+mod writes;
 
 use std::path::Path;
 use std::rc::Rc;

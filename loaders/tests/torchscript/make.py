@@ -386,7 +386,7 @@ class AtRunTime(nn.Module):
         return xs[0]
 
 
-@program({"x": [3]}, refused="no attribute by itself")
+@program({"x": [3]}, refused="an attribute that changes and holds a dict")
 class InDict(nn.Module):
     c: Dict[str, Tensor]
 
@@ -420,8 +420,12 @@ class KeyOfRunTime(nn.Module):
 
 @program({"x": [3]}, refused="`find` of text with such arguments")
 class Find(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.text = "abab"
+
     def forward(self, x: Tensor):
-        return x + "abab".find("a", 1)
+        return x + self.text.find("a", 1)
 
 
 @program({"x": ["n"]}, refused="formatted at run time")
@@ -436,10 +440,10 @@ class Formatted(nn.Module):
 # Bodies of `forward` that nothing compiles to, and what is said of them.
 HOSTILE = {
     "BlocksOnALine": ("  " * 0 + "if x: " * 5000 + "pass\n", "nesting of"),
-    "Lists": ("for i in range(4096):\n  y = [0] * 65536\n", "memory of the program's values"),
+    "Lists": ("for i in range(4096):\n  y = [0] * 65536\n", "number of steps"),
     "LongTexts": (
         'z = []\nfor i in range(4096):\n  y = torch.append(z, "x" * 1048576)\n',
-        "memory of the program's values",
+        "number of steps",
     ),
     "Tuples": ("y = (x,)\nfor i in range(4096):\n  y = (y,)\n", "nesting of tuples"),
     "TuplesOfItems": (
