@@ -215,6 +215,8 @@ fn links_lead_into_the_cache_and_nowhere_else() {
     use std::os::unix::fs::symlink;
     let real = copy("bert-mlm", "models--x/blobs");
     let snapshot = real.parent().unwrap().join("snapshots/1");
+    // An earlier run may have left its links.
+    _ = fs::remove_dir_all(&snapshot);
     fs::create_dir_all(&snapshot).unwrap();
     for (name, blob) in [("config.json", "1f"), ("model.safetensors", "2f")] {
         fs::rename(real.join(name), real.join(blob)).unwrap();
