@@ -58,6 +58,15 @@ pub fn error_bound(prim: Prim) -> f64 {
     }
 }
 
+/// A result with an error, within what the primitive's results can be: no lowering leaves that, and beyond it other
+/// primitives are not defined.
+fn in_range(prim: Prim, value: Scalar) -> Scalar {
+    match (prim, value) {
+        (Prim::Erf | Prim::Tanh | Prim::Sin | Prim::Cos, Scalar::F(x)) => Scalar::F(x.clamp(-1.0, 1.0)),
+        _ => value,
+    }
+}
+
 fn execute(
     kernel: &Kernel,
     buffers: &mut [&mut [u8]],
@@ -276,6 +285,7 @@ impl Interp<'_> {
                 let args = operands.iter().map(|&v| self.val(v)).collect::<Run<Vec<_>>>()?;
                 let dtype = operands.last().map_or(DType::F32, |&v| self.kernel.dtype(v));
                 let result = self.disturbed(error_bound(*prim), dtype, prim.apply(&args, dtype.bits()));
+                let result = in_range(*prim, result);
                 Ok(match (&self.noise, prim, args.as_slice()) {
                     (Some(noise), Prim::Div, &[Scalar::F(a), Scalar::F(b)]) => {
                         noise.divided(a, b, dtype, result)

@@ -284,6 +284,10 @@ mod tests {
         // The sine of a large number turns the last place of an exponential into anything in [-1, 1].
         let wild = case(&[Prim::Exp, Prim::Sin], 25.0);
         assert!(verdict(&wild, 0.3).is_ok());
+        // Just below 1, the arcsine has a steep end, beyond which there is nothing.
+        let end = case(&[Prim::Erf, Prim::Asin], 3.8);
+        assert!(verdict(&end, (1.0 - f32::EPSILON).asin()).is_ok());
+        assert!(verdict(&end, 1.0).is_err());
         // A floor behind an exponential of 0, whose result may be just below 1.
         let step = case(&[Prim::Exp, Prim::Floor], 0.0);
         assert!(verdict(&step, 0.0).is_ok());
