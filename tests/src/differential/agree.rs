@@ -144,10 +144,27 @@ fn disturbed(model: &Model, steps: &[Loaded], seed: u64) -> BTreeMap<String, Dat
         let Some(operands) = operands else { continue };
         let Ok(results) = Evaluator::new(&step.module).run(step.entry, &operands) else { continue };
         for (name, datum) in step.outputs.iter().zip(results) {
+            let datum = defined(datum, model.values.get(name));
             values.insert(name.clone(), shaken(&datum, step.rounding, true, &mut state));
         }
     }
     values
+}
+
+/// What a node gives for operands that are a little off; where these are outside of what it is defined on (the root of less
+/// than nothing, a negative number to the power of nearly 3), what it gives without errors, which compiled code does not
+/// leave.
+fn defined(datum: Datum, known: Option<&Datum>) -> Datum {
+    let (Datum::Tensor(t), Some(Datum::Tensor(known))) = (&datum, known) else { return datum };
+    let is_nan = |s: &Scalar| matches!(s, Scalar::F(x) if x.is_nan());
+    let (Some(mut scalars), Some(exact)) = (t.to_scalars(), known.to_scalars()) else { return datum };
+    if t.dims() != known.dims() || !scalars.iter().any(is_nan) {
+        return datum;
+    }
+    for (scalar, exact) in scalars.iter_mut().zip(exact).filter(|(scalar, _)| is_nan(scalar)) {
+        *scalar = exact;
+    }
+    Tensor::from_scalars(t.dtype(), t.dims(), &scalars).map_or(datum, Datum::Tensor)
 }
 
 /// The value, off by as much as the node that takes or gives it may round. Operands of 16 bits are off where nothing rounds,

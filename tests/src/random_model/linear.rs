@@ -87,10 +87,17 @@ pub(super) fn einsum(g: &mut Grower<'_>) -> Option<()> {
         (&[_, _, _, k], _) => ("bhqd,de->bqhe", Some(vec![k, n])),
         _ => return None,
     };
+    // onnxruntime saturates or wraps integers that overflow, by instruction set.
+    let largest = |g: &Grower<'_>, v: V| g.numbers(v).iter().fold(1.0f64, |most, x| most.max(x.abs()));
     let mut operands = vec![x];
+    let mut most = largest(g, x) * dims.iter().product::<usize>() as f64;
     if let Some(dims) = other {
         let y = g.weights(dtype, &dims);
+        most *= largest(g, y);
         operands.push(y);
+    }
+    if dtype.is_int() && most >= 2f64.powi(31) {
+        return None;
     }
     let rounding = if dtype.is_float() { Rounding::USUAL } else { Rounding::Exact };
     g.one("Einsum", &operands, vec![string("equation", text)], rounding).map(drop)

@@ -165,6 +165,28 @@ pub(super) fn pool(g: &mut Grower<'_>) -> Option<()> {
     }
 }
 
+/// Whether one of `n` positions on an axis of `d` elements is at, or halfway between, elements by a scale that is no
+/// exact number: which is the nearest one then depends on how the scale is rounded.
+fn hangs_on_rounding(coordinates: &str, d: i64, n: i64) -> bool {
+    let exact = |a: i64, b: i64| ((b / gcd(a, b)) as u64).is_power_of_two();
+    if exact(d, n) && exact(n, d) {
+        return false;
+    }
+    (0..n).any(|i| {
+        // Twice the position, as a fraction.
+        let (twice, of) = match coordinates {
+            "align_corners" => (2 * i * (d - 1), (n - 1).max(1)),
+            "asymmetric" => (2 * i * d, n),
+            _ => ((2 * i + 1) * d - n, n),
+        };
+        twice % of == 0
+    })
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a.max(1) } else { gcd(b, a % b) }
+}
+
 pub(super) fn resize(g: &mut Grower<'_>) -> Option<()> {
     let mode = g.c.of(&["nearest", "linear", "cubic", "nearest", "linear"]);
     let x = match mode {
@@ -198,6 +220,11 @@ pub(super) fn resize(g: &mut Grower<'_>) -> Option<()> {
             .enumerate()
             .map(|(i, &d)| if i < 2 { d as i64 } else { g.c.between(1, 2 * d as i64) })
             .collect();
+        if mode == "nearest"
+            && dims.iter().zip(&sizes).any(|(&d, &n)| hangs_on_rounding(coordinates, d as i64, n))
+        {
+            return None;
+        }
         (None, Some(g.longs(&sizes)))
     };
     // The text and the reference implementation place the one element of a cubic `pytorch_half_pixel` differently.
