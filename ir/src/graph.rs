@@ -48,6 +48,7 @@ macro_rules! ids {
                 digits.parse().map($name).map_err(|_| c.error("id out of range"))
             }
             fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
+            fn dims_mut(&mut self, _: &mut dyn FnMut(&mut Dim)) {}
         }
     )*};
 }

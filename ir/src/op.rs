@@ -105,6 +105,14 @@ macro_rules! ops {
                 }
             }
 
+            /// Calls `change` with every dim among the operator's attributes.
+            pub fn dims_mut(&mut self, change: &mut dyn FnMut(&mut Dim)) {
+                match self {
+                    Op::Elementwise(_) | Op::Cast(_) => {}
+                    $(Op::$family(x) => x.dims_mut(change),)*
+                }
+            }
+
             /// Every mnemonic.
             pub fn mnemonics() -> Vec<&'static str> {
                 let mut all: Vec<_> = Ew::all().map(|e| e.row().name).collect();

@@ -53,8 +53,17 @@ fn replace_all(cx: &Cx<'_>, mut p: Patch<'_>, id: NodeId, new: &[Value]) -> Resu
     Ok(p.finish())
 }
 
-/// Refuses to lose a size that an operator names and that only the old result shows.
+/// Refuses to lose a size that an operator names and that only the old result shows: one of another rank tells nothing
+/// of it.
 fn keeps_symbols(cx: &Cx<'_>, old: &Type, new: &Type) -> Result<(), Refusal> {
+    let count = |ty: &Type| {
+        let mut sizes = 0;
+        Attr::visit_dims(ty, &mut |_| sizes += 1);
+        sizes
+    };
+    if count(old) == count(new) {
+        return Ok(());
+    }
     let mut lost: HashSet<Symbol, FxBuildHasher> = HashSet::default();
     Attr::visit_dims(old, &mut |d| lost.extend(d.as_symbol().cloned()));
     let mut keep = |ty: &Type| {

@@ -3,8 +3,9 @@
 
 pub mod dynamic;
 mod nested;
+mod symbols;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -12,7 +13,7 @@ use smallvec::SmallVec;
 use crate::graph::{Def, Known, Node, Origin, ValueData};
 use crate::infer::{InferCx, InferError, Inferred, infer};
 use crate::op::{Attr, Cast, Composite, Contract, Movement, Reduce, ReduceKind, Source};
-use crate::{DType, Dim, Element, Graph, GraphId, Module, NodeId, Op, Shape, Symbol, Tensor, Type, Value};
+use crate::{DType, Dim, Element, Graph, GraphId, Module, NodeId, Op, Shape, Tensor, Type, Value};
 
 /// Fills a private graph: takes its builder and inputs, gives its outputs.
 pub type BodyFn<'f> = &'f mut dyn FnMut(&mut dyn Build, &[Value]) -> Result<Vec<Value>, InferError>;
@@ -540,6 +541,9 @@ impl Module {
                 return Err(EditError::TypeMismatch { old, old_ty, new, new_ty });
             }
         }
+        let bindings = graph.bindings(&edit.replace, edit.anchor, edit.first_node);
+        self.bind(id, &bindings);
+        let graph = &mut self.graphs[id.index()];
         if let Some(order) = edit.schedule {
             graph.schedule = order;
             for &(old, new) in &edit.replace {
@@ -593,25 +597,6 @@ impl Module {
 }
 
 impl Graph {
-    /// For every symbol that no input binds, the first scheduled node with a result whose type has it as a dim.
-    fn symbol_binders(&self) -> HashMap<Symbol, NodeId> {
-        let mut bound: HashSet<Symbol> = HashSet::new();
-        for &v in &self.inputs {
-            Attr::visit_dims(self.ty(v), &mut |d| bound.extend(d.as_symbol().cloned()));
-        }
-        let mut binders = HashMap::new();
-        for (n, node) in self.scheduled() {
-            for &v in &node.results {
-                Attr::visit_dims(self.ty(v), &mut |d| {
-                    if let Some(s) = d.as_symbol().filter(|s| !bound.contains(*s)) {
-                        binders.entry(s.clone()).or_insert(n);
-                    }
-                });
-            }
-        }
-        binders
-    }
-
     /// Adds an input. Unknown dims become fresh symbols.
     fn append_input(&mut self, name: &str, ty: &Type, fresh: &mut u64) -> Value {
         let ty = name_unknown(ty, fresh);

@@ -148,6 +148,8 @@ pub trait Attr: Sized {
     fn read(c: &mut Cursor<'_>) -> Result<Self, AttrError>;
     /// Calls `visit` with every dim in the value.
     fn visit_dims(&self, visit: &mut dyn FnMut(&Dim));
+    /// Calls `change` with every dim in the value.
+    fn dims_mut(&mut self, change: &mut dyn FnMut(&mut Dim));
 }
 
 macro_rules! number_attrs {
@@ -160,6 +162,7 @@ macro_rules! number_attrs {
                 c.number()
             }
             fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
+            fn dims_mut(&mut self, _: &mut dyn FnMut(&mut Dim)) {}
         }
     )*};
 }
@@ -174,6 +177,7 @@ impl Attr for bool {
         if c.eat("true") { Ok(true) } else { c.expect("false").map(|()| false) }
     }
     fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
+    fn dims_mut(&mut self, _: &mut dyn FnMut(&mut Dim)) {}
 }
 
 impl Attr for Float {
@@ -191,6 +195,7 @@ impl Attr for Float {
         c.number::<f64>().map(Float::new)
     }
     fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
+    fn dims_mut(&mut self, _: &mut dyn FnMut(&mut Dim)) {}
 }
 
 impl Attr for String {
@@ -201,6 +206,7 @@ impl Attr for String {
         c.string()
     }
     fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
+    fn dims_mut(&mut self, _: &mut dyn FnMut(&mut Dim)) {}
 }
 
 impl Attr for DType {
@@ -212,6 +218,7 @@ impl Attr for DType {
         name.parse().map_err(|e: crate::dtype::UnknownDType| c.error(e.to_string()))
     }
     fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
+    fn dims_mut(&mut self, _: &mut dyn FnMut(&mut Dim)) {}
 }
 
 impl Attr for Dim {
@@ -224,6 +231,9 @@ impl Attr for Dim {
     }
     fn visit_dims(&self, visit: &mut dyn FnMut(&Dim)) {
         visit(self);
+    }
+    fn dims_mut(&mut self, change: &mut dyn FnMut(&mut Dim)) {
+        change(self);
     }
 }
 
@@ -263,6 +273,13 @@ impl Attr for Type {
             Type::Sequence(t) | Type::Optional(t) => t.visit_dims(visit),
         }
     }
+    fn dims_mut(&mut self, change: &mut dyn FnMut(&mut Dim)) {
+        *self = self.map_dims(&mut |d| {
+            let mut d = d.clone();
+            change(&mut d);
+            d
+        });
+    }
 }
 
 impl<T: Attr> Attr for Vec<T> {
@@ -292,6 +309,9 @@ impl<T: Attr> Attr for Vec<T> {
     fn visit_dims(&self, visit: &mut dyn FnMut(&Dim)) {
         self.iter().for_each(|v| v.visit_dims(visit));
     }
+    fn dims_mut(&mut self, change: &mut dyn FnMut(&mut Dim)) {
+        self.iter_mut().for_each(|v| v.dims_mut(change));
+    }
 }
 
 impl<T: Attr> Attr for Option<T> {
@@ -306,6 +326,9 @@ impl<T: Attr> Attr for Option<T> {
     }
     fn visit_dims(&self, visit: &mut dyn FnMut(&Dim)) {
         self.iter().for_each(|v| v.visit_dims(visit));
+    }
+    fn dims_mut(&mut self, change: &mut dyn FnMut(&mut Dim)) {
+        self.iter_mut().for_each(|v| v.dims_mut(change));
     }
 }
 
@@ -328,6 +351,10 @@ impl<A: Attr, B: Attr> Attr for (A, B) {
     fn visit_dims(&self, visit: &mut dyn FnMut(&Dim)) {
         self.0.visit_dims(visit);
         self.1.visit_dims(visit);
+    }
+    fn dims_mut(&mut self, change: &mut dyn FnMut(&mut Dim)) {
+        self.0.dims_mut(change);
+        self.1.dims_mut(change);
     }
 }
 
@@ -362,6 +389,7 @@ macro_rules! attr_enum {
                 $name::from_name(text).ok_or_else(|| c.error(format!("unknown {} `{text}`", stringify!($name))))
             }
             fn visit_dims(&self, _: &mut dyn FnMut(&$crate::Dim)) {}
+            fn dims_mut(&mut self, _: &mut dyn FnMut(&mut $crate::Dim)) {}
         }
     };
 }
@@ -395,6 +423,11 @@ macro_rules! family {
             pub(super) fn visit_dims(&self, visit: &mut dyn FnMut(&$crate::Dim)) {
                 let _ = &visit;
                 match self { $($name::$variant { $($field,)* } => { $($crate::op::Attr::visit_dims($field, visit);)* })* }
+            }
+
+            pub(super) fn dims_mut(&mut self, change: &mut dyn FnMut(&mut $crate::Dim)) {
+                let _ = &change;
+                match self { $($name::$variant { $($field,)* } => { $($crate::op::Attr::dims_mut($field, change);)* })* }
             }
 
             pub(super) fn parse(mnemonic: &str, c: &mut $crate::op::Cursor<'_>) -> Result<Self, $crate::op::AttrError> {

@@ -142,6 +142,7 @@ impl Attr for ContractSpec {
         text.parse().map_err(|e: String| c.error(e))
     }
     fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
+    fn dims_mut(&mut self, _: &mut dyn FnMut(&mut Dim)) {}
 }
 
 family! {
@@ -404,6 +405,7 @@ impl Attr for RnnGate {
         Ok(RnnGate { kind, alpha, beta })
     }
     fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
+    fn dims_mut(&mut self, _: &mut dyn FnMut(&mut Dim)) {}
 }
 
 attr_enum! {
@@ -634,6 +636,7 @@ impl Attr for Tensor {
         tensor.map_err(|e| c.error(e.to_string()))
     }
     fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
+    fn dims_mut(&mut self, _: &mut dyn FnMut(&mut Dim)) {}
 }
 
 /// A scalar in a constant's element list.
@@ -663,4 +666,5 @@ impl Attr for ScalarText {
         Float::read(c).map(|v| ScalarText(Scalar::F(v.get())))
     }
     fn visit_dims(&self, _: &mut dyn FnMut(&Dim)) {}
+    fn dims_mut(&mut self, _: &mut dyn FnMut(&mut Dim)) {}
 }

@@ -517,9 +517,9 @@ impl<'a> Executor<'a> {
             });
         };
         let slot = function.outputs[position];
-        let repeated = function.outputs[position + 1..].contains(&slot);
+        let needed = function.outputs[position + 1..].iter().any(|&later| is_in(function, later, slot));
         let state: &mut SlotState = &mut frame.slots[slot.index()];
-        let moved = if repeated { None } else { state.owned.take() };
+        let moved = if needed { None } else { state.owned.take() };
         match (moved, slot_dtype(function, slot)) {
             (Some(buf), Some(dtype)) => {
                 self.cx.budget.give_back(std::mem::take(&mut state.charged));
@@ -567,6 +567,17 @@ impl<'a> Executor<'a> {
         let dims = slot_dims(self.exe, function, &function.slots[slot.index()].ty, &frame.bindings)?;
         Ok((slot_dtype(function, slot), dims))
     }
+}
+
+/// Whether a slot is another, or a view of it.
+fn is_in(function: &Function, mut slot: SlotId, other: SlotId) -> bool {
+    while slot != other {
+        match &function.slots[slot.index()].storage {
+            Storage::View { of, .. } => slot = *of,
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// The bytes of a place.

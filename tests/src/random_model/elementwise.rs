@@ -183,6 +183,9 @@ pub(super) fn variadic(g: &mut Grower<'_>) -> Option<()> {
             operands.push(y);
         }
     }
+    if operands.iter().any(|&o| g.is_wide(o)) && g.dtype(x) == DType::I64 {
+        return None;
+    }
     let rounding = if matches!(op, "Max" | "Min") { Rounding::Exact } else { Rounding::USUAL };
     g.one(op, &operands, vec![], rounding).map(drop)
 }
@@ -293,6 +296,9 @@ pub(super) fn clip(g: &mut Grower<'_>) -> Option<()> {
     let bound = |g: &mut Grower<'_>, v: f64| g.c.below(4).gt(&0).then(|| g.param(filled(dtype, &[], v)));
     let low = if dtype == DType::U8 { 1.0 } else { -1.0 };
     let (low, high) = (bound(g, low), bound(g, 2.0));
+    if dtype == DType::I64 && g.is_wide(x) {
+        return None;
+    }
     // onnxruntime clips to finite numbers where there is no bound.
     if dtype.is_float() && !g.is_finite(x) && (low.is_none() || high.is_none()) {
         return None;

@@ -256,6 +256,11 @@ impl<'c> Grower<'c> {
         self.special
     }
 
+    /// Whether the value has integers beyond 32 bits, which onnxruntime orders by their lower halves.
+    pub(super) fn is_wide(&self, v: V) -> bool {
+        self.dtype(v).is_int() && self.numbers(v).iter().any(|v| v.abs() >= 2f64.powi(31))
+    }
+
     /// Whether all numbers are finite.
     pub(super) fn is_finite(&self, v: V) -> bool {
         self.numbers(v).iter().all(|v| v.is_finite())

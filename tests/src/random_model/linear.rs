@@ -123,6 +123,15 @@ pub(super) fn integers(g: &mut Grower<'_>) -> Option<()> {
     g.add("MatMulInteger", &[Some(x), Some(y), zero, zeros], 1, vec![], Rounding::Exact).map(drop)
 }
 
+/// Whether numbers are so close to one another, for their size, that the difference between the mean of their squares and
+/// the square of their mean, as onnxruntime computes a variance here, has few digits left.
+fn is_narrow(numbers: &[f64]) -> bool {
+    let count = numbers.len() as f64;
+    let mean = numbers.iter().sum::<f64>() / count;
+    let variance = numbers.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
+    mean.powi(2) > 16.0 * variance
+}
+
 pub(super) fn normalization(g: &mut Grower<'_>) -> Option<()> {
     let op = g.c.of(&[
         "BatchNormalization",
@@ -177,6 +186,9 @@ pub(super) fn normalization(g: &mut Grower<'_>) -> Option<()> {
         }
         "GroupNormalization" if g.opset >= 21 => {
             let groups = if g.c.flag() { 1 } else { dims[1] };
+            if g.numbers(x).chunks(g.tensor(x).numel() / dims[0] / groups).any(is_narrow) {
+                return None;
+            }
             let [scale, bias] = [0; 2].map(|_| g.weights(dtype, &[dims[1]]));
             let mut attributes = epsilon(g);
             attributes.push(int("num_groups", groups as i64));

@@ -248,6 +248,10 @@ pub(super) fn scatter(g: &mut Grower<'_>) -> Option<()> {
     if how != "none" && g.opset < 16 {
         return None;
     }
+    // What is no number is smaller and greater than what it is compared with, or neither.
+    if matches!(how, "max" | "min") && (g.is_special() || !g.is_finite(x)) {
+        return None;
+    }
     let attributes = |axis: Option<i64>| {
         let mut all: Vec<_> = axis.map(|axis| int("axis", axis)).into_iter().collect();
         if how != "none" {
