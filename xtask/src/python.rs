@@ -23,6 +23,8 @@ pub enum Purpose {
     HuggingFace,
     /// OpenVINO: a peer.
     OpenVino,
+    /// The quantizers of onnxruntime and OpenVINO, with both.
+    Int8,
     /// PyTorch and the exporters: the benchmark models, and Inductor as a peer.
     Zoo,
     /// PyTorch and libraries of models.
@@ -38,6 +40,7 @@ impl Purpose {
             Self::Contrib => "contrib",
             Self::HuggingFace => "huggingface",
             Self::OpenVino => "openvino",
+            Self::Int8 => "int8",
             Self::Zoo => "zoo",
             Self::Sweep => "sweep",
         }
@@ -51,6 +54,7 @@ impl Purpose {
             Self::Contrib => include_str!("../py/requirements-contrib.txt"),
             Self::HuggingFace => include_str!("../py/requirements-huggingface.txt"),
             Self::OpenVino => include_str!("../py/requirements-openvino.txt"),
+            Self::Int8 => include_str!("../py/requirements-int8.txt"),
             Self::Zoo => include_str!("../py/requirements-zoo.txt"),
             Self::Sweep => include_str!("../py/requirements-sweep.txt"),
         }

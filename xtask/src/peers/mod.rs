@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod figures;
+mod int8;
 mod page;
 mod table;
 pub mod worker;
@@ -23,6 +24,7 @@ use crate::workspace::{self, Profile, Workspace};
 use crate::zoo::{self, ZooModel};
 use bench::Outputs;
 use figures::{Comparison, Entry, Figures, Summary, Turn};
+use int8::Quantizer;
 use worker::{Loaded, Worker};
 
 /// Time between turns: threads that spin for the next run fall asleep.
@@ -57,6 +59,10 @@ pub struct Options {
     /// Write a page with charts.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Models in 8 bits, made by this quantizer for Kiln and by their own for onnxruntime and OpenVINO (NNCF); `ort`
+    /// leaves OpenVINO out. The models are then resnet50, mobilenet_v3_large, bert_base_128 and minilm6_128.
+    #[arg(long, value_name = "QUANTIZER", num_args = 0..=1, default_missing_value = "own")]
+    int8: Option<int8::Source>,
     /// A Python interpreter with what all the peers need, instead of environments made below `target/`.
     #[arg(long)]
     python: Option<PathBuf>,
@@ -126,6 +132,14 @@ impl Contender {
     }
 }
 
+/// The files that a model is timed on, or why there are none.
+struct Prepared {
+    /// Kiln's artifact.
+    kiln: Result<PathBuf, String>,
+    /// Those of peers.
+    peers: Vec<(Peer, Result<PathBuf, String>)>,
+}
+
 /// What all comparisons share.
 struct Sitting<'a> {
     workspace: &'a Workspace,
@@ -139,7 +153,10 @@ struct Sitting<'a> {
 
 /// Times the models, prints tables and, as the last line, the geometric means.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let models = zoo::find(&options.zoo, &options.models)?;
+    let models = match (options.int8, options.models.is_empty()) {
+        (Some(_), true) => zoo::find(&options.zoo, &int8::MODELS.map(str::to_owned))?,
+        _ => zoo::find(&options.zoo, &options.models)?,
+    };
     if options.threads.contains(&0) || options.threads.is_empty() {
         bail!("--threads takes numbers from 1 on");
     }
@@ -150,10 +167,20 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         (*peer, python.map_err(|error| format!("cannot be set up: {error:#}")))
     };
     let (rounds, seconds) = if options.quick { (3, 0.33) } else { (options.rounds.max(1), options.seconds) };
+    let kiln = workspace.build("kiln-cli", "kiln", Profile::Release)?;
+    let quantizer = match options.int8 {
+        Some(source) => Some(Quantizer::new(workspace, &kiln, options.python.as_deref(), source)?),
+        None => None,
+    };
+    let takes_part = |peer: &&Peer| match options.int8 {
+        None => true,
+        Some(int8::Source::Ort) => **peer == Peer::Ort,
+        Some(int8::Source::Own | int8::Source::Dynamic) => **peer != Peer::Inductor,
+    };
     let sitting = Sitting {
         workspace,
-        kiln: workspace.build("kiln-cli", "kiln", Profile::Release)?,
-        peers: options.peers.iter().map(python).collect(),
+        kiln: kiln.clone(),
+        peers: options.peers.iter().filter(takes_part).map(python).collect(),
         rounds,
         seconds,
         scratch,
@@ -162,9 +189,12 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     println!("`start` is loading and first run, of Kiln's from an artifact; * is a busy machine\n");
     let mut comparisons = vec![];
     for model in &models {
-        let artifact = sitting.compile(model);
+        let prepared = match &quantizer {
+            Some(quantizer) => quantizer.prepare(model),
+            None => sitting.prepare(model),
+        };
         for &threads in &options.threads {
-            let comparison = sitting.compare(model, &artifact, threads);
+            let comparison = sitting.compare(model, &prepared, threads);
             println!("{}", table::of_model(&comparison));
             comparisons.push(comparison);
         }
@@ -211,6 +241,17 @@ fn machine() -> String {
 }
 
 impl Sitting<'_> {
+    /// The artifact of a model and the files of the zoo.
+    fn prepare(&self, model: &ZooModel) -> Prepared {
+        let file = |peer: Peer| {
+            let file = peer.file(model);
+            let missing = || format!("{} is not there: `cargo xtask zoo` writes it", file.display());
+            if file.is_file() { Ok(file.to_path_buf()) } else { Err(missing()) }
+        };
+        let peers = self.peers.iter().map(|&(peer, _)| (peer, file(peer))).collect();
+        Prepared { kiln: self.compile(model), peers }
+    }
+
     /// The artifact of a model.
     fn compile(&self, model: &ZooModel) -> Result<PathBuf, String> {
         let artifact = self.scratch.join(format!("{}.kiln", model.name));
@@ -220,12 +261,12 @@ impl Sitting<'_> {
     }
 
     /// Kiln and the peers on one model, turn by turn.
-    fn compare(&self, model: &ZooModel, artifact: &Result<PathBuf, String>, threads: usize) -> Comparison {
-        let mut kiln = match artifact {
+    fn compare(&self, model: &ZooModel, prepared: &Prepared, threads: usize) -> Comparison {
+        let mut kiln = match &prepared.kiln {
             Ok(artifact) => Contender::new("kiln", vec![], Runner::Kiln(artifact.clone())),
             Err(reason) => Contender::failed("kiln", reason.clone()),
         };
-        let start = |(peer, python): &(Peer, _)| match self.start(*peer, python, model, threads) {
+        let start = |(peer, python): &(Peer, _)| match self.start(*peer, python, (model, prepared), threads) {
             Ok((worker, loaded)) => {
                 let name = format!("{} {}", peer.name(), loaded.version);
                 Contender::new(&name, vec![loaded.load_ms + loaded.first_ms], Runner::Peer(worker))
@@ -278,14 +319,12 @@ impl Sitting<'_> {
         &self,
         peer: Peer,
         python: &Result<Python, String>,
-        model: &ZooModel,
+        (model, prepared): (&ZooModel, &Prepared),
         threads: usize,
     ) -> Result<(Worker, Loaded), String> {
         let python = python.as_ref().map_err(Clone::clone)?;
-        let file = peer.file(model);
-        if !file.is_file() {
-            return Err(format!("{} is not there: `cargo xtask zoo` writes it", file.display()));
-        }
+        let file = prepared.peers.iter().find(|(of, _)| *of == peer).map(|(_, file)| file.clone());
+        let file = file.ok_or_else(|| "it has no such model".to_owned())??;
         let log = self.scratch.join(format!("{}.{}.{threads}.log", model.name, peer.name()));
         let mut command = python.script(self.workspace, "peer.py");
         command.arg(peer.name()).arg(file).arg(&model.inputs).args(["--threads", &threads.to_string()]);
