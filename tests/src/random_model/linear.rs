@@ -179,8 +179,9 @@ pub(super) fn normalization(g: &mut Grower<'_>) -> Option<()> {
             g.one(op, &operands, attributes, Rounding::USUAL).map(drop)
         }
         // Of one element, onnxruntime's sum of scaled element and scaled mean cancels.
+        // It is multiplied with the mean, too, so that an infinite one leaves no number.
         "InstanceNormalization" if dims[2..].iter().product::<usize>() > 1 => {
-            let [scale, bias] = [0; 2].map(|_| g.weights(dtype, &[dims[1]]));
+            let [scale, bias] = [0; 2].map(|_| g.finite_weights(dtype, &[dims[1]]));
             let attributes = epsilon(g);
             g.one(op, &[x, scale, bias], attributes, Rounding::USUAL).map(drop)
         }
