@@ -49,8 +49,8 @@ impl Machine {
     fn width(self) -> VectorWidth {
         match self.tier {
             _ if self.portable => VectorWidth::W128,
-            Tier::X86V4 => VectorWidth::W512,
-            Tier::X86V3 => VectorWidth::W256,
+            Tier::X86V4 | Tier::X86V4Vnni => VectorWidth::W512,
+            Tier::X86V3 | Tier::X86V3Vnni => VectorWidth::W256,
             Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => VectorWidth::W128,
         }
     }
