@@ -5,7 +5,9 @@ use std::time::Duration;
 use criterion::Criterion;
 use kiln_codegen::lower::clif::{Compiler, LowerError};
 use kiln_runtime::cpu::Tier;
-use kiln_runtime::peak::{VectorWidth, fma_gflops};
+use kiln_runtime::peak::{VectorWidth, dot_gops, fma_gflops};
+
+use crate::kernel::Products;
 
 /// The instruction set that a bench runs on.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,14 @@ impl Machine {
     /// GFLOP/s of fused multiply-adds on one core, measured now; not a number where there are none.
     pub fn peak(self) -> f64 {
         fma_gflops(self.width()).unwrap_or(f64::NAN)
+    }
+
+    /// The same of what a kernel multiplies: of bytes, operations of dot products of four.
+    pub fn peak_of(self, products: Products) -> f64 {
+        match products {
+            Products::Floats => self.peak(),
+            Products::Bytes => dot_gops(self.width()).unwrap_or(f64::NAN),
+        }
     }
 
     fn width(self) -> VectorWidth {
