@@ -20,8 +20,7 @@ struct Columns {
 
 impl Columns {
     fn new(b: &mut KernelBuilder) -> Columns {
-        let (correction, scale, bias) =
-            (b.weights(DType::I32), b.weights(DType::F32), b.weights(DType::F32));
+        let (correction, scale, bias) = (b.weights(DType::I32), b.weights(DType::F32), b.weights(DType::F32));
         Columns { correction, scale, bias }
     }
 
@@ -87,13 +86,8 @@ pub fn conv([h, w]: [i64; 2], [ci, co]: [i64; 2], size: i64, stride: i64, width:
     let line = if size > 1 || stride > 1 { ow } else { 1 };
     let [m_range, n_range] = ranges(&mut b, [m, co], steps, width, line);
     let taps = if size > 1 { vec![(0.into(), size.into()), (0.into(), size.into())] } else { vec![] };
-    let shape = ContractShape {
-        m: m_range,
-        n: n_range,
-        taps,
-        k: (0.into(), ci.into()),
-        acc_dtype: DType::I32,
-    };
+    let shape =
+        ContractShape { m: m_range, n: n_range, taps, k: (0.into(), ci.into()), acc_dtype: DType::I32 };
     b.contract(
         shape,
         |b, m, taps, k| {

@@ -66,15 +66,8 @@ pub enum Tier {
 
 impl Tier {
     /// Every tier.
-    pub const ALL: [Tier; 7] = [
-        Tier::X86V1,
-        Tier::X86V2,
-        Tier::X86V3,
-        Tier::X86V3Vnni,
-        Tier::X86V4,
-        Tier::X86V4Vnni,
-        Tier::Aarch64,
-    ];
+    pub const ALL: [Tier; 7] =
+        [Tier::X86V1, Tier::X86V2, Tier::X86V3, Tier::X86V3Vnni, Tier::X86V4, Tier::X86V4Vnni, Tier::Aarch64];
 
     /// Name as the command line takes it.
     pub const fn name(self) -> &'static str {
@@ -97,12 +90,9 @@ impl Tier {
     /// Architecture, as `std::env::consts::ARCH` names it.
     pub const fn arch(self) -> &'static str {
         match self {
-            Tier::X86V1
-            | Tier::X86V2
-            | Tier::X86V3
-            | Tier::X86V3Vnni
-            | Tier::X86V4
-            | Tier::X86V4Vnni => "x86_64",
+            Tier::X86V1 | Tier::X86V2 | Tier::X86V3 | Tier::X86V3Vnni | Tier::X86V4 | Tier::X86V4Vnni => {
+                "x86_64"
+            }
             Tier::Aarch64 => "aarch64",
         }
     }

@@ -226,7 +226,8 @@ pub(super) fn pack(
 ) -> Option<Weights> {
     let axes = &trace.axes;
     let values = values(trace, term, &[outer, taps, run, columns].concat())?;
-    let (g, t, k, n) = (product(outer, axes)?, product(taps, axes)?, product(run, axes)?, product(columns, axes)?);
+    let (g, t, k, n) =
+        (product(outer, axes)?, product(taps, axes)?, product(run, axes)?, product(columns, axes)?);
     if i64::try_from(k).ok()? < LEAST_RUN || values.len() != g * t * k * n {
         return None;
     }

@@ -212,8 +212,7 @@ impl Trace<'_, '_> {
         channel_at: &Expr,
         guards: &[InRange],
     ) -> Result<TermId, Refusal> {
-        let (value, bounds) =
-            self.conv_input_inside(op, x, batch, out_at, taps_at, channel_at, guards)?;
+        let (value, bounds) = self.conv_input_inside(op, x, batch, out_at, taps_at, channel_at, guards)?;
         let zero = self.number(self.terms.dtype(value), 0.0);
         Ok(self.padded(value, &bounds, zero))
     }

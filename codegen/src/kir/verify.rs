@@ -17,8 +17,8 @@
 use kiln_ir::{DClass, DType, Prim, Scalar};
 
 use super::{
-    Access, Axis, Block, BufferId, Contract, For, GROUP, Guard, Ix, Kernel, LoopKind, Op, Operand, Reduce, Rhs,
-    Stmt, Val, Var, compute_dtype,
+    Access, Axis, Block, BufferId, Contract, For, GROUP, Guard, Ix, Kernel, LoopKind, Op, Operand, Reduce,
+    Rhs, Stmt, Val, Var, compute_dtype,
 };
 
 /// A broken invariant of a kernel.
@@ -326,7 +326,8 @@ impl Verifier<'_> {
             match &c.b {
                 Rhs::Packed { buffer, base, width, group } => v.hidden(&all, |v| {
                     let (dtype, access) = v.buffer(*buffer)?;
-                    let bytes = acc == DType::I32 && dtype == DType::I8 && v.kernel.dtype(c.a.value) == DType::U8;
+                    let bytes =
+                        acc == DType::I32 && dtype == DType::I8 && v.kernel.dtype(c.a.value) == DType::U8;
                     ensure(*group == 1 || (*group == GROUP && bytes), || {
                         format!("groups of {group} elements of {buffer} of {dtype}")
                     })?;

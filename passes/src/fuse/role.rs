@@ -70,7 +70,8 @@ fn widens_bytes(graph: &Graph, node: &Node) -> bool {
 pub(crate) fn multiplies_integers(op: &Op) -> bool {
     matches!(
         op,
-        Op::Contract(Contract::Einsum { out: DType::I32, .. }) | Op::Conv(Conv::Forward { out: DType::I32, .. })
+        Op::Contract(Contract::Einsum { out: DType::I32, .. })
+            | Op::Conv(Conv::Forward { out: DType::I32, .. })
     )
 }
 
@@ -251,9 +252,8 @@ impl<'g> Web<'g> {
     pub fn is_kept(&self, at: usize) -> bool {
         let direct = |u: &usize| matches!(self.roles[*u], Role::Outside | Role::Hero | Role::Alone);
         let results = &self.node(at).results;
-        let reads = |u: &usize| {
-            self.node(*u).operands.iter().any(|v| results.contains(v) && !self.widens(*u, *v))
-        };
+        let reads =
+            |u: &usize| self.node(*u).operands.iter().any(|v| results.contains(v) && !self.widens(*u, *v));
         self.node(at).results.iter().any(|&r| self.uses.is_output(r))
             || self.to[at].iter().any(|u| direct(u) && reads(u))
     }

@@ -32,7 +32,6 @@ use rustc_hash::FxHashMap;
 
 use super::LowerError;
 use super::emit::{Callee, Emitter, Result};
-use left::Left;
 use crate::kir::{
     Access, Axis, Block, Buffer, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Operand, PART,
     Rhs, Stmt, Val, Var,
@@ -41,6 +40,7 @@ use crate::lower::wide::Width;
 use crate::lower::wide::quads::Quads;
 use crate::lower::wide::tile::{MOST_ROWS, Tile};
 use crate::schedule::panel_width;
+use left::Left;
 
 /// Rows of a tile: a block of the right operand comes from memory once for so many rows, and four micro-kernels of
 /// full height use it.
@@ -175,11 +175,7 @@ fn collect(block: &Block, found: &mut Vec<Contract>) {
     }
 }
 
-fn plan(
-    kernel: &mut Kernel,
-    c: &Contract,
-    vectors: Option<(Width, Quads)>,
-) -> Result<ContractPlan> {
+fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<(Width, Quads)>) -> Result<ContractPlan> {
     let unsupported =
         |what: &str| LowerError::Unsupported { kernel: kernel.name.clone(), what: what.to_owned() };
     let width = match &c.b {
@@ -282,12 +278,7 @@ fn packed_tile(c: &Contract, (left, wide): (Left, bool), columns: i64, depth: i6
 }
 
 /// The shape of the functions for tiles with wide vectors, if there are such; strides are still to be set.
-fn tile_shape(
-    kernel: &Kernel,
-    c: &Contract,
-    (vectors, quads): (Width, Quads),
-    width: i64,
-) -> Option<Tile> {
+fn tile_shape(kernel: &Kernel, c: &Contract, (vectors, quads): (Width, Quads), width: i64) -> Option<Tile> {
     let quads = (c.group() > 1).then_some(quads);
     let storage = match &c.b {
         // Four bytes are one element of the panel.

@@ -226,7 +226,8 @@ impl Emission<'_> {
             let at = i % 16;
             *byte = (at / size * 4 + at % size) as u8;
         }
-        let words: Vec<u32> = order.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let words: Vec<u32> =
+            order.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let packed = self.temporary()?;
         let order = self.pool(&words);
         self.asm.op3(Code::VEX_Vpshufb_ymm_ymm_ymmm256, packed, a, order);

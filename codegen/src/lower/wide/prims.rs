@@ -217,7 +217,8 @@ impl Selector<'_> {
             true => (-(1i32 << (bits - 1)), (1i32 << (bits - 1)) - 1),
             false => (0, (1i32 << bits) - 1),
         };
-        let Some(&Inst::Binary { op: Binary::MinF, a: Src::Bits(most), b: x, .. }) = self.definition(value) else {
+        let Some(&Inst::Binary { op: Binary::MinF, a: Src::Bits(most), b: x, .. }) = self.definition(value)
+        else {
             return None;
         };
         if f32::from_bits(most) != high as f32 {

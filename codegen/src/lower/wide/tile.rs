@@ -171,7 +171,11 @@ impl Tile {
         // F16C is no part of every machine that has AVX2.
         let half = self.vectors == Width::W256 && self.storage == DType::F16;
         let bytes = self.quads.is_none() || (self.acc, self.storage) == (DType::I32, DType::I32);
-        sums && storage && bytes && !half && self.width % lanes == 0 && (1..=4).contains(&(self.width / lanes))
+        sums && storage
+            && bytes
+            && !half
+            && self.width % lanes == 0
+            && (1..=4).contains(&(self.width / lanes))
     }
 
     /// Lines of a result with rows `stride` bytes apart to ask for in sums of `depth` products; `None` where that is too

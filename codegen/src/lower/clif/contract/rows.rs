@@ -328,8 +328,19 @@ impl Access<'_> {
         let run = self.left.padded(depth);
         let pitch = pitch(&spans, run, self.left.bytes());
         let element = self.element;
-        let patch =
-            Patch { source: buffer, element, index, spans, bounds, otherwise, depth, run, pitch, tap_count, first };
+        let patch = Patch {
+            source: buffer,
+            element,
+            index,
+            spans,
+            bounds,
+            otherwise,
+            depth,
+            run,
+            pitch,
+            tap_count,
+            first,
+        };
         let mut rows = Rows {
             split,
             outer: vars[0],
