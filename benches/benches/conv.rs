@@ -1,5 +1,7 @@
 //! Convolutions of ResNet-50 with bias and ReLU, as shares of the FMA peak of this machine's widest vectors, one thread.
 //!
+//! Those of bytes, with sums that become bytes again, are shares of the peak of dot products of bytes.
+//!
 //! A second table has those of 3x3 taps and stride 1 as the compiler takes them, by taps and with transformed tiles where
 //! those pay; shares count the operations of the sums over taps in both, so that tiles can have more than all of the peak.
 //!
@@ -9,12 +11,13 @@
 use kiln::ir::op::{Conv, Layout};
 use kiln::ir::{Build, DType, Dim, GraphBuilder, InferError, Value};
 use kiln_benches::Result;
+use kiln_benches::bytes;
 use kiln_benches::contraction::{bench, conv};
 use kiln_benches::graph::{Graph, tensor};
 use kiln_benches::machine::{Machine, is_wanted};
 use kiln_benches::rotate::best_of_turns;
 use kiln_benches::table::Table;
-use kiln_codegen::schedule::panel_width;
+use kiln_codegen::schedule::{panel_width, quad_width};
 
 /// Height and width, channels in and out, kernel size, stride.
 const SHAPES: &[(i64, [i64; 2], i64, i64)] = &[
@@ -45,6 +48,8 @@ fn main() -> Result<()> {
         let depth = size * size * channels[0];
         let width = i64::from(panel_width(channels[1], machine.lanes(), depth));
         cases.push((conv([side, side], channels, size, stride, width)?, vec![]));
+        let width = i64::from(quad_width(channels[1], machine.lanes(), depth / 4));
+        cases.push((bytes::conv([side, side], channels, size, stride, width)?, vec![]));
     }
     bench(machine, "conv", cases)?;
     taps_and_tiles(machine)

@@ -1,4 +1,5 @@
-//! Contractions and convolutions as kernel IR, and their shares of the FMA peak.
+//! Contractions and convolutions as kernel IR, and their shares of the peak: of fused multiply-adds, for bytes of dot
+//! products.
 
 use criterion::{Criterion, Throughput};
 use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
@@ -7,7 +8,7 @@ use kiln_codegen::schedule::{Blocks, contract_blocks};
 use kiln_ir::{DType, Prim};
 
 use crate::Result;
-use crate::kernel::{Case, Ready};
+use crate::kernel::{Case, Products, Ready};
 use crate::machine::{Machine, is_wanted};
 use crate::rotate::{ROUNDS, turn};
 use crate::table::Table;
@@ -50,7 +51,13 @@ impl Epilogue {
 }
 
 /// The grid over blocks of columns and of rows, as ranges of a contraction.
-fn ranges(b: &mut KernelBuilder, [m, n]: [i64; 2], depth: i64, width: i64, line: i64) -> [(Ix, Ix); 2] {
+pub(crate) fn ranges(
+    b: &mut KernelBuilder,
+    [m, n]: [i64; 2],
+    depth: i64,
+    width: i64,
+    line: i64,
+) -> [(Ix, Ix); 2] {
     let Blocks { rows, columns, by_rows } = contract_blocks([Some(m), Some(n)], depth, width, line);
     let mut blocks = |total: i64, block: i64| b.grid((total + block - 1) / block) * block;
     let (row, column) = if by_rows {
@@ -81,6 +88,7 @@ pub fn gemm([m, n, k]: [i64; 3], epilogue: Epilogue, width: i64) -> Result<Case>
         kernel: b.finish()?,
         lengths: vec![m * k, (n + width - 1) / width * width * k, n, m * n],
         flops: 2.0 * (m * n * k) as f64,
+        products: Products::Floats,
     })
 }
 
@@ -123,6 +131,7 @@ pub fn batched(count: i64, [m, n, k]: [i64; 3]) -> Result<Case> {
         kernel: b.finish()?,
         lengths: vec![m * stride, n * stride, count * m * n],
         flops: 2.0 * (count * m * n * k) as f64,
+        products: Products::Floats,
     })
 }
 
@@ -157,6 +166,7 @@ pub fn conv([h, w]: [i64; 2], [ci, co]: [i64; 2], size: i64, stride: i64, width:
         kernel: b.finish()?,
         lengths: vec![h * w * ci, (co + width - 1) / width * width * depth, co, m * co],
         flops: 2.0 * (m * co * depth) as f64,
+        products: Products::Floats,
     })
 }
 
@@ -188,7 +198,7 @@ pub fn bench(machine: Machine, group: &str, cases: Vec<(Case, Vec<Peer>)>) -> Re
         let (mut peak, mut own, mut points) = (0.0f64, f64::INFINITY, vec![]);
         let (mut whole, mut best) = (f64::INFINITY, vec![f64::INFINITY; peers.len()]);
         for _ in 0..ROUNDS {
-            peak = peak.max(machine.peak());
+            peak = peak.max(machine.peak_of(case.products));
             own = own.min(ready.best_of_points(&mut points));
             if !peers.is_empty() {
                 whole = whole.min(turn(&mut || ready.run(0..ready.points)));

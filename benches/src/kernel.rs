@@ -6,11 +6,21 @@ use std::time::Instant;
 use kiln_codegen::kir::Kernel;
 use kiln_codegen::lower::clif::Compiler;
 use kiln_codegen::lower::jit::JitKernel;
+use kiln_ir::DType;
 use kiln_runtime::memory::AlignedBuf;
 
 use crate::Result;
 
-/// A kernel of `f32`, the lengths of its buffers in elements, and its work.
+/// What a kernel multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// `f32`.
+    Floats,
+    /// Bytes, with sums of 32 bits.
+    Bytes,
+}
+
+/// A kernel, the lengths of its buffers in elements, and its work.
 pub struct Case {
     /// Says what it computes.
     pub name: String,
@@ -18,8 +28,9 @@ pub struct Case {
     pub kernel: Kernel,
     /// Elements of its buffers, in order.
     pub lengths: Vec<i64>,
-    /// Arithmetic operations of its contraction.
+    /// Arithmetic operations of its contraction, and what it multiplies.
     pub flops: f64,
+    pub products: Products,
 }
 
 /// A case that can run.
@@ -32,14 +43,19 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Compiles the kernel and fills its buffers with numbers in [-1, 1].
+    /// Compiles the kernel and fills its buffers with numbers in [-1, 1], or any integers.
     pub fn new(compiler: &Compiler, case: &Case) -> Result<Ready> {
         let jit = JitKernel::new(compiler.compile(&case.kernel)?)?;
         let mut buffers = vec![];
-        for &len in &case.lengths {
-            let mut buffer = AlignedBuf::zeroed(4 * len as u64)?;
-            for (i, element) in buffer.bytes_mut().chunks_exact_mut(4).enumerate() {
-                element.copy_from_slice(&number(i).to_le_bytes());
+        for (id, &len) in case.kernel.params().zip(&case.lengths) {
+            let dtype = case.kernel.buffers[id.index()].dtype;
+            let size = dtype.bits() / 8;
+            let mut buffer = AlignedBuf::zeroed(size as u64 * len as u64)?;
+            for (i, element) in buffer.bytes_mut().chunks_exact_mut(size).enumerate() {
+                match dtype {
+                    DType::F32 => element.copy_from_slice(&number(i).to_le_bytes()),
+                    _ => element[0] = (i * 7919 % 251) as u8,
+                }
             }
             buffers.push(buffer);
         }

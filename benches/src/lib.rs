@@ -6,6 +6,7 @@
 //! Environment: `KILN_TIER=x86-64-v3` takes another tier than this machine's, `KILN_PORTABLE=1` its 128-bit code (kernel
 //! benches only), `KILN_CASE=conv` the cases with such names, `KILN_ZOO=FOLDER` the models that `cargo xtask zoo` wrote.
 
+pub mod bytes;
 pub mod contraction;
 pub mod graph;
 pub mod kernel;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use criterion::Criterion;
 use kiln_codegen::lower::clif::{Compiler, LowerError};
 use kiln_runtime::cpu::Tier;
-use kiln_runtime::peak::{VectorWidth, fma_gflops};
+use kiln_runtime::peak::{VectorWidth, dot_gops, fma_gflops};
+
+use crate::kernel::Products;
 
 /// The instruction set that a bench runs on.
 #[derive(Clone, Copy, Debug)]
@@ -46,11 +48,19 @@ impl Machine {
         fma_gflops(self.width()).unwrap_or(f64::NAN)
     }
 
+    /// The same of what a kernel multiplies: of bytes, operations of dot products of four.
+    pub fn peak_of(self, products: Products) -> f64 {
+        match products {
+            Products::Floats => self.peak(),
+            Products::Bytes => dot_gops(self.width()).unwrap_or(f64::NAN),
+        }
+    }
+
     fn width(self) -> VectorWidth {
         match self.tier {
             _ if self.portable => VectorWidth::W128,
-            Tier::X86V4 => VectorWidth::W512,
-            Tier::X86V3 => VectorWidth::W256,
+            Tier::X86V4 | Tier::X86V4Vnni => VectorWidth::W512,
+            Tier::X86V3 | Tier::X86V3Vnni => VectorWidth::W256,
             Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => VectorWidth::W128,
         }
     }

@@ -157,9 +157,15 @@ pub enum TargetArg {
     /// x86-64 with AVX2 and FMA.
     #[value(name = "x86-64-v3", alias = "v3")]
     V3,
+    /// x86-64 with AVX2, FMA and AVX-VNNI.
+    #[value(name = "x86-64-v3-vnni", alias = "v3-vnni")]
+    V3Vnni,
     /// x86-64 with AVX-512.
     #[value(name = "x86-64-v4", alias = "v4")]
     V4,
+    /// x86-64 with AVX-512 and its VNNI.
+    #[value(name = "x86-64-v4-vnni", alias = "v4-vnni")]
+    V4Vnni,
     /// 64-bit Arm with NEON.
     #[value(name = "aarch64")]
     Aarch64,

@@ -363,7 +363,9 @@ impl Interp<'_> {
             Rhs::Packed { base, .. } => self.ix(base),
             Rhs::Strided(_) => 0,
         };
-        let depth: i64 = reduction.iter().map(|axis| self.ix(&axis.extent).max(0)).product();
+        let taps: i64 = c.taps.iter().map(|axis| self.ix(&axis.extent).max(0)).product();
+        let (run, group) = (self.ix(&c.k.extent).max(0), i64::from(c.group()));
+        let groups = (run + group - 1) / group;
         let (rows, columns) = (self.range(&c.m), self.range(&c.n));
         self.each(c.m.var, rows, &mut |s| {
             s.each(c.n.var, columns.clone(), &mut |s| {
@@ -376,7 +378,9 @@ impl Interp<'_> {
                         Rhs::Packed { buffer, width, .. } => {
                             let width = i64::from(*width);
                             let n = s.vars[c.n.var.index()];
-                            let index = packed + ((n / width) * depth + position) * width + n % width;
+                            let (tap, k) = (position / run, position % run);
+                            let row = (n / width * taps + tap) * groups + k / group;
+                            let index = packed + (row * width + n % width) * group + k % group;
                             s.load(*buffer, index)?
                         }
                     };

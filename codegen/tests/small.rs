@@ -43,9 +43,7 @@ fn check(
     let data: Vec<Datum> = inputs.iter().cloned().map(Datum::Tensor).collect();
     let expected = Evaluator::new(&module).run(id, &data).unwrap();
     let [Datum::Tensor(expected)] = expected.as_slice() else { panic!("{name}: one tensor") };
-    for tier in
-        [Tier::X86V2, Tier::X86V3, Tier::X86V4, Tier::Aarch64].into_iter().filter(|t| t.is_supported())
-    {
+    for tier in Tier::ALL.into_iter().filter(|t| *t != Tier::X86V1 && t.is_supported()) {
         let compiled = compile(&module, &Options { tier, ..Options::default() }).unwrap();
         assert_eq!(compiled.summary.slow, [], "{name}");
         let session = Session::new(

@@ -54,15 +54,20 @@ pub enum Tier {
     X86V2,
     /// x86-64-v3: AVX2, FMA.
     X86V3,
+    /// x86-64-v3 and AVX-VNNI, the dot products of bytes.
+    X86V3Vnni,
     /// x86-64-v4: AVX-512 F, BW, CD, DQ, VL.
     X86V4,
+    /// x86-64-v4 and AVX-512 VNNI.
+    X86V4Vnni,
     /// 64-bit Arm with NEON.
     Aarch64,
 }
 
 impl Tier {
     /// Every tier.
-    pub const ALL: [Tier; 5] = [Tier::X86V1, Tier::X86V2, Tier::X86V3, Tier::X86V4, Tier::Aarch64];
+    pub const ALL: [Tier; 7] =
+        [Tier::X86V1, Tier::X86V2, Tier::X86V3, Tier::X86V3Vnni, Tier::X86V4, Tier::X86V4Vnni, Tier::Aarch64];
 
     /// Name as the command line takes it.
     pub const fn name(self) -> &'static str {
@@ -70,7 +75,9 @@ impl Tier {
             Tier::X86V1 => "x86-64-v1",
             Tier::X86V2 => "x86-64-v2",
             Tier::X86V3 => "x86-64-v3",
+            Tier::X86V3Vnni => "x86-64-v3-vnni",
             Tier::X86V4 => "x86-64-v4",
+            Tier::X86V4Vnni => "x86-64-v4-vnni",
             Tier::Aarch64 => "aarch64",
         }
     }
@@ -83,14 +90,44 @@ impl Tier {
     /// Architecture, as `std::env::consts::ARCH` names it.
     pub const fn arch(self) -> &'static str {
         match self {
-            Tier::X86V1 | Tier::X86V2 | Tier::X86V3 | Tier::X86V4 => "x86_64",
+            Tier::X86V1 | Tier::X86V2 | Tier::X86V3 | Tier::X86V3Vnni | Tier::X86V4 | Tier::X86V4Vnni => {
+                "x86_64"
+            }
             Tier::Aarch64 => "aarch64",
         }
     }
 
-    /// Features that the tier promises (those of the x86-64 psABI micro-architecture levels).
+    /// The tier that promises the same without dot products of bytes.
+    #[must_use]
+    pub const fn without_vnni(self) -> Tier {
+        match self {
+            Tier::X86V3Vnni => Tier::X86V3,
+            Tier::X86V4Vnni => Tier::X86V4,
+            Tier::X86V1 | Tier::X86V2 | Tier::X86V3 | Tier::X86V4 | Tier::Aarch64 => self,
+        }
+    }
+
+    /// Features that the tier promises: those of the x86-64 psABI micro-architecture levels, and those that a name adds.
     pub const fn features(self) -> &'static [&'static str] {
-        const V4: [&str; 20] = [
+        const V3_VNNI: [&str; 16] = [
+            "sse",
+            "sse2",
+            "sse3",
+            "ssse3",
+            "sse4.1",
+            "sse4.2",
+            "popcnt",
+            "cmpxchg16b",
+            "avx",
+            "avx2",
+            "fma",
+            "f16c",
+            "bmi1",
+            "bmi2",
+            "lzcnt",
+            "avxvnni",
+        ];
+        const V4: [&str; 21] = [
             "sse",
             "sse2",
             "sse3",
@@ -111,12 +148,15 @@ impl Tier {
             "avx512bw",
             "avx512dq",
             "avx512vl",
+            "avx512vnni",
         ];
         match self {
             Tier::X86V1 => V4.split_at(2).0,
             Tier::X86V2 => V4.split_at(8).0,
             Tier::X86V3 => V4.split_at(15).0,
+            Tier::X86V3Vnni => &V3_VNNI,
             Tier::X86V4 => V4.split_at(20).0,
+            Tier::X86V4Vnni => &V4,
             Tier::Aarch64 => &["neon"],
         }
     }
@@ -141,8 +181,21 @@ mod tests {
         for tier in Tier::ALL {
             assert_eq!(Tier::from_name(tier.name()), Some(tier));
         }
-        for pair in [[Tier::X86V1, Tier::X86V2], [Tier::X86V2, Tier::X86V3], [Tier::X86V3, Tier::X86V4]] {
+        let pairs = [
+            [Tier::X86V1, Tier::X86V2],
+            [Tier::X86V2, Tier::X86V3],
+            [Tier::X86V3, Tier::X86V3Vnni],
+            [Tier::X86V3, Tier::X86V4],
+            [Tier::X86V4, Tier::X86V4Vnni],
+        ];
+        for pair in pairs {
             assert!(pair[0].features().iter().all(|f| pair[1].features().contains(f)));
+        }
+        for tier in Tier::ALL {
+            let plain = tier.without_vnni().features();
+            let more: Vec<_> = tier.features().iter().filter(|f| !plain.contains(f)).collect();
+            assert!(more.iter().all(|f| f.ends_with("vnni")), "{}: {more:?}", tier.name());
+            assert_eq!(more.len(), usize::from(tier.without_vnni() != tier));
         }
         assert!(Tier::X86V3.features().contains(&"fma") && !Tier::X86V3.features().contains(&"avx512f"));
     }

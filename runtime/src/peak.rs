@@ -1,4 +1,4 @@
-//! Measured peaks of the machine: fused multiply-adds a second and memory bandwidth. Benches and profiles divide by
+//! Measured peaks of the machine: fused multiply-adds and dot products of bytes a second, and memory bandwidth. Benches and profiles divide by
 //! these, so that a share of the limit means the same on every machine.
 
 use std::hint::black_box;
@@ -58,6 +58,53 @@ pub fn fma_gflops(width: VectorWidth) -> Option<f64> {
     Some(best)
 }
 
+/// Best of several short bursts of dot products of four bytes (`vpdpbusd`) on one core, in Gop/s (one product and its
+/// addition are 2 operations). `None` where the machine lacks them in that width.
+pub fn dot_gops(width: VectorWidth) -> Option<f64> {
+    if !has_dots(width) {
+        return None;
+    }
+    let mut best = 0.0f64;
+    for _ in 0..8 {
+        let start = Instant::now();
+        let operations = dot_burst(width);
+        best = best.max(operations / start.elapsed().as_secs_f64() / 1e9);
+    }
+    Some(best)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_dots(width: VectorWidth) -> bool {
+    match width {
+        VectorWidth::W128 => false,
+        VectorWidth::W256 => std::is_x86_feature_detected!("avxvnni"),
+        VectorWidth::W512 => std::is_x86_feature_detected!("avx512vnni"),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_dots(_: VectorWidth) -> bool {
+    false
+}
+
+#[cfg(target_arch = "x86_64")]
+fn dot_burst(width: VectorWidth) -> f64 {
+    let (bytes, sum) = match width {
+        VectorWidth::W128 => (0, 0),
+        // SAFETY: `dot_gops` checked that the machine has the features of the width.
+        VectorWidth::W256 => (32, unsafe { x86::dots256() }),
+        // SAFETY: as above.
+        VectorWidth::W512 => (64, unsafe { x86::dots512() }),
+    };
+    black_box(sum);
+    (ROUNDS as usize * ACCUMULATORS * bytes * 2) as f64
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn dot_burst(_: VectorWidth) -> f64 {
+    0.0
+}
+
 #[cfg(target_arch = "x86_64")]
 fn burst(width: VectorWidth) -> f64 {
     let (lanes, sum) = match width {
@@ -105,6 +152,43 @@ mod x86 {
         };
     }
 
+    macro_rules! dots {
+        ($name:ident, $features:literal, $set:ident, $dot:ident, $add:ident, $first:ident) => {
+            #[target_feature(enable = $features)]
+            pub fn $name() -> i32 {
+                let (a, b) = ($set(black_box(0x0102_0304)), $set(black_box(0x0101_ff02)));
+                let mut acc = [$set(black_box(1)); ACCUMULATORS];
+                for _ in 0..ROUNDS {
+                    for x in &mut acc {
+                        *x = $dot(*x, a, b);
+                    }
+                }
+                let mut sum = acc[0];
+                for x in &acc[1..] {
+                    sum = $add(sum, *x);
+                }
+                $first(sum)
+            }
+        };
+    }
+
+    dots!(
+        dots256,
+        "avx2,avxvnni",
+        _mm256_set1_epi32,
+        _mm256_dpbusd_avx_epi32,
+        _mm256_add_epi32,
+        _mm256_cvtsi256_si32
+    );
+    dots!(
+        dots512,
+        "avx512f,avx512vnni",
+        _mm512_set1_epi32,
+        _mm512_dpbusd_epi32,
+        _mm512_add_epi32,
+        _mm512_cvtsi512_si32
+    );
+
     burst!(burst128, "avx2,fma", _mm_set1_ps, _mm_fmadd_ps, _mm_add_ps, |v| _mm_cvtss_f32(v));
     burst!(burst256, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps, |v| _mm256_cvtss_f32(v));
     burst!(burst512, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps, |v| _mm512_cvtss_f32(v));
@@ -136,6 +220,7 @@ mod tests {
     fn peaks_are_positive_where_available() {
         for width in VectorWidth::available() {
             assert!(fma_gflops(width).is_some_and(|g| g > 0.1));
+            assert!(dot_gops(width).is_none_or(|g| g > 0.1));
         }
         assert!(read_gbps(1) > 0.01);
     }

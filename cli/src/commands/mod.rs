@@ -52,7 +52,9 @@ pub fn options(args: &ModelArgs) -> Result<Options> {
         TargetArg::Native => None,
         TargetArg::V2 => Some(Tier::X86V2),
         TargetArg::V3 => Some(Tier::X86V3),
+        TargetArg::V3Vnni => Some(Tier::X86V3Vnni),
         TargetArg::V4 => Some(Tier::X86V4),
+        TargetArg::V4Vnni => Some(Tier::X86V4Vnni),
         TargetArg::Aarch64 => Some(Tier::Aarch64),
     };
     known_passes(&args.disable_pass)?;

@@ -51,8 +51,8 @@ pub fn compile(module: &Module, options: &Options) -> Result<Compiled, CompileEr
         })
     };
     let lanes = match options.tier {
-        Tier::X86V4 => 16,
-        Tier::X86V3 => 8,
+        Tier::X86V4 | Tier::X86V4Vnni => 16,
+        Tier::X86V3 | Tier::X86V3Vnni => 8,
         Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => 4,
     };
     let tuning = Tuning { lanes, reads_lines: lanes > 4, winograd: options.winograd };

@@ -2,18 +2,19 @@
 //! right operands are packed into panels, and the rest of the region is the epilogue on the accumulators.
 
 use kiln_ir::op::{Contract as ContractOp, Conv, Movement};
-use kiln_ir::{DType, Dim, Ew, NodeId, Op, Tensor, Value};
+use kiln_ir::{DType, Dim, Ew, NodeId, Op, Prim, Tensor, Value};
 use rustc_hash::FxHashMap;
 
 use super::emit::{Emitter, Group};
 use super::expr::{AxisId, Expr, flatten, reshape_index};
 use super::loops::{Domain, Lowered, Root, all_exprs, bind_all, collapse, grain, reduce_groups};
 use super::panels::{Panels, pack_panels};
+use super::quads::{self, Zero};
 use super::reduction::spatial_axes;
-use super::term::{Term, TermId};
+use super::term::{InRange, Term, TermId};
 use super::trace::{Hero, Refusal, Region, Trace, kernel_type};
-use crate::kir::{Access, Axis, Contract, Ix, KernelBuilder, Operand, Rhs, Stmt, Var};
-use crate::schedule::{contract_blocks, panel_width};
+use crate::kir::{Access, Axis, Contract, GROUP, Ix, KernelBuilder, Operand, Rhs, Stmt, Val, Var};
+use crate::schedule::{contract_blocks, panel_width, quad_width};
 
 /// What the lowerings like: sizes in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +47,22 @@ pub(super) struct Pieces {
     /// Left and right element.
     pub a: TermId,
     pub b: TermId,
+    /// The left element inside of padding, and where that is.
+    pub bare: (TermId, Vec<InRange>),
     /// Result axes, in order.
     pub order: Vec<AxisId>,
     /// Reduced axes, outermost first.
     pub reduced: Vec<AxisId>,
     pub acc: DType,
+}
+
+/// What a contraction's products are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Products {
+    /// Bytes less a zero point, and constants that fit into bytes ([`quads`]).
+    Bytes,
+    /// Elements as they are.
+    Elements,
 }
 
 /// Lowers a region around the contraction or convolution `hero`.
@@ -59,6 +71,24 @@ pub fn lower_contract(
     hero: NodeId,
     constants: &dyn Fn(Value) -> Option<Tensor>,
     tuning: Tuning,
+    name: &str,
+) -> Result<Lowered, Refusal> {
+    let integers = kernel_type(region.graph, region.graph.node(hero).results[0])?.0 == DType::I32;
+    let lower = |products| lower_products(region, hero, constants, (tuning, products), name);
+    if integers {
+        match lower(Products::Bytes) {
+            Ok(lowered) => return Ok(lowered),
+            Err(refusal) => tracing::trace!(name, reason = %refusal.0, "no products of bytes"),
+        }
+    }
+    lower(Products::Elements)
+}
+
+fn lower_products(
+    region: &Region<'_>,
+    hero: NodeId,
+    constants: &dyn Fn(Value) -> Option<Tensor>,
+    (tuning, products): (Tuning, Products),
     name: &str,
 ) -> Result<Lowered, Refusal> {
     let node = region.graph.node(hero);
@@ -76,7 +106,7 @@ pub fn lower_contract(
         if trace.hero.as_ref().is_some_and(|h| h.mismatch) {
             break;
         }
-        return Builder::new(trace, pieces, tuning)?.build(region, name);
+        return Builder::new(trace, pieces, (tuning, products))?.build(region, name);
     }
     Err(Refusal::new("the contraction is needed at another index than its own"))
 }
@@ -115,7 +145,7 @@ pub(super) fn pieces(
 ) -> Result<Pieces, Refusal> {
     let node = region.graph.node(hero);
     let value = node.results[0];
-    let (a, b, reduced, out_dtype) = match &node.op {
+    let (a, b, bare, reduced, out_dtype) = match &node.op {
         Op::Contract(ContractOp::Einsum { spec, out }) => {
             let (mut at_lhs, mut at_rhs) = (vec![], vec![]);
             let mut summed: Vec<(u8, AxisId)> = vec![];
@@ -133,7 +163,7 @@ pub(super) fn pieces(
             }
             let a = trace.value(node.operands[0], &at_lhs, &[])?;
             let b = trace.value(node.operands[1], &at_rhs, &[])?;
-            (a, b, summed.into_iter().map(|s| s.1).collect::<Vec<_>>(), *out)
+            (a, b, (a, vec![]), summed.into_iter().map(|s| s.1).collect::<Vec<_>>(), *out)
         }
         Op::Conv(op @ Conv::Forward { groups, layout, out, .. }) => {
             let w_dims = trace.dims(node.operands[1])?;
@@ -148,13 +178,16 @@ pub(super) fn pieces(
             let channel_at = group.times(&w_dims[1]).plus(&unit_or_axis(trace, c));
             let out_at = domain.index[spatial].to_vec();
             let (x, w) = (node.operands[0], node.operands[1]);
-            let a = trace.conv_input(op, x, &domain.index[0], &out_at, &taps_at, &channel_at, &[])?;
+            let bare =
+                trace.conv_input_inside(op, x, &domain.index[0], &out_at, &taps_at, &channel_at, &[])?;
+            let zero = trace.number(trace.terms.dtype(bare.0), 0.0);
+            let a = trace.padded(bare.0, &bare.1, zero);
             let mut w_at = vec![o, unit_or_axis(trace, c)];
             w_at.extend(taps_at);
             let b = trace.value(w, &w_at, &[])?;
             let mut reduced = taps;
             reduced.push(c);
-            (a, b, reduced, *out)
+            (a, b, bare, reduced, *out)
         }
         other => return Err(Refusal::new(format!("`{}` is no contraction", other.mnemonic()))),
     };
@@ -170,7 +203,7 @@ pub(super) fn pieces(
         let offset = flatten(index, trace.dims(v)?);
         roots.push(Root { output, dtype: trace.dtype(v)?, term, offset });
     }
-    Ok(Pieces { roots, a, b, order: domain.order(), reduced, acc })
+    Ok(Pieces { roots, a, b, bare, order: domain.order(), reduced, acc })
 }
 
 fn unit_or_axis(trace: &Trace<'_, '_>, axis: AxisId) -> Expr {
@@ -230,23 +263,46 @@ struct Builder<'a, 'g> {
     taps: Vec<Group>,
     k: Dimension,
     packed: Option<Panels>,
+    /// The operands as bytes.
+    quads: Option<Quads>,
+}
+
+/// Operands that are bytes.
+struct Quads {
+    left: quads::Left,
+    weights: quads::Weights,
 }
 
 impl<'a, 'g> Builder<'a, 'g> {
-    fn new(trace: Trace<'a, 'g>, mut pieces: Pieces, tuning: Tuning) -> Result<Self, Refusal> {
-        let axes_of = |t: TermId| trace.terms.get(t).axes.clone();
+    fn new(
+        mut trace: Trace<'a, 'g>,
+        mut pieces: Pieces,
+        (tuning, products): (Tuning, Products),
+    ) -> Result<Self, Refusal> {
+        let axes_of = |trace: &Trace<'_, '_>, t: TermId| trace.terms.get(t).axes.clone();
         let real: Vec<AxisId> =
             pieces.order.iter().copied().filter(|a| trace.axes.extent(*a).as_known() != Some(1)).collect();
         let unit =
             real.iter().copied().find(|a| pieces.roots[0].offset.coefficient(*a).as_known() == Some(1));
         let unit = unit.ok_or_else(|| Refusal::new("no axis of the result is contiguous"))?;
-        if axes_of(pieces.a).contains(&unit) {
+        let swapped = axes_of(&trace, pieces.a).contains(&unit);
+        if swapped {
             std::mem::swap(&mut pieces.a, &mut pieces.b);
+            pieces.bare = (pieces.a, vec![]);
         }
-        let (in_a, in_b) = (axes_of(pieces.a), axes_of(pieces.b));
+        let (in_a, in_b) = (axes_of(&trace, pieces.a), axes_of(&trace, pieces.b));
         if in_a.contains(&unit) || !in_b.contains(&unit) {
             return Err(Refusal::new("the contiguous axis of the result belongs to both operands"));
         }
+        let left = match products {
+            Products::Bytes => {
+                let left = quads::left(&mut trace, &pieces).filter(|_| quads::fits(&trace, pieces.b));
+                let left = left.ok_or_else(|| Refusal::new("operands are no bytes"))?;
+                pieces.a = left.load;
+                Some(left)
+            }
+            Products::Elements => None,
+        };
         let rows: Vec<AxisId> =
             real.iter().copied().filter(|a| in_a.contains(a) && !in_b.contains(a)).collect();
         let columns: Vec<AxisId> =
@@ -258,7 +314,7 @@ impl<'a, 'g> Builder<'a, 'g> {
         out_exprs.extend(pieces.roots.iter().map(|r| r.offset.clone()));
         let a_exprs = all_exprs(&trace.terms, &[pieces.a]);
         let b_exprs = all_exprs(&trace.terms, &[pieces.b]);
-        let constant_b = packable(&trace, pieces.b);
+        let constant_b = left.is_some() || packable(&trace, pieces.b);
         let joined = |parts: &[&[Expr]]| parts.concat();
         let mut row_groups = collapse(&rows, &trace.axes, &joined(&[&out_exprs, &a_exprs]));
         let short = |g: &Group| g.extent(&trace.axes).as_known().is_some_and(|e| e < SHORT_ROWS);
@@ -287,11 +343,34 @@ impl<'a, 'g> Builder<'a, 'g> {
         let extent = |g: &Option<Group>| g.as_ref().map_or(Dim::known(1), |g| g.extent(&trace.axes));
         let dimension = |group: Option<Group>| Dimension { extent: extent(&group), group };
         let (m, n, k) = (dimension(m), dimension(n), dimension(k));
-        let mut builder = Builder { trace, pieces, grid, m, line, n, taps, k, packed: None };
-        if constant_b {
+        let mut builder = Builder { trace, pieces, grid, m, line, n, taps, k, packed: None, quads: None };
+        if let Some(left) = left {
+            builder.quads = builder.pack_quads(left, tuning);
+            if builder.quads.is_none() {
+                return Err(Refusal::new("bytes that are not packed"));
+            }
+        } else if constant_b {
             builder.packed = builder.pack(tuning);
         }
         Ok(builder)
+    }
+
+    /// The operands as bytes.
+    fn pack_quads(&self, left: quads::Left, tuning: Tuning) -> Option<Quads> {
+        let in_b = &self.trace.terms.get(self.pieces.b).axes;
+        let members = |groups: &mut dyn Iterator<Item = &Group>| -> Vec<AxisId> {
+            groups.flat_map(|g| &g.members).copied().collect()
+        };
+        let mut outer = members(&mut self.grid.iter());
+        outer.retain(|a| in_b.contains(a));
+        let (taps, run) = (members(&mut self.taps.iter()), members(&mut self.k.group.iter()));
+        let columns = members(&mut self.n.group.iter());
+        let depth = self.taps.iter().fold(self.k.extent.clone(), |d, g| d * g.extent(&self.trace.axes));
+        let steps = depth.as_known()? / i64::from(GROUP);
+        let width = quad_width(self.n.extent.as_known()?, tuning.lanes, steps);
+        let axes = [&outer[..], &taps, &run, &columns];
+        let weights = quads::pack(&self.trace, self.pieces.b, axes, width, left.zero)?;
+        Some(Quads { left, weights })
     }
 
     /// The right operand as panels, if it is a plain load of a constant.
@@ -314,7 +393,7 @@ impl<'a, 'g> Builder<'a, 'g> {
     }
 
     fn build(self, region: &Region<'_>, name: &str) -> Result<Lowered, Refusal> {
-        let Builder { trace, pieces, grid, m, line, n, taps, k, packed } = self;
+        let Builder { trace, pieces, grid, m, line, n, taps, k, packed, quads } = self;
         let Trace { terms, axes, sources, fits, .. } = trace;
         let mut tops: Vec<TermId> = pieces.roots.iter().map(|r| r.term).collect();
         let operands = [pieces.a, pieces.b];
@@ -332,8 +411,11 @@ impl<'a, 'g> Builder<'a, 'g> {
             vars.push(b.grid(extent));
         }
         let depth = taps.iter().fold(k.extent.clone(), |d, g| d * g.extent(&axes));
-        let width = packed.as_ref().map_or(1, |p| i64::from(p.width));
-        let sums = depth.as_known().unwrap_or(UNKNOWN_DEPTH);
+        let packed = quads.as_ref().map(|q| &q.weights.panels).or(packed.as_ref());
+        let width = packed.map_or(1, |p| i64::from(p.width));
+        // Four products of bytes take the time of one of floats.
+        let group = if quads.is_some() { i64::from(GROUP) } else { 1 };
+        let sums = depth.as_known().unwrap_or(UNKNOWN_DEPTH) / group;
         let blocks = contract_blocks([m.extent.as_known(), n.extent.as_known()], sums, width, line);
         let mut range = |extent, block| blocked(&mut e, &mut b, extent, block, &mut points);
         let (m_range, n_range) = if blocks.by_rows {
@@ -347,7 +429,11 @@ impl<'a, 'g> Builder<'a, 'g> {
         bind_all(&mut e, &mut b, &grid, &vars, &mut |e, b| {
             e.hoist(b, &tops);
             let ranges = (m_range.clone(), n_range.clone());
-            let parts = Parts { pieces: &pieces, m: &m, n: &n, taps: &taps, k: &k, packed: packed.as_ref() };
+            if let Some(Zero::Computed(zero, _)) = quads.as_ref().map(|q| q.left.zero) {
+                e.hoist(b, &[zero]);
+            }
+            let quads = quads.as_ref();
+            let parts = Parts { pieces: &pieces, m: &m, n: &n, taps: &taps, k: &k, packed, quads };
             let contract = parts.statement(e, b, ranges, acc_term, &buffers);
             b.push(Stmt::Contract(Box::new(contract)));
         });
@@ -355,7 +441,7 @@ impl<'a, 'g> Builder<'a, 'g> {
         let (kernel, params, dims) = e.finish(b)?;
         let all = grid.iter().fold(&m.extent * &n.extent, |n, g| n * g.extent(&axes));
         let flops = Dim::known(2) * all * depth;
-        let grain = grain(&points, &flops, CHUNK_FLOPS);
+        let grain = grain(&points, &flops, CHUNK_FLOPS * group);
         let outputs = region.outputs.clone();
         Ok(Lowered { kernel, params, sources, outputs, dims, grid: points, grain, flops, fits })
     }
@@ -369,6 +455,7 @@ struct Parts<'a> {
     taps: &'a [Group],
     k: &'a Dimension,
     packed: Option<&'a Panels>,
+    quads: Option<&'a Quads>,
 }
 
 impl Parts<'_> {
@@ -397,12 +484,14 @@ impl Parts<'_> {
             all.map(|(g, v)| (g.clone(), Ix::Var(v))).unzip()
         };
         let acc_dtype = self.pieces.acc;
-        let a = operand(e, b, self.pieces.a, with(self.m.group.as_ref(), m.var), acc_dtype);
+        let a = self.quads.map_or(self.pieces.a, |q| q.left.term);
+        let a = operand(e, b, a, with(self.m.group.as_ref(), m.var), acc_dtype);
         let rhs = match self.packed {
             Some(panels) => {
                 let buffer = e.constant(b, panels.tensor.clone());
                 let base = e.ix(b, &panels.base);
-                Rhs::Packed { buffer, base, width: panels.width }
+                let group = if self.quads.is_some() { GROUP } else { 1 };
+                Rhs::Packed { buffer, base, width: panels.width, group }
             }
             None => Rhs::Strided(operand(e, b, self.pieces.b, with(self.n.group.as_ref(), n.var), acc_dtype)),
         };
@@ -412,7 +501,7 @@ impl Parts<'_> {
             pairs.into_iter().filter_map(|(g, v)| g.map(|g| (g.clone(), Ix::Var(v)))).unzip();
         let (epilogue, ()) = b.block(|b| {
             bind_all(e, b, &groups, &vars, &mut |e, b| {
-                let mut store = |e: &mut Emitter<'_>| {
+                let store = |e: &mut Emitter<'_>, b: &mut KernelBuilder| {
                     for (root, &buffer) in self.pieces.roots.iter().zip(buffers) {
                         let value = e.emit(b, root.term);
                         let value = b.cast(value, Ew::compute_dtype(root.dtype));
@@ -421,12 +510,36 @@ impl Parts<'_> {
                     }
                 };
                 match acc_term {
-                    Some(term) => e.with_value(term, acc, store),
-                    None => store(e),
+                    Some(term) => {
+                        let sum = self.corrected(e, b, acc, n.var);
+                        e.with_value(term, sum, |e| store(e, b));
+                    }
+                    None => store(e, b),
                 }
             });
         });
         Contract { m, n, taps, k, a, b: rhs, acc_dtype, acc, epilogue }
+    }
+
+    /// The sum with what the zero point of bytes takes from it.
+    fn corrected(&self, e: &mut Emitter<'_>, b: &mut KernelBuilder, sum: Val, column: Var) -> Val {
+        let Some(quads) = self.quads else { return sum };
+        let Some(correction) = &quads.weights.correction else { return sum };
+        let buffer = e.constant(b, correction.clone());
+        let base = e.ix(b, &quads.weights.correction_base);
+        let number = b.load(buffer, base + Ix::Var(column));
+        match quads.left.zero {
+            Zero::Known(_) => b.apply(Prim::Add, &[sum, number]),
+            Zero::Computed(zero, more) => {
+                let mut zero = e.emit(b, zero);
+                if more != 0 {
+                    let more = b.literal(DType::I32, more as f64);
+                    zero = b.apply(Prim::Add, &[zero, more]);
+                }
+                let product = b.apply(Prim::Mul, &[number, zero]);
+                b.apply(Prim::Sub, &[sum, product])
+            }
+        }
     }
 }
 

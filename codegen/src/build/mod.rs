@@ -18,6 +18,7 @@ mod loops;
 mod movement;
 mod panels;
 mod program;
+mod quads;
 mod reduction;
 mod region;
 mod relayout;

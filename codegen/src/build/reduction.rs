@@ -212,6 +212,23 @@ impl Trace<'_, '_> {
         channel_at: &Expr,
         guards: &[InRange],
     ) -> Result<TermId, Refusal> {
+        let (value, bounds) = self.conv_input_inside(op, x, batch, out_at, taps_at, channel_at, guards)?;
+        let zero = self.number(self.terms.dtype(value), 0.0);
+        Ok(self.padded(value, &bounds, zero))
+    }
+
+    /// The same inside of the padding, and where that is.
+    #[allow(clippy::too_many_arguments, reason = "the place of one element")]
+    pub(super) fn conv_input_inside(
+        &mut self,
+        op: &Conv,
+        x: Value,
+        batch: &Expr,
+        out_at: &[Expr],
+        taps_at: &[Expr],
+        channel_at: &Expr,
+        guards: &[InRange],
+    ) -> Result<(TermId, Vec<InRange>), Refusal> {
         let Conv::Forward { strides, dilations, pads, layout, .. } = op else {
             return Err(Refusal::new("a transposed convolution"));
         };
@@ -222,7 +239,7 @@ impl Trace<'_, '_> {
         at[channel] = channel_at.clone();
         let mut bounds = vec![];
         // Of what is computed inside the region, it is not known whether channels follow each other in memory.
-        let is_source = self.definition(x).is_none();
+        let is_source = self.definition(x).is_none() && self.dtype(x)?.bits() > 8;
         for (i, axis) in spatial.enumerate() {
             let begin = out_at[i].times(&Dim::known(strides[i]));
             let tap = taps_at[i].times(&Dim::known(dilations[i]));
@@ -241,9 +258,7 @@ impl Trace<'_, '_> {
             }
         }
         let inner = self.guarded(guards, &bounds);
-        let value = self.value(x, &at, &inner)?;
-        let zero = self.number(self.terms.dtype(value), 0.0);
-        Ok(self.padded(value, &bounds, zero))
+        Ok((self.value(x, &at, &inner)?, bounds))
     }
 
     /// Gathers: output position `y` sums the taps `k` for which `(y + pad - k * dilation) / stride` is an input

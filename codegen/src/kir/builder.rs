@@ -3,8 +3,8 @@
 use kiln_ir::{DType, Prim, Scalar};
 
 use super::{
-    Access, Accumulator, Axis, Block, Bound, Buffer, BufferId, Carried, Contract, For, Guard, Ix, Kernel,
-    LoopKind, Op, Operand, Reduce, Rhs, Stmt, Val, Var, VerifyError, compute_dtype, verify,
+    Access, Accumulator, Axis, Block, Bound, Buffer, BufferId, Carried, Contract, For, GROUP, Guard, Ix,
+    Kernel, LoopKind, Op, Operand, Reduce, Rhs, Stmt, Val, Var, VerifyError, compute_dtype, verify,
 };
 
 /// Ranges of a contraction, each `(begin, extent)`; see [`Contract`].
@@ -27,6 +27,15 @@ pub enum RhsBuilder<'a> {
     /// Packed weights.
     Packed {
         /// The weights.
+        buffer: BufferId,
+        /// Element index of the first panel.
+        base: Ix,
+        /// Panel width.
+        width: u32,
+    },
+    /// Packed weights of which four bytes of the reduction lie side by side.
+    Quads {
+        /// The weights, i8.
         buffer: BufferId,
         /// Element index of the first panel.
         base: Ix,
@@ -309,7 +318,8 @@ impl KernelBuilder {
         let (body, value) = self.block(|builder| a(builder, &m_ix, &tap_ix, &k_ix));
         let a = Operand { body, value };
         let b = match b {
-            RhsBuilder::Packed { buffer, base, width } => Rhs::Packed { buffer, base, width },
+            RhsBuilder::Packed { buffer, base, width } => Rhs::Packed { buffer, base, width, group: 1 },
+            RhsBuilder::Quads { buffer, base, width } => Rhs::Packed { buffer, base, width, group: GROUP },
             RhsBuilder::Strided(f) => {
                 let (body, value) = self.block(|builder| f(builder, &n_ix, &tap_ix, &k_ix));
                 Rhs::Strided(Operand { body, value })

@@ -24,8 +24,8 @@ use kiln_ir::DType;
 pub use builder::KernelBuilder;
 pub use index::{Ix, Linear};
 pub use stmt::{
-    Accumulator, Axis, Block, Bound, Carried, Contract, For, Guard, LoopKind, Op, Operand, PART, Reduce, Rhs,
-    Stmt,
+    Accumulator, Axis, Block, Bound, Carried, Contract, For, GROUP, Guard, LoopKind, Op, Operand, PART,
+    Reduce, Rhs, Stmt,
 };
 pub use verify::{VerifyError, verify};
 

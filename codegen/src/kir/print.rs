@@ -115,8 +115,9 @@ impl Printer<'_> {
         self.line(format!("k {}", c.k))?;
         self.operand("a", &c.a)?;
         match &c.b {
-            Rhs::Packed { buffer, base, width } => {
-                self.line(format!("b = packed {buffer}[{base}] width={width}"))?
+            Rhs::Packed { buffer, base, width, group } => {
+                let group = if *group > 1 { format!(" group={group}") } else { String::new() };
+                self.line(format!("b = packed {buffer}[{base}] width={width}{group}"))?
             }
             Rhs::Strided(operand) => self.operand("b", operand)?,
         }

@@ -220,15 +220,16 @@ pub struct Contract {
 pub struct Operand {
     /// `Let` statements.
     pub body: Block,
-    /// The element; of the accumulation dtype, or (i32 sums) of i8, u8, i16 or i32.
+    /// The element; of the accumulation dtype, or (i32 sums) of i8, u8, i16 or i32. Beside panels of [`GROUP`] elements,
+    /// of u8.
     pub value: Val,
 }
 
 /// The right operand of a contraction.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rhs {
-    /// Weights packed at compile time: `[ceil(N / width)][K][width]` in the buffer's dtype, zero-padded, where K
-    /// flattens taps and k. Lowerings of wider vectors ask for wider panels.
+    /// Weights packed at compile time: `[ceil(N / width)][taps][ceil(K / group)][width][group]` in the buffer's dtype,
+    /// zero-padded. Lowerings of wider vectors ask for wider panels.
     Packed {
         /// The weights.
         buffer: BufferId,
@@ -236,7 +237,23 @@ pub enum Rhs {
         base: Ix,
         /// Panel width.
         width: u32,
+        /// Elements of the reduction that lie side by side: 1, or [`GROUP`] of i8 beside a left operand of u8, whose
+        /// products a lowering adds in one instruction.
+        group: u32,
     },
     /// Computed elements.
     Strided(Operand),
+}
+
+/// Bytes whose products are added at once.
+pub const GROUP: u32 = 4;
+
+impl Contract {
+    /// Elements of the reduction that lie side by side in panels.
+    pub fn group(&self) -> u32 {
+        match self.b {
+            Rhs::Packed { group, .. } => group,
+            Rhs::Strided(_) => 1,
+        }
+    }
 }

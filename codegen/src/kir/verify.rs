@@ -11,13 +11,14 @@
 //! 8. Carried values belong to sequential loops; reductions combine with an associative, commutative primitive.
 //! 9. Contractions: sums are f32, f64 or i32; reduction axes are expressions over constants and dims, but that without
 //!    taps the innermost extent may use outer variables where panels are not packed when compiled; it then has an
-//!    upper bound, as row and column extents do; operands are `Let` statements; the panel width is 1 to 1024.
+//!    upper bound, as row and column extents do; operands are `Let` statements; the panel width is 1 to 1024; panels
+//!    whose elements lie side by side in groups hold i8, the left operand is u8 and sums are i32.
 
 use kiln_ir::{DClass, DType, Prim, Scalar};
 
 use super::{
-    Access, Axis, Block, BufferId, Contract, For, Guard, Ix, Kernel, LoopKind, Op, Operand, Reduce, Rhs,
-    Stmt, Val, Var, compute_dtype,
+    Access, Axis, Block, BufferId, Contract, For, GROUP, Guard, Ix, Kernel, LoopKind, Op, Operand, Reduce,
+    Rhs, Stmt, Val, Var, compute_dtype,
 };
 
 /// A broken invariant of a kernel.
@@ -323,8 +324,13 @@ impl Verifier<'_> {
             all.iter().try_for_each(|var| v.define_var(*var))?;
             v.hidden(&[c.n.var], |v| v.operand(acc, &c.a))?;
             match &c.b {
-                Rhs::Packed { buffer, base, width } => v.hidden(&all, |v| {
+                Rhs::Packed { buffer, base, width, group } => v.hidden(&all, |v| {
                     let (dtype, access) = v.buffer(*buffer)?;
+                    let bytes =
+                        acc == DType::I32 && dtype == DType::I8 && v.kernel.dtype(c.a.value) == DType::U8;
+                    ensure(*group == 1 || (*group == GROUP && bytes), || {
+                        format!("groups of {group} elements of {buffer} of {dtype}")
+                    })?;
                     ensure(*access != Access::Out, || format!("load from output {buffer}"))?;
                     ensure((1..=1024).contains(width), || format!("panel width {width} of {buffer}"))?;
                     let loaded = compute_dtype(dtype).unwrap_or(dtype);

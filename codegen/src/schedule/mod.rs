@@ -152,6 +152,15 @@ pub fn panel_width(n: i64, lanes: u32, depth: i64) -> u32 {
     best.1
 }
 
+/// The same for panels of bytes, of `steps` steps of four products. With 256 bits, two vectors: what takes bytes apart
+/// needs registers.
+pub fn quad_width(n: i64, lanes: u32, steps: i64) -> u32 {
+    if lanes != 8 {
+        return panel_width(n, lanes, steps);
+    }
+    if n <= i64::from(lanes) { lanes } else { 2 * lanes }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

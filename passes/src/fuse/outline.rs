@@ -7,7 +7,7 @@ use kiln_ir::{Build as _, Def, Graph, GraphBuilder, GraphId, InferError, Module,
 use rustc_hash::FxBuildHasher;
 
 use super::Group;
-use super::role::{Role, Web};
+use super::role::{Role, Web, multiplies_integers};
 use crate::PassError;
 use crate::rewrite::describe;
 
@@ -188,7 +188,8 @@ impl<'m, 'g> Body<'m, 'g> {
         let is_hero = reads_inputs(&node.op);
         let mut operands = vec![];
         for &v in &node.operands {
-            operands.push(if is_hero { self.outer(v) } else { self.value(v)? });
+            let widened = multiplies_integers(&node.op) && self.widens(v);
+            operands.push(if is_hero && !widened { self.outer(v) } else { self.value(v)? });
         }
         self.builder.set_origin(node.origin.clone());
         let results = self.builder.add(node.op.clone(), &operands)?;
@@ -198,6 +199,12 @@ impl<'m, 'g> Body<'m, 'g> {
             self.inner.insert(old, new);
         }
         Ok(())
+    }
+
+    /// Whether a free node with an operand makes the value: integers of bytes, which a contraction widens itself.
+    fn widens(&self, v: Value) -> bool {
+        let widening = |op: &Op| matches!(op, Op::Cast(_) | Op::Elementwise(_));
+        self.graph.def_node(v).is_some_and(|(id, node)| self.free.contains(&id) && widening(&node.op))
     }
 
     /// The value inside the body: a member's result, a copy of a free node's, or an input.

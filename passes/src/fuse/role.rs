@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use kiln_ir::op::{Contract, Conv, Index, Movement, Source, Window};
-use kiln_ir::{DClass, Dim, Graph, Node, NodeId, Op, Value};
+use kiln_ir::{DClass, DType, Dim, Ew, Graph, Node, NodeId, Op, Value};
 use rustc_hash::FxBuildHasher;
 
 use super::outline::FreeNodes;
@@ -49,6 +49,32 @@ fn is_tiny(graph: &Graph, v: Value) -> bool {
     !t.dtype.is_float() && dims.len() <= 1 && count.is_some_and(|n| n <= TINY)
 }
 
+/// Whether a node makes i32 of bytes, less a zero point or not: bytes are cheaper to read than what it makes of them, and
+/// contractions multiply bytes.
+fn widens_bytes(graph: &Graph, node: &Node) -> bool {
+    let dtype = |v: Value| graph.ty(v).as_tensor().map(|t| t.dtype);
+    let casts = |node: &Node| {
+        let bytes = matches!(dtype(node.operands[0]), Some(DType::I8 | DType::U8));
+        matches!(&node.op, Op::Cast(cast) if cast.to == DType::I32 && bytes)
+    };
+    let [x, zero] = node.operands.as_slice() else { return casts(node) };
+    let single = |v: Value| {
+        let dims = graph.ty(v).as_tensor().and_then(|t| t.shape.dims());
+        dims.is_some_and(|dims| dims.iter().all(|d| d.as_known() == Some(1)))
+    };
+    let subtracts = matches!(&node.op, Op::Elementwise(e) if e.kind == Ew::named("sub"));
+    subtracts && single(*zero) && graph.def_node(*x).is_some_and(|(_, from)| casts(from))
+}
+
+/// Whether a node multiplies integers: it takes bytes that are widened where they are read.
+pub(crate) fn multiplies_integers(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Contract(Contract::Einsum { out: DType::I32, .. })
+            | Op::Conv(Conv::Forward { out: DType::I32, .. })
+    )
+}
+
 fn role(graph: &Graph, uses: &Uses, node: &Node) -> Role {
     let mut values = node.operands.iter().chain(&node.results);
     if !values.clone().all(|&v| has_kernels(graph, v)) || values.all(|&v| is_tiny(graph, v)) {
@@ -62,6 +88,7 @@ fn role(graph: &Graph, uses: &Uses, node: &Node) -> Role {
         };
     }
     match &node.op {
+        Op::Elementwise(_) | Op::Cast(_) if widens_bytes(graph, node) => Role::Free,
         Op::Elementwise(_) | Op::Cast(_) | Op::Quant(_) => Role::Pointwise,
         Op::Source(Source::Constant { value }) if value.numel() == 1 => Role::Free,
         Op::Source(Source::Constant { .. } | Source::Dims { .. }) => Role::Outside,
@@ -141,7 +168,7 @@ impl<'g> Web<'g> {
             let mut reads = vec![];
             let direct = matches!(web.roles[i], Role::Outside | Role::Hero | Role::Alone);
             for &v in &web.node(i).operands {
-                if direct {
+                if direct && !web.widens(i, v) {
                     reads.push(v);
                 } else {
                     web.look_through(v, &mut reads);
@@ -171,6 +198,12 @@ impl<'g> Web<'g> {
                 self.to[a].push(b);
             }
         }
+    }
+
+    /// Whether a contraction of integers widens the bytes of an operand itself.
+    fn widens(&self, at: usize, v: Value) -> bool {
+        let free = |p: usize| self.roles[p] == Role::Free && widens_bytes(self.graph, self.node(p));
+        multiplies_integers(&self.node(at).op) && self.producer(v).is_some_and(free)
     }
 
     fn look_through(&self, v: Value, out: &mut Vec<Value>) {
@@ -218,7 +251,9 @@ impl<'g> Web<'g> {
     /// Whether a free node must also exist by itself: something other than a kernel's body reads it.
     pub fn is_kept(&self, at: usize) -> bool {
         let direct = |u: &usize| matches!(self.roles[*u], Role::Outside | Role::Hero | Role::Alone);
-        let reads = |u: &usize| self.node(*u).operands.iter().any(|v| self.node(at).results.contains(v));
+        let results = &self.node(at).results;
+        let reads =
+            |u: &usize| self.node(*u).operands.iter().any(|v| results.contains(v) && !self.widens(*u, *v));
         self.node(at).results.iter().any(|&r| self.uses.is_output(r))
             || self.to[at].iter().any(|u| direct(u) && reads(u))
     }

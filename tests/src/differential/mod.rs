@@ -86,10 +86,8 @@ impl Setting {
 
     /// The setting that numbers stand for: one pass off in turn, all, or any of them.
     pub fn other(turn: u64, c: &mut Choices<'_>) -> Self {
-        let tiers: Vec<Tier> = [Tier::X86V4, Tier::X86V3, Tier::X86V2, Tier::Aarch64]
-            .into_iter()
-            .filter(|tier| tier.is_supported())
-            .collect();
+        let coded = |tier: &Tier| *tier != Tier::X86V1 && tier.is_supported();
+        let tiers: Vec<Tier> = Tier::ALL.into_iter().rev().filter(coded).collect();
         let names = PASSES.iter().map(|pass| pass.name.to_owned());
         let disabled = match usize::try_from(turn).unwrap_or(0) % (PASSES.len() + 4) {
             at if at < PASSES.len() => names.skip(at).take(1).collect(),

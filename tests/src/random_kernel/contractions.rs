@@ -2,7 +2,7 @@
 //! sizes, batches, taps; and two of them around a softmax.
 
 use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
-use kiln_codegen::kir::{Ix, KernelBuilder, LoopKind, Val, compute_dtype};
+use kiln_codegen::kir::{BufferId, Ix, KernelBuilder, LoopKind, Val, compute_dtype};
 use kiln_ir::{DType, Prim};
 
 use super::scalar::{activation, step};
@@ -103,6 +103,111 @@ pub fn gemm(c: &mut Choices<'_>) -> Vec<Case> {
     );
     let lengths = [batch * m * k * taps, batch * panels.max(n * k * taps), n, batch * m * n, batch * m * n];
     super::case(c, b, &lengths, dims, super::SUMMABLE)
+}
+
+/// Contractions of bytes: rows in place, from copies or packed, signed or not, with what follows quantized sums.
+pub fn bytes(c: &mut Choices<'_>) -> Vec<Case> {
+    let most = c.of(&[1, 9, 40, 150]);
+    let (m, n) = (c.between(1, most), c.between(1, 70));
+    let k = match c.below(8) {
+        0 | 1 => c.between(1, 9),
+        2 => 4 * c.between(80, 200),
+        3 => c.between(250, 700),
+        _ => 4 * c.between(1, 24),
+    };
+    let (signed, computed) = (c.flag(), c.below(6) == 1);
+    let stride = if c.below(4) == 1 { k + c.between(0, 5) } else { k };
+    let mut b = KernelBuilder::new("bytes");
+    let x = b.input(if signed { DType::I8 } else { DType::U8 });
+    let (w, correction, scale) = (b.weights(DType::I8), b.weights(DType::I32), b.weights(F32));
+    let out_dtype = c.of(&[DType::U8, DType::I8, F32, DType::I32]);
+    let out = b.output(out_dtype);
+    let width = c.of(&[4, 8, 16, 32, 48, 64]);
+    let mut dims = vec![];
+    let rows = if c.flag() {
+        dims.push(m);
+        b.dim()
+    } else {
+        Ix::Const(m)
+    };
+    let columns = width * c.of(&[1, 2, 64]);
+    let begin = b.grid(Ix::Const(n).ceil_div(columns)) * columns;
+    let shape = ContractShape {
+        m: (0.into(), rows),
+        n: (begin.clone(), (Ix::Const(n) - begin).min(columns)),
+        taps: vec![],
+        k: (0.into(), k.into()),
+        acc_dtype: DType::I32,
+    };
+    let zero = c.between(0, 200) as f64;
+    b.contract(
+        shape,
+        |b, row, _, kk| {
+            let v = b.load(x, row.clone() * stride + kk);
+            byte(b, v, signed, computed)
+        },
+        RhsBuilder::Quads { buffer: w, base: 0.into(), width: width as u32 },
+        |b, row, column, sum| {
+            let more = b.load(correction, column.clone());
+            let sum = b.apply(Prim::Add, &[sum, more]);
+            let v = quantized(b, sum, (scale, column), zero, out_dtype);
+            b.store(out, row.clone() * n + column, v);
+        },
+    );
+    let panels = (n + width - 1) / width * width * ((k + 3) / 4) * 4;
+    let mut cases = super::case(c, b, &[m * stride, panels, n, n, m * n], dims, super::SUMMABLE);
+    cases.iter_mut().for_each(|case| pad_quads(&mut case.buffers[1], width, k));
+    cases
+}
+
+/// Zeroes what panels of bytes, whose runs have `k` elements, hold beyond them.
+pub fn pad_quads(panels: &mut [u8], width: i64, k: i64) {
+    let steps = (k + 3) / 4;
+    for (i, byte) in (0..).zip(panels) {
+        if i / (4 * width) % steps * 4 + i % 4 >= k {
+            *byte = 0;
+        }
+    }
+}
+
+/// A byte as a contraction takes it.
+pub fn byte(b: &mut KernelBuilder, v: Val, signed: bool, computed: bool) -> Val {
+    let mut v = v;
+    if signed {
+        let bits = b.bits(v, DType::U8);
+        let sign = b.literal(DType::U8, 128.0);
+        v = b.apply(Prim::Xor, &[bits, sign]);
+    }
+    if computed {
+        let half = b.literal(DType::U8, 127.0);
+        v = b.apply(Prim::Min, &[v, half]);
+    }
+    v
+}
+
+/// A sum of bytes times a scale of its column, in the dtype of the result.
+pub fn quantized(
+    b: &mut KernelBuilder,
+    sum: Val,
+    (scale, column): (BufferId, &Ix),
+    zero: f64,
+    to: DType,
+) -> Val {
+    if to == DType::I32 {
+        return sum;
+    }
+    let (v, scale) = (b.cast(sum, F32), b.load(scale, column.clone()));
+    let v = b.apply(Prim::Mul, &[v, scale]);
+    let Some((low, high)) = to.int_range() else { return v };
+    let step = b.literal(F32, 0.37);
+    let v = b.apply(Prim::Div, &[v, step]);
+    let v = b.apply(Prim::Round, &[v]);
+    let zero = b.literal(F32, zero);
+    let v = b.apply(Prim::Add, &[v, zero]);
+    let (low, high) = (b.literal(F32, low as f64), b.literal(F32, high as f64));
+    let v = b.apply(Prim::Max, &[v, low]);
+    let v = b.apply(Prim::Min, &[v, high]);
+    b.cast(v, to)
 }
 
 /// An operand that is computed while it is packed.

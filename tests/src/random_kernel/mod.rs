@@ -34,6 +34,8 @@ const FAMILIES: &[(&str, usize, Family)] = &[
     ("convolutions", 6, windows::convolution),
     ("attention", 4, contractions::attention),
     ("graphs", 12, graphs::grow),
+    ("bytes", 10, contractions::bytes),
+    ("byte convolutions", 6, windows::byte_convolution),
 ];
 
 /// Names of the families.

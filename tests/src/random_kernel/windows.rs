@@ -4,7 +4,7 @@ use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
 use kiln_codegen::kir::{Bound, Ix, KernelBuilder, LoopKind};
 use kiln_ir::{DType, Prim};
 
-use super::contractions::Epilogue;
+use super::contractions::{Epilogue, byte, pad_quads, quantized};
 use super::scalar::activation;
 use crate::agreement::Case;
 use crate::choices::Choices;
@@ -166,4 +166,51 @@ pub fn convolution(c: &mut Choices<'_>) -> Vec<Case> {
     );
     let results = oh * ow * all_out;
     super::case(c, b, &[h * w * all_in, panels * groups, all_out, results, results], vec![], super::SUMMABLE)
+}
+
+/// A convolution of bytes by taps, channels last, in groups, padded with any byte, and what makes bytes of its sums.
+pub fn byte_convolution(c: &mut Choices<'_>) -> Vec<Case> {
+    let image = Image::draw(c, 12);
+    let (ci, co) = (c.of(&[3, 4, 5, 8, 16, 64]), c.between(1, 40));
+    let (groups, width, signed) = (c.between(1, 2), c.of(&[8, 16, 32, 48]), c.flag());
+    let lines = c.between(1, 12);
+    let ([h, w], [kh, kw], oh, ow) = (image.size, image.kernel, image.out(0), image.out(1));
+    let (all_in, all_out) = (ci * groups, co * groups);
+    let mut b = KernelBuilder::new("byte convolution");
+    let x = b.input(if signed { DType::I8 } else { DType::U8 });
+    let (wt, scale) = (b.weights(DType::I8), b.weights(F32));
+    let out_dtype = c.of(&[DType::U8, DType::I8, F32, DType::I32]);
+    let out = b.output(out_dtype);
+    let group = b.grid(groups);
+    let begin = b.grid(Ix::Const(oh).ceil_div(lines)) * (lines * ow);
+    let panels = (co + width - 1) / width * width * kh * kw * ((ci + 3) / 4) * 4;
+    let shape = ContractShape {
+        m: (begin.clone(), (Ix::Const(oh * ow) - begin).min(lines * ow)),
+        n: (0.into(), co.into()),
+        taps: vec![(0.into(), kh.into()), (0.into(), kw.into())],
+        k: (0.into(), ci.into()),
+        acc_dtype: DType::I32,
+    };
+    let (padding, zero) = (c.of(&[0.0, 13.0, 127.0]), c.between(0, 60) as f64);
+    b.contract(
+        shape,
+        |b, m, taps, k| {
+            let position = [m.clone().floor_div(ow), m.clone().modulo(ow)];
+            let ([row, column], bounds) = image.place(position, [taps[0].clone(), taps[1].clone()]);
+            let index = (row * w + column) * all_in + (group.clone() * ci + k);
+            let v =
+                if bounds.is_empty() { b.load(x, index) } else { b.load_guarded(x, index, bounds, padding) };
+            byte(b, v, signed, false)
+        },
+        RhsBuilder::Quads { buffer: wt, base: group.clone() * panels, width: width as u32 },
+        |b, m, n, sum| {
+            let channel = group.clone() * co + n;
+            let v = quantized(b, sum, (scale, &channel), zero, out_dtype);
+            b.store(out, m.clone() * all_out + channel, v);
+        },
+    );
+    let lengths = [h * w * all_in, panels * groups, all_out, oh * ow * all_out];
+    let mut cases = super::case(c, b, &lengths, vec![], super::SUMMABLE);
+    cases.iter_mut().for_each(|case| pad_quads(&mut case.buffers[1], width, ci));
+    cases
 }

@@ -50,7 +50,8 @@ impl Release {
 /// How cases run.
 #[derive(clap::Args)]
 pub struct How {
-    /// The instruction set to compile for: x86-64-v2, x86-64-v3, x86-64-v4 or aarch64 [default: this machine's].
+    /// The instruction set to compile for: x86-64-v2, x86-64-v3, x86-64-v4 (the latter two also with `-vnni`) or aarch64
+    /// [default: this machine's].
     #[arg(long)]
     tier: Option<String>,
     /// Saves each program and runs it in another process, which has only the artifact.

@@ -18,6 +18,7 @@
 mod copies;
 mod finished;
 mod in_place;
+mod left;
 mod narrow;
 mod panels;
 mod results;
@@ -26,6 +27,7 @@ mod streamed;
 
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use kiln_ir::DType;
+use kiln_runtime::cpu::Tier;
 use rustc_hash::FxHashMap;
 
 use super::LowerError;
@@ -35,8 +37,10 @@ use crate::kir::{
     Rhs, Stmt, Val, Var,
 };
 use crate::lower::wide::Width;
+use crate::lower::wide::quads::Quads;
 use crate::lower::wide::tile::{MOST_ROWS, Tile};
 use crate::schedule::panel_width;
+use left::Left;
 
 /// Rows of a tile: a block of the right operand comes from memory once for so many rows, and four micro-kernels of
 /// full height use it.
@@ -75,6 +79,8 @@ const STRIDED_WIDTH: i64 = 8;
 pub(super) struct ContractPlan {
     /// The plan where panels pass by rows that stay; the rest of this one is for their bounds only.
     streamed: Option<streamed::Streamed>,
+    /// How packed rows hold elements.
+    left: Left,
     /// Rows of a tile.
     tile: i64,
     /// Elements between packed rows.
@@ -109,6 +115,7 @@ pub(super) struct ContractPlan {
     first_column: Var,
     n0: Var,
     n_count: Var,
+    /// A left and a right element as they are packed.
     widened: Option<(Val, Val)>,
 }
 
@@ -135,7 +142,11 @@ struct Block3 {
 }
 
 /// Plans every contraction of the kernel; adds scratch buffers, variables and values to it.
-pub(super) fn plan_all(kernel: &mut Kernel, vectors: Option<Width>) -> Result<FxHashMap<Val, ContractPlan>> {
+pub(super) fn plan_all(
+    kernel: &mut Kernel,
+    (tier, vectors): (Tier, Option<Width>),
+) -> Result<FxHashMap<Val, ContractPlan>> {
+    let vectors = vectors.map(|width| (width, Quads::of(tier)));
     let mut found = vec![];
     collect(&kernel.body, &mut found);
     let mut plans = FxHashMap::default();
@@ -164,12 +175,12 @@ fn collect(block: &Block, found: &mut Vec<Contract>) {
     }
 }
 
-fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<ContractPlan> {
+fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<(Width, Quads)>) -> Result<ContractPlan> {
     let unsupported =
         |what: &str| LowerError::Unsupported { kernel: kernel.name.clone(), what: what.to_owned() };
     let width = match &c.b {
         Rhs::Packed { width, .. } => i64::from(*width),
-        Rhs::Strided(_) => strided_width(c, vectors),
+        Rhs::Strided(_) => strided_width(c, vectors.map(|v| v.0)),
     };
     if width % lanes(c.acc_dtype) != 0 {
         return Err(unsupported(&format!("panels of width {width}")));
@@ -179,8 +190,9 @@ fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<Con
     let columns = (bound.unwrap_or(COLUMN_BLOCK).max(0) + width - 1) / width * width;
     let column_block = bound.is_none().then_some(columns);
     let taps = c.taps.iter().fold(Ix::Const(1), |n, t| n * t.extent.clone().max(0));
-    let block = if shape.is_some() { WIDE_BLOCK } else { BLOCK };
-    let k = longest_run(c);
+    let left = Left::of(c, shape.is_some());
+    let block = if shape.is_some() { WIDE_BLOCK * left.step } else { BLOCK };
+    let k = longest_run(c).map(|k| left.padded(k));
     let (taps_per_block, k_per_block) = blocks(taps.as_const(), k, block);
     let depth = taps.as_const().zip(k).and_then(|(taps, k)| taps.checked_mul(k.max(0)));
     let whole = depth.and_then(|d| d.checked_mul(columns)).filter(|n| *n <= MAX_PANELS);
@@ -191,13 +203,14 @@ fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<Con
         .filter(|_| !strided || whole.is_some())
         .and_then(|tile| streamed::plan(kernel, c, Tile { panel_step, ..tile }, columns));
     let in_place = in_place.filter(|_| streamed.is_some());
-    let (tile, row_stride) = packed_tile(c, shape.is_some(), columns, taps_per_block * k_per_block);
-    let mut scratch = |len: i64| {
-        kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
+    let (tile, row_stride) = packed_tile(c, (left, shape.is_some()), columns, taps_per_block * k_per_block);
+    let mut scratch_of = |dtype: DType, len: i64| {
+        kernel.buffers.push(Buffer { dtype, access: Access::Scratch { len: Ix::Const(len) } });
         BufferId(kernel.buffers.len() as u32 - 1)
     };
     let packs = if streamed.is_some() { 0 } else { 1 };
-    let rows = scratch(packs * tile * row_stride);
+    let rows = scratch_of(left.dtype, packs * tile * row_stride);
+    let mut scratch = |len: i64| scratch_of(c.acc_dtype, len);
     let sums = scratch(packs * columns * tile);
     let packed = strided && in_place.is_none();
     let panels = packed.then(|| scratch(whole.unwrap_or(columns * taps_per_block * k_per_block)));
@@ -211,9 +224,10 @@ fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<Width>) -> Result<Con
         kernel.vals.push(dtype);
         Val(kernel.vals.len() as u32 - 1)
     };
-    let widened = (c.acc_dtype == DType::I32).then(|| (val(DType::I32), val(DType::I32)));
+    let widened = (c.acc_dtype == DType::I32).then(|| (val(left.dtype), val(DType::I32)));
     Ok(ContractPlan {
         streamed,
+        left,
         tile,
         row_stride,
         column_block,
@@ -246,10 +260,12 @@ fn longest_run(c: &Contract) -> Option<i64> {
 }
 
 /// Rows of a tile that is packed, and elements between them.
-fn packed_tile(c: &Contract, wide: bool, columns: i64, depth: i64) -> (i64, i64) {
+fn packed_tile(c: &Contract, (left, wide): (Left, bool), columns: i64, depth: i64) -> (i64, i64) {
     // An odd number of cache lines.
-    let row_stride = if wide { ((depth / 16) | 1) * 16 + 32 } else { STRIDE };
-    let most = if wide { (WIDE_ROWS / row_stride).min(WIDE_SUMS / columns.max(1)).max(TILE) } else { TILE };
+    let line = 16 * left.step;
+    let row_stride = if wide { ((depth / line) | 1) * line + 2 * line } else { STRIDE };
+    let most = (WIDE_ROWS * left.step / row_stride).min(WIDE_SUMS / columns.max(1)).max(TILE);
+    let most = if wide { most } else { TILE };
     let tile = match c.m.extent.upper_bound().and_then(|m| m.as_const()) {
         None => most,
         // Tiles of nearly equal height.
@@ -262,8 +278,11 @@ fn packed_tile(c: &Contract, wide: bool, columns: i64, depth: i64) -> (i64, i64)
 }
 
 /// The shape of the functions for tiles with wide vectors, if there are such; strides are still to be set.
-fn tile_shape(kernel: &Kernel, c: &Contract, vectors: Width, width: i64) -> Option<Tile> {
+fn tile_shape(kernel: &Kernel, c: &Contract, (vectors, quads): (Width, Quads), width: i64) -> Option<Tile> {
+    let quads = (c.group() > 1).then_some(quads);
     let storage = match &c.b {
+        // Four bytes are one element of the panel.
+        Rhs::Packed { .. } if quads.is_some() => c.acc_dtype,
         Rhs::Packed { buffer, .. } => kernel.buffers[buffer.index()].dtype,
         Rhs::Strided(_) => c.acc_dtype,
     };
@@ -271,6 +290,8 @@ fn tile_shape(kernel: &Kernel, c: &Contract, vectors: Width, width: i64) -> Opti
         vectors,
         acc: c.acc_dtype,
         storage,
+        quads,
+        flip: false,
         width,
         row_stride: 0,
         row_step: (c.acc_dtype.bits() / 8) as i64,
@@ -383,7 +404,8 @@ impl Emitter<'_> {
 
     /// A range of columns, small enough for the scratch that is planned.
     fn columns(&mut self, c: &Contract, plan: &ContractPlan) -> Result<()> {
-        let total = c.taps.iter().fold(c.k.extent.clone(), |n, t| n * t.extent.clone());
+        let run = plan.left.padded_ix(&c.k.extent);
+        let total = c.taps.iter().fold(run, |n, t| n * t.extent.clone());
         let panels = self.right(c, plan, total)?;
         let zero = self.i64(0);
         if let (Rhs::Strided(operand), true, None) = (&c.b, plan.whole_panels, &plan.in_place) {
@@ -493,11 +515,12 @@ impl Emitter<'_> {
         let before = if repacked.is_some() {
             zero
         } else {
-            let k_all = self.ix(&c.k.extent)?;
+            let k_all = self.ix(&plan.left.padded_ix(&c.k.extent))?;
             let before = self.b.ins().imul(t0, k_all);
             self.b.ins().iadd(before, k0)
         };
-        let depth = if plan.taps_per_block > 1 { self.b.ins().imul(tn, kn) } else { kn };
+        let steps = self.steps_of(plan.left, kn);
+        let depth = if plan.taps_per_block > 1 { self.b.ins().imul(tn, steps) } else { steps };
         self.multiply_panels(c, plan, panels, rows, [before, depth], is_first)
     }
 
@@ -570,8 +593,8 @@ impl Emitter<'_> {
             _ => Ix::Var(plan.kn),
         };
         let axis = Axis { var: c.k.var, begin: c.k.begin.clone() + Ix::Var(plan.k0), extent };
-        let widened = plan.widened.map(|(a, _)| a).filter(|_| self.kernel.dtype(c.a.value) != DType::I32);
-        let value = match widened {
+        let other = self.kernel.dtype(c.a.value) != plan.left.dtype;
+        let value = match plan.widened.map(|(a, _)| a).filter(|_| other) {
             Some(dst) => {
                 body.push(Stmt::Let { dst, op: Op::Cast(value) });
                 dst
@@ -584,11 +607,11 @@ impl Emitter<'_> {
 
     /// The function for tiles with wide vectors, if there is one.
     fn tile_function(&self, c: &Contract, plan: &ContractPlan) -> Option<Tile> {
-        let shape = tile_shape(&self.kernel, c, self.width?, plan.width)?;
+        let shape = tile_shape(&self.kernel, c, (self.width?, Quads::of(self.tier)), plan.width)?;
         let bytes = (c.acc_dtype.bits() / 8) as i64;
         let prefetch = shape.prefetch_for(shape.tiles(plan.tile));
         Some(Tile {
-            row_stride: plan.row_stride * bytes,
+            row_stride: plan.row_stride * plan.left.bytes(),
             sum_stride: plan.columns * bytes,
             prefetch,
             part: shape.part_of(plan.taps_per_block * plan.k_per_block),
@@ -609,6 +632,8 @@ impl Emitter<'_> {
         let step = lanes(c.acc_dtype);
         let bytes = (c.acc_dtype.bits() / 8) as i64;
         let storage_bytes = (panels.storage.bits() / 8) as i64;
+        // Bytes of a column's elements side by side.
+        let column_bytes = storage_bytes * i64::from(c.group());
         let vectors = panels.width / step;
         let panel_bytes = self.ix(&(panels.depth.clone() * (panels.width * storage_bytes)))?;
         let row_bytes = self.i64(plan.columns * bytes);
@@ -626,8 +651,8 @@ impl Emitter<'_> {
         self.counted(zero, n, panels.width, &[start], |s, column, args| {
             let panel = args[0];
             if let Some(tile) = tile {
-                let column_bytes = s.scaled(column, bytes);
-                let sums = s.b.ins().iadd(sum_base, column_bytes);
+                let skip = s.scaled(column, bytes);
+                let sums = s.b.ins().iadd(sum_base, skip);
                 let next = s.b.ins().iadd(panel, panel_bytes);
                 s.call(Callee::Tile(tile), &[row_base, panel, sums, next, depth, rows]);
                 return Ok(vec![next]);
@@ -637,25 +662,26 @@ impl Emitter<'_> {
             let left = s.b.ins().udiv_imm_u(left, step);
             let most = s.i64(vectors);
             let used = s.b.ins().smin(left, most);
-            let column_bytes = s.scaled(column, bytes);
-            let sums = s.b.ins().iadd(sum_base, column_bytes);
+            let skip = s.scaled(column, bytes);
+            let sums = s.b.ins().iadd(sum_base, skip);
             let mut row = zero;
             for height in super::micro::HEIGHTS {
                 let wide = super::micro::vectors(height, vectors);
                 let limit = s.b.ins().iadd_imm_s(rows, 1 - height);
                 (row, _) = s.counted(row, limit, height, &[], |s, row, _| {
-                    let skip = s.scaled(row, STRIDE * bytes);
+                    let skip = s.scaled(row, STRIDE * plan.left.bytes());
                     let a = s.b.ins().iadd(row_base, skip);
                     let skip = s.b.ins().imul(row, row_bytes);
                     let sums = s.b.ins().iadd(sums, skip);
                     s.counted(zero, used, wide, &[], |s, vector, _| {
-                        let skip = s.scaled(vector, step * storage_bytes);
+                        let skip = s.scaled(vector, step * column_bytes);
                         let b = s.b.ins().iadd(panel, skip);
                         let skip = s.scaled(vector, step * bytes);
                         let sums = s.b.ins().iadd(sums, skip);
                         let micro = super::micro::Micro {
                             acc: c.acc_dtype,
                             storage: panels.storage,
+                            quads: c.group() > 1,
                             width: panels.width,
                             rows: height,
                             vectors: wide,

@@ -81,7 +81,7 @@ pub(super) fn emit(
     config: TargetFrontendConfig,
 ) -> Result<(Ix, Vec<Callee>)> {
     let mut kernel = kernel.clone();
-    let plans = super::contract::plan_all(&mut kernel, width)?;
+    let plans = super::contract::plan_all(&mut kernel, (tier, width))?;
     let mut emitter = Emitter::bare(b, tier);
     emitter.width = width;
     emitter.vals = vec![None; kernel.vals.len()];

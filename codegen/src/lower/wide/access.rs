@@ -31,7 +31,8 @@ pub(super) fn can_store(width: Width, storage: DType, step: Step) -> bool {
     let narrow =
         matches!(storage, DType::F16 | DType::I16 | DType::U16 | DType::I8 | DType::U8 | DType::Bool);
     match (width, step) {
-        (Width::W256, Step::Contiguous) | (Width::W512, Step::Strided(_)) => word,
+        (Width::W512, Step::Strided(_)) => word,
+        (Width::W256, Step::Contiguous) => word || (narrow && storage != DType::F16),
         (Width::W512, Step::Contiguous) => word || narrow,
         (Width::W256, Step::Strided(_)) | (_, Step::Same) => false,
     }
@@ -216,6 +217,35 @@ impl Emission<'_> {
         Ok(())
     }
 
+    /// The low bytes or words of all lanes, side by side.
+    fn narrow_store(&mut self, a: Register, access: &Access) -> Result<(), WideError> {
+        let size = access.storage.bits() / 8;
+        // In each half of the vector, the elements come first.
+        let mut order = [0x80u8; 32];
+        for (i, byte) in order.iter_mut().enumerate().filter(|(i, _)| i % 16 < 4 * size) {
+            let at = i % 16;
+            *byte = (at / size * 4 + at % size) as u8;
+        }
+        let words: Vec<u32> =
+            order.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let packed = self.temporary()?;
+        let order = self.pool(&words);
+        self.asm.op3(Code::VEX_Vpshufb_ymm_ymm_ymmm256, packed, a, order);
+        let low = super::asm::vector(16, packed.number());
+        if size == 2 {
+            self.asm.op3(Code::VEX_Vpermq_ymm_ymmm256_imm8, packed, packed, 0x08);
+            let memory = self.place(access)?;
+            self.asm.op2(Code::VEX_Vmovdqu_xmmm128_xmm, memory, low);
+            return Ok(());
+        }
+        let halves = self.temporary()?;
+        self.pooled(halves, &[0, 4, 0, 0, 0, 0, 0, 0]);
+        self.asm.op3(Code::VEX_Vpermd_ymm_ymm_ymmm256, packed, halves, packed);
+        let memory = self.place(access)?;
+        self.asm.op2(Code::VEX_Vmovq_xmmm64_xmm, memory, low);
+        Ok(())
+    }
+
     pub fn store(&mut self, a: Register, access: &Access) -> Result<(), WideError> {
         if access.step == Step::Same && access.storage == DType::F32 {
             let place = self.place(access)?;
@@ -234,6 +264,9 @@ impl Emission<'_> {
             let code = Code::EVEX_Vscatterdps_vm32z_k1_zmm;
             self.masked_op(code, &[memory.into(), a.into()], Some(MASK));
             return Ok(());
+        }
+        if self.width == Width::W256 && access.storage.bits() < 32 {
+            return self.narrow_store(a, access);
         }
         let memory = self.place(access)?;
         let code = match access.storage {

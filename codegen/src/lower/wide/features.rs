@@ -63,6 +63,7 @@ fn name(feature: CpuidFeature) -> Option<&'static str> {
         CpuidFeature::BMI1 => "bmi1",
         CpuidFeature::BMI2 => "bmi2",
         CpuidFeature::LZCNT => "lzcnt",
+        CpuidFeature::AVX_VNNI => "avxvnni",
         CpuidFeature::AVX512F => "avx512f",
         CpuidFeature::AVX512VL => "avx512vl",
         CpuidFeature::AVX512BW => "avx512bw",

@@ -121,6 +121,8 @@ pub enum Unary {
     ToFloat,
     /// Float to signed integer, towards zero; `i32::MIN` where it does not fit.
     ToInt,
+    /// Float to the nearest signed integer, ties to even; `i32::MIN` where it does not fit.
+    ToNearestInt,
     /// Magnitude of a signed integer.
     AbsI,
 }

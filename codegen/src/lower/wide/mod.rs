@@ -1,4 +1,5 @@
-//! The wide lowering: machine code with 256- and 512-bit vectors for x86-64-v3 and x86-64-v4.
+//! The wide lowering: machine code with 256- and 512-bit vectors for x86-64-v3 and x86-64-v4, and with dot products of
+//! bytes where the tier has them.
 //!
 //! Guarantees: every function is position-independent and free of relocations, reads and writes nothing but what its
 //! arguments point to and its own stack frame, preserves the callee-saved registers of the System V ABI, leaves the
@@ -18,6 +19,7 @@ mod lir;
 mod math;
 mod phases;
 mod prims;
+pub(super) mod quads;
 mod registers;
 mod select;
 mod survey;
@@ -51,8 +53,8 @@ impl Width {
     /// The widest vectors of a tier; `None` where the portable lowering has all there is.
     pub const fn of(tier: Tier) -> Option<Width> {
         match tier {
-            Tier::X86V3 => Some(Width::W256),
-            Tier::X86V4 => Some(Width::W512),
+            Tier::X86V3 | Tier::X86V3Vnni => Some(Width::W256),
+            Tier::X86V4 | Tier::X86V4Vnni => Some(Width::W512),
             Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => None,
         }
     }

@@ -2,12 +2,18 @@
 
 use kiln_ir::{DClass, DType, Prim};
 
+use super::Width;
 use super::lir::{Binary, Compare, Inst, Reg, Shift, Src, Unary};
 use super::math::float;
 use super::select::{Choice, Selector};
 
 /// Bits of 1.0.
 const ONE: u32 = 1f32.to_bits();
+
+/// Whether products with the inverse of a constant are quotients: neither is near the ends of what floats can be.
+fn is_invertible(bits: u32) -> bool {
+    (1e-18..1e18).contains(&f32::from_bits(bits).abs())
+}
 
 fn signed(dtype: DType) -> bool {
     dtype.class() == DClass::Signed
@@ -37,6 +43,7 @@ impl Selector<'_> {
             (Prim::Sub, &[x, y]) => self.binary(Binary::SubF, x, y),
             (Prim::Mul, &[x, Src::Bits(ONE)] | &[Src::Bits(ONE), x]) => return Ok(x),
             (Prim::Mul, &[x, y]) => self.binary(Binary::MulF, x, y),
+            (Prim::Div, &[x, Src::Bits(bits)]) if is_invertible(bits) => return Ok(self.quotient(x, bits)),
             (Prim::Div, &[x, y]) if self.at_least_one(y) => self.binary(Binary::Ratio, x, y),
             (Prim::Div, &[x, y]) => self.binary(Binary::DivF, x, y),
             (Prim::Min, &[x, y]) => self.float_min_max(Binary::MinF, x, y),
@@ -178,7 +185,85 @@ impl Selector<'_> {
         })
     }
 
+    /// `x / y` for a constant as a product with its inverse, and a correction by what that leaves, which brings it to
+    /// the nearest float: an infinite product would leave NaN.
+    fn quotient(&mut self, x: Src, divisor: u32) -> Src {
+        let y = f32::from_bits(divisor);
+        let inverse = float(1.0 / y);
+        if y == 1.0 {
+            return x;
+        }
+        let product = self.binary(Binary::MulF, x, inverse);
+        if divisor & 0x007f_ffff == 0 {
+            return product.into();
+        }
+        let bounded = match self.width() {
+            Width::W512 => self.binary(Binary::Bound, product, float(f32::MAX)),
+            Width::W256 => {
+                let above = self.binary(Binary::MaxF, product, float(f32::MIN));
+                self.binary(Binary::MinF, above, float(f32::MAX))
+            }
+        };
+        let left = self.mul_add(bounded, float(-y), x);
+        self.mul_add(left, inverse, bounded).into()
+    }
+
+    /// The conversion of floats that are at most the largest number of a narrow type, which what is rounded and bounded
+    /// takes part in: the instruction rounds, and what is too small is bounded as an integer.
+    fn bounded_to_int(&mut self, to: DType, value: Src) -> Option<Src> {
+        let bits = to.bits() as u32;
+        let (low, high) = match signed(to) {
+            _ if bits > 16 => return None,
+            true => (-(1i32 << (bits - 1)), (1i32 << (bits - 1)) - 1),
+            false => (0, (1i32 << bits) - 1),
+        };
+        let Some(&Inst::Binary { op: Binary::MinF, a: Src::Bits(most), b: x, .. }) = self.definition(value)
+        else {
+            return None;
+        };
+        if f32::from_bits(most) != high as f32 {
+            return None;
+        }
+        let mut x = x;
+        if let Some(&Inst::Binary { op: Binary::MaxF, a: Src::Bits(least), b, .. }) = self.definition(x)
+            && f32::from_bits(least) == low as f32
+        {
+            x = b;
+        }
+        // What is added behind the rounding is added to the integer.
+        let (mut shift, mut rounded) = (0, x);
+        if let Some(&Inst::Binary { op: Binary::AddF, a, b: Src::Bits(bits), .. }) = self.definition(x)
+            && (0..=255).any(|n| f32::from_bits(bits) == n as f32)
+        {
+            (shift, rounded) = (f32::from_bits(bits) as i32, a);
+        }
+        let converted = match self.definition(rounded) {
+            Some(&Inst::Unary { op: Unary::Nearest, a, .. }) => {
+                let bounded = self.binary(Binary::MinF, float((high - shift) as f32), a);
+                let nearest = self.unary(Unary::ToNearestInt, bounded);
+                match shift {
+                    0 => nearest,
+                    _ => self.binary(Binary::AddI, nearest, Src::Bits(shift as u32)),
+                }
+            }
+            _ => {
+                let bounded = self.binary(Binary::MinF, float(high as f32), x);
+                self.unary(Unary::ToInt, bounded)
+            }
+        };
+        let converted = self.binary(Binary::MaxS, converted, Src::Bits(low as u32));
+        if !signed(to) {
+            // NaN became the least integer.
+            return Some(converted.into());
+        }
+        let is_nan = self.compare(Compare::Unordered, x, x);
+        Some(self.select(is_nan, Src::Bits(0), converted).into())
+    }
+
     fn float_to_int(&mut self, to: DType, value: Src) -> Src {
+        if let Some(converted) = self.bounded_to_int(to, value) {
+            return converted;
+        }
         let x = self.in_register(value);
         let converted = self.unary(Unary::ToInt, x);
         // What is too large gives the same pattern as what is too small.

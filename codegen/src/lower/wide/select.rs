@@ -603,7 +603,11 @@ impl<'k> Selector<'k> {
                     Scalar::B(x) => u32::from(x),
                     Scalar::I(x) => x as u32,
                 };
-                let plain = matches!(at.storage, DType::F32 | DType::I32 | DType::U32);
+                let plain = matches!(
+                    at.storage,
+                    DType::F32 | DType::I32 | DType::U32 | DType::I16 | DType::U16 | DType::I8 | DType::U8
+                );
+                let plain = plain && (self.width == Width::W512 || at.storage.bits() == 32);
                 if !plain && (otherwise != 0 || self.width == Width::W256) {
                     return self.unsupported("guarded loads of narrow elements");
                 }

@@ -3,6 +3,7 @@
 use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mnemonic, OpAccess, Register};
 use kiln_ir::{DType, Prim};
 
+use super::quads::Quads;
 use super::tile::{Lines, MOST_ROWS, Tile};
 use super::{Rows, WideFunction, Width, features, lanes_of_row, select, select_rows};
 use crate::kir::{Bound, Kernel, KernelBuilder, LoopKind, Stmt};
@@ -65,6 +66,14 @@ fn allowed(width: Width) -> &'static [&'static str] {
     }
 }
 
+/// The feature of dot products of bytes.
+fn vnni(width: Width) -> &'static str {
+    match width {
+        Width::W256 => "avxvnni",
+        Width::W512 => "avx512vnni",
+    }
+}
+
 #[test]
 fn tiles_keep_to_their_registers_and_features() {
     for vectors in WIDTHS {
@@ -83,6 +92,8 @@ fn tiles_keep_to_their_registers_and_features() {
                             vectors,
                             acc,
                             storage,
+                            quads: None,
+                            flip: false,
                             width,
                             row_stride: if accumulate { 1600 } else { acc.bits() as i64 / 8 },
                             row_step: if accumulate { acc.bits() as i64 / 8 } else { 1600 },
@@ -101,6 +112,19 @@ fn tiles_keep_to_their_registers_and_features() {
                         assert_eq!(result.is_some(), accumulate && vectors == Width::W512);
                         let tile = Tile { result, ..tile };
                         check(&tile.emit().unwrap(), allowed(vectors));
+                        if (acc, storage, part) != (DType::I32, DType::I8, None) {
+                            continue;
+                        }
+                        // Wide panels that are taken apart leave no registers for the rows of a line.
+                        let lines = tile.lines.filter(|_| count < 3);
+                        let bytes = Tile { storage: DType::I32, lines, ..tile };
+                        for (quads, more) in [(Quads::Words, None), (Quads::Vnni, Some(vnni(vectors)))] {
+                            for flip in [false, true] {
+                                let function = Tile { quads: Some(quads), flip, ..bytes }.emit().unwrap();
+                                check(&function, &[allowed(vectors), more.as_slice()].concat());
+                                assert!(more.is_none_or(|more| function.features.contains(&more)));
+                            }
+                        }
                     }
                 }
             }

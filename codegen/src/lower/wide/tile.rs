@@ -18,6 +18,7 @@ use kiln_ir::DType;
 use super::asm::{Assembler, Label, at, vector};
 use super::finish::{Finish, Sums, SumsInMemory};
 use super::lir::ROWS;
+use super::quads::Quads;
 use super::{WideError, WideFunction, Width};
 use crate::kir::PART;
 use crate::schedule::even;
@@ -43,6 +44,10 @@ pub struct Tile {
     pub acc: DType,
     /// Dtype of the panel's elements.
     pub storage: DType,
+    /// How elements are multiplied that are four bytes, of u8 in rows and i8 in the panel; both count as i32 here.
+    pub quads: Option<Quads>,
+    /// Whether bytes of rows are signed: the sign is flipped, which adds 128.
+    pub flip: bool,
     /// Panel width in elements: a multiple of the vector's lanes.
     pub width: i64,
     /// Bytes between rows of the left operand.
@@ -113,11 +118,11 @@ struct Part {
 }
 
 /// Instructions of a dtype of sums.
-struct Codes {
+pub(super) struct Codes {
     fma: Code,
     add: Code,
-    broadcast: Code,
-    load: Code,
+    pub(super) broadcast: Code,
+    pub(super) load: Code,
     store: Code,
     zero: Code,
 }
@@ -131,8 +136,8 @@ const NEXT: Register = Register::RCX;
 const DEPTH: Register = Register::R8;
 const HEIGHT: Register = Register::R9;
 const TALLER: Register = Register::RDX;
-const A_AT: Register = Register::R12;
-const B_AT: Register = Register::RBX;
+pub(super) const A_AT: Register = Register::R12;
+pub(super) const B_AT: Register = Register::RBX;
 const COUNT: Register = Register::RAX;
 const TAP: Register = Register::R13;
 const TAPS_LEFT: [Register; 2] = [Register::R14, Register::RBP];
@@ -165,7 +170,12 @@ impl Tile {
         };
         // F16C is no part of every machine that has AVX2.
         let half = self.vectors == Width::W256 && self.storage == DType::F16;
-        sums && storage && !half && self.width % lanes == 0 && (1..=4).contains(&(self.width / lanes))
+        let bytes = self.quads.is_none() || (self.acc, self.storage) == (DType::I32, DType::I32);
+        sums && storage
+            && bytes
+            && !half
+            && self.width % lanes == 0
+            && (1..=4).contains(&(self.width / lanes))
     }
 
     /// Lines of a result with rows `stride` bytes apart to ask for in sums of `depth` products; `None` where that is too
@@ -188,7 +198,7 @@ impl Tile {
         (self.acc.bits() / 8) as i64
     }
 
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         (self.width / self.lanes()) as usize
     }
 
@@ -210,7 +220,7 @@ impl Tile {
     }
 
     /// Bytes from a tile's first row to another.
-    fn row_offset(&self, row: usize) -> i64 {
+    pub(super) fn row_offset(&self, row: usize) -> i64 {
         let row = row as i64;
         self.lines.map_or(row * self.row_stride, |lines| lines.offset(row, self.row_stride))
     }
@@ -227,7 +237,11 @@ impl Tile {
 
     fn height_with(&self, panel_registers: usize) -> usize {
         // One register for the broadcast, and one for products where they are not fused.
-        let other = if self.acc == DType::I32 { 2 } else { 1 };
+        let other = match self.quads {
+            Some(quads) => quads.registers() + usize::from(self.flip),
+            None if self.acc == DType::I32 => 2,
+            None => 1,
+        };
         let free = self.vectors.registers() - panel_registers - other;
         let rows = (free / self.count()).clamp(1, self.most_rows);
         (rows / self.unit()).max(1) * self.unit()
@@ -237,9 +251,12 @@ impl Tile {
     /// stay fewer than multiplications.
     fn panel_registers(&self) -> usize {
         let count = self.count();
-        let fused = self.acc != DType::I32 && self.storage == self.acc;
+        let fused = match self.quads {
+            Some(quads) => quads == Quads::Vnni,
+            None => self.acc != DType::I32 && self.storage == self.acc,
+        };
         if count < 2 || !fused {
-            return count;
+            return count * self.quads.map_or(1, Quads::panel_registers);
         }
         let height = self.height_with(count - 1);
         let loads = count - 1 + 2 * height;
@@ -247,7 +264,7 @@ impl Tile {
         if height > self.height_with(count) && fewer { count - 1 } else { count }
     }
 
-    fn codes(&self) -> Codes {
+    pub(super) fn codes(&self) -> Codes {
         let float = self.float_codes();
         match (self.vectors, self.acc) {
             (Width::W512, DType::I32) => Codes { add: Code::EVEX_Vpaddd_zmm_k1z_zmm_zmmm512b32, ..float },
@@ -293,11 +310,11 @@ impl Tile {
         }
     }
 
-    fn register(&self, i: usize) -> Register {
+    pub(super) fn register(&self, i: usize) -> Register {
         vector(self.vectors.bytes(), i)
     }
 
-    fn sum(&self, row: usize, column: usize) -> Register {
+    pub(super) fn sum(&self, row: usize, column: usize) -> Register {
         self.register(row * self.count() + column)
     }
 
@@ -562,6 +579,7 @@ impl Tile {
 
     fn reduction(&self, asm: &mut Assembler, codes: &Codes, height: usize, part: Option<&Part>) {
         asm.op2(Code::Mov_r64_rm64, B_AT, PANEL);
+        self.set_quad_constants(asm, height, self.panel_registers());
         let [(outer, outer_stride), (inner, inner_stride)] = self.taps;
         if outer * inner == 1 {
             asm.op2(Code::Mov_r64_rm64, A_AT, A);
@@ -614,12 +632,27 @@ impl Tile {
 
     /// `count` steps of the reduction.
     fn steps(&self, asm: &mut Assembler, codes: &Codes, height: usize, count: i64) {
+        let storage_bytes = (self.storage.bits() / 8) as i64;
+        match self.quads {
+            Some(quads) => self.quad_products(asm, codes, (quads, self.panel_registers()), height, count),
+            None => self.products(asm, codes, height, count),
+        }
+        self.look_ahead(asm, count);
+        asm.op2(Code::Add_rm64_imm32, A_AT, (count * self.row_step) as i32);
+        asm.op2(Code::Add_rm64_imm32, B_AT, (count * self.panel_step * storage_bytes) as i32);
+    }
+
+    /// Bytes from the panel's place to a vector of a step.
+    pub(super) fn panel_offset(&self, k: i64, v: usize) -> i64 {
+        (k * self.panel_step + v as i64 * self.lanes()) * (self.storage.bits() / 8) as i64
+    }
+
+    fn products(&self, asm: &mut Assembler, codes: &Codes, height: usize, count: i64) {
         let held = self.panel_registers();
         let first = height * self.count();
         let panel: Vec<Register> = (0..held).map(|v| self.register(first + v)).collect();
         let factor = self.register(first + held);
-        let storage_bytes = (self.storage.bits() / 8) as i64;
-        let offset = |k: i64, v: usize| (k * self.panel_step + v as i64 * self.lanes()) * storage_bytes;
+        let offset = |k: i64, v: usize| self.panel_offset(k, v);
         for k in 0..count {
             for (v, &register) in panel.iter().enumerate() {
                 self.panel_vector(asm, register, offset(k, v));
@@ -639,6 +672,10 @@ impl Tile {
                 }
             }
         }
+    }
+
+    /// Asks for lines of what is multiplied next and of the result.
+    fn look_ahead(&self, asm: &mut Assembler, count: i64) {
         if count == UNROLL && self.prefetch > 0 {
             for line in 0..self.prefetch {
                 asm.op1(Code::Prefetcht1_m8, at(NEXT, line * LINE));
@@ -657,8 +694,6 @@ impl Tile {
             asm.op2(Code::Add_rm64_imm32, RESULT, (result.rows * result.stride) as i32);
             asm.bind(enough);
         }
-        asm.op2(Code::Add_rm64_imm32, A_AT, (count * self.row_step) as i32);
-        asm.op2(Code::Add_rm64_imm32, B_AT, (count * self.panel_step * storage_bytes) as i32);
     }
 
     fn multiply_add_i32(&self, asm: &mut Assembler, sum: Register, a: Register, b: Register, product: usize) {

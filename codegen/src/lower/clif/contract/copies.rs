@@ -27,7 +27,12 @@ impl Emitter<'_> {
         for (var, value) in values {
             self.vars[var.index()] = Some(value);
         }
-        let extent = if run % plan.part[1] == 0 { Ix::Const(plan.part[1]) } else { Ix::Var(plan.kn) };
+        let extent = match c.k.extent.as_const() {
+            // The last step lacks elements.
+            Some(k) if k < run => (Ix::Const(k) - Ix::Var(plan.k0)).min(Ix::Var(plan.kn)),
+            _ if run % plan.part[1] == 0 => Ix::Const(plan.part[1]),
+            _ => Ix::Var(plan.kn),
+        };
         let k = Axis { var: c.k.var, begin: c.k.begin.clone() + Ix::Var(plan.k0), extent };
         let position = Ix::Var(c.k.var) - c.k.begin.clone() - Ix::Var(plan.k0);
         let index = (Ix::Var(c.m.var) - Ix::Var(plan.names.first)) * plan.rows.inner_stride + position;
@@ -78,7 +83,8 @@ impl Emitter<'_> {
                 }
                 None => Op::Const(patch.otherwise),
             };
-            vec![Stmt::Let { dst: c.a.value, op }, Stmt::Store { buffer, index: to, value: c.a.value }]
+            let value = patch.element;
+            vec![Stmt::Let { dst: value, op }, Stmt::Store { buffer, index: to, value }]
         };
         let Some((valid, others)) = self.line_part(plan, patch) else {
             let k = Axis { var: c.k.var, begin: Ix::Const(0), extent: Ix::Const(patch.depth) };

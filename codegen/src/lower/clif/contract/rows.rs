@@ -4,10 +4,11 @@
 //! follow `k` in memory join it (positions along the line of a convolution with channels last), so that the reduction is
 //! a few long runs.
 
-use kiln_ir::Scalar;
+use kiln_ir::{DType, Prim, Scalar};
 
+use super::left::Left;
 use super::longest_run;
-use crate::kir::{Bound, BufferId, Contract, Guard, Ix, Kernel, Op, Stmt, Var};
+use crate::kir::{Bound, BufferId, Contract, Guard, Ix, Kernel, Op, Stmt, Val, Var};
 use crate::lower::wide::tile::{LINE, Lines, MOST_ROWS, Tile};
 
 /// Most elements of a copy.
@@ -39,8 +40,10 @@ pub(super) struct Rows {
     pub inner_stride: i64,
     /// Outer reduction axes, outermost first: extent and distance.
     pub taps: Vec<(i64, i64)>,
-    /// Elements of the reduction for each tap: the most that there can be.
+    /// Elements of the reduction for each tap, up to whole steps: the most that there can be.
     pub run: i64,
+    /// Whether elements are signed bytes that are multiplied as unsigned ones, the sign flipped.
+    pub flip: bool,
     /// Distance of the elements of a run.
     pub step: i64,
     /// How many there are, where that shows at run time only.
@@ -64,14 +67,17 @@ pub(super) enum Place {
 #[derive(Clone, Debug)]
 pub(super) struct Patch {
     pub source: BufferId,
+    /// The element, as it is loaded.
+    pub element: Val,
     /// Source index without spans and `k`; in terms of the block's first rows.
     pub index: Ix,
     /// Taps by themselves, lines, positions in a line; the last one is the line's.
     pub spans: Vec<Span>,
     pub bounds: Vec<SpanBound>,
     pub otherwise: Scalar,
-    /// Elements of a position.
+    /// Elements of a position, and up to whole steps.
     pub depth: i64,
+    pub run: i64,
     /// Elements from one position to the next.
     pub pitch: i64,
     /// Number of the contraction's taps.
@@ -128,33 +134,66 @@ struct Affine {
 }
 
 /// The rows of `c`'s left operand; `None` where they have no such form.
-pub(super) fn rows(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
-    loaded(kernel, c).or_else(|| packed(kernel, c))
+pub(super) fn rows(kernel: &mut Kernel, c: &Contract, left: Left) -> Option<Rows> {
+    loaded(kernel, c, left).or_else(|| packed(kernel, c, left))
 }
 
 /// Rows that are packed, whatever they are made of.
-fn packed(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
+fn packed(kernel: &mut Kernel, c: &Contract, left: Left) -> Option<Rows> {
     let run = c.k.extent.as_const().filter(|k| *k > 0 && c.taps.is_empty())?;
     let vars = [Var(kernel.vars), Var(kernel.vars + 1)];
     kernel.vars += 2;
     let [outer, inner] = vars;
     let (outer_stride, inner_stride, taps) = (0, 0, vec![]);
     let (split, length, place) = (None, None, Place::Packed);
-    Some(Rows { split, outer, inner, outer_stride, inner_stride, taps, run, step: 1, length, place })
+    let (run, step, flip) = (left.padded(run), 1, false);
+    Some(Rows { split, outer, inner, outer_stride, inner_stride, taps, run, flip, step, length, place })
+}
+
+/// A left operand that is one load.
+struct Loaded<'a> {
+    element: Val,
+    buffer: BufferId,
+    index: &'a Ix,
+    guard: Option<&'a Guard>,
+    flip: bool,
+}
+
+/// The load that is the left operand, of elements as rows hold them or of signed bytes whose sign is flipped.
+fn load<'a>(kernel: &Kernel, c: &'a Contract, left: Left) -> Option<Loaded<'a>> {
+    let [Stmt::Let { dst, op: Op::Load { buffer, index, guard } }, more @ ..] = c.a.body.as_slice() else {
+        return None;
+    };
+    let storage = kernel.buffers[buffer.index()].dtype;
+    let flip = !more.is_empty();
+    let fits = match flip {
+        true => left.dtype == DType::U8 && storage == DType::I8 && flips(more, *dst, c.a.value),
+        false => *dst == c.a.value && storage == left.dtype,
+    };
+    fits.then_some(Loaded { element: *dst, buffer: *buffer, index, guard: guard.as_ref(), flip })
+}
+
+/// Whether the statements are `result = bits of x ^ 0x80`.
+fn flips(body: &[Stmt], x: Val, result: Val) -> bool {
+    let op = |val: Val| {
+        body.iter().find_map(|stmt| match stmt {
+            Stmt::Let { dst, op } if *dst == val => Some(op),
+            _ => None,
+        })
+    };
+    let Some(Op::Apply(Prim::Xor, operands)) = op(result) else { return false };
+    let is_bits = |v: Val| matches!(op(v), Some(Op::Bits(of)) if *of == x);
+    let is_sign = |v: Val| matches!(op(v), Some(Op::Const(Scalar::I(0x80))));
+    matches!(operands.as_slice(), &[a, b] if is_bits(a) && is_sign(b))
 }
 
 /// Rows that a plain load reads.
-fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
-    let [Stmt::Let { dst, op: Op::Load { buffer, index, guard } }] = c.a.body.as_slice() else {
-        return None;
-    };
-    if *dst != c.a.value || kernel.buffers[buffer.index()].dtype != c.acc_dtype {
-        return None;
-    }
+fn loaded(kernel: &mut Kernel, c: &Contract, left: Left) -> Option<Rows> {
+    let Loaded { element, buffer, index, guard, flip } = load(kernel, c, left)?;
     let zero_based = c.taps.iter().chain([&c.k]).all(|axis| axis.begin == Ix::Const(0));
     let depth = longest_run(c).filter(|k| *k > 0 && zero_based)?;
     let length = c.k.extent.as_const().is_none().then(|| c.k.extent.clone());
-    if length.is_some() && guard.is_some() {
+    if length.is_some() && (guard.is_some() || left.step > 1) {
         return None;
     }
     let extents: Vec<i64> =
@@ -174,8 +213,12 @@ fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     let (extents, depth) = if k_is_tap { ([extents, vec![depth]].concat(), 1) } else { (extents, depth) };
     let form = IndexForm { row: c.m.var, taps: axes, k: (!k_is_tap).then_some(c.k.var), split, vars };
     let at = form.affine(index)?;
-    let bytes = (c.acc_dtype.bits() / 8) as i64;
-    let apart = at.k != 1 && depth != 1;
+    let bytes = left.bytes();
+    let apart = at.k != 1 && (depth != 1 || left.step > 1);
+    // What is behind a row may not be read, and elements of a step lie side by side.
+    if left.step > 1 && (apart || k_is_tap || (guard.is_none() && depth % left.step != 0)) {
+        return None;
+    }
     // Rows side by side share cache lines at each step of the reduction.
     let side_by_side = at.k > 0 && at.inner == 1 && split.is_none() && guard.is_none() && c.taps.is_empty();
     if apart && !(side_by_side && depth.checked_mul(at.k).is_some_and(|n| n <= MAX_APART)) {
@@ -184,10 +227,11 @@ fn loaded(kernel: &mut Kernel, c: &Contract) -> Option<Rows> {
     if at.inner < 0 || at.outer < 0 || at.taps.iter().any(|t| *t < 0) {
         return None;
     }
-    let access = Access { at: &at, extents: &extents, depth, length, split, vars, form: &form, bytes };
+    let access =
+        Access { at: &at, extents: &extents, depth, length, split, vars, form: &form, left, element, flip };
     let rows = match guard {
-        None => access.in_place(*buffer),
-        Some(guard) => access.copied(kernel, *buffer, guard)?,
+        None => access.in_place(buffer),
+        Some(guard) => access.copied(kernel, buffer, guard)?,
     };
     if rows.inner_stride * bytes > MAX_ROW_BYTES {
         return None;
@@ -220,8 +264,9 @@ struct Access<'a> {
     split: Option<i64>,
     vars: [Var; 2],
     form: &'a IndexForm,
-    /// Bytes of an element.
-    bytes: i64,
+    left: Left,
+    element: Val,
+    flip: bool,
 }
 
 /// What indices are linear in.
@@ -245,6 +290,7 @@ impl Access<'_> {
             inner_stride: self.at.inner,
             taps: self.extents.iter().copied().zip(self.at.taps.iter().copied()).collect(),
             run: self.depth,
+            flip: self.flip,
             step: if self.depth == 1 { 1 } else { self.at.k },
             length: self.length.clone(),
             place: Place::Buffer(buffer, index),
@@ -279,8 +325,22 @@ impl Access<'_> {
         kernel.vars = next + 1;
         let index = at.rest.clone() + in_first(at);
         let (otherwise, tap_count) = (guard.otherwise, extents.len());
-        let pitch = pitch(&spans, depth, self.bytes);
-        let patch = Patch { source: buffer, index, spans, bounds, otherwise, depth, pitch, tap_count, first };
+        let run = self.left.padded(depth);
+        let pitch = pitch(&spans, run, self.left.bytes());
+        let element = self.element;
+        let patch = Patch {
+            source: buffer,
+            element,
+            index,
+            spans,
+            bounds,
+            otherwise,
+            depth,
+            run,
+            pitch,
+            tap_count,
+            first,
+        };
         let mut rows = Rows {
             split,
             outer: vars[0],
@@ -288,7 +348,8 @@ impl Access<'_> {
             outer_stride: 0,
             inner_stride: 0,
             taps: vec![],
-            run: depth,
+            run,
+            flip: self.flip,
             step: 1,
             length: None,
             place: Place::Copy(patch),
@@ -436,7 +497,7 @@ impl Rows {
             }
             stride *= self.capacity(span, count);
         }
-        self.run = patch.depth;
+        self.run = patch.run;
         self.taps = taps;
         (self.outer_stride, self.inner_stride) = (outer_stride, inner_stride);
         self.join_taps();

@@ -17,6 +17,7 @@ use kiln_ir::DType;
 
 use super::Panels;
 use super::finished::{Names, is_finished};
+use super::left::Left;
 use super::narrow::narrow_tiles;
 use super::results::{Stored, last_store};
 use super::rows::{Place, Rows, rows};
@@ -27,7 +28,7 @@ use crate::lower::clif::emit::{Callee, Emitter, Result};
 use crate::lower::wide::tile::{LINE, MOST_SHORT, Tile, UNROLL};
 use crate::schedule::even;
 
-/// Elements that a block of rows reads: 384 KiB of f32 in a second-level cache of 1 MiB or more.
+/// Elements that a block of rows reads, or steps of several bytes: 384 KiB of f32 in a second-level cache of 1 MiB or more.
 const BLOCK_ELEMENTS: i64 = 3 << 15;
 
 /// The same for rows that are copied with their padding: all lines of a small image, since one more block is one more pass
@@ -55,6 +56,8 @@ const CHUNK_ROWS: i64 = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Streamed {
     pub(super) rows: Rows,
+    /// How they hold elements.
+    pub(super) left: Left,
     tile: Tile,
     /// The same for few rows, where their number is not known: most rows, tile; ascending.
     pub(super) few: Vec<(i64, Tile)>,
@@ -100,35 +103,37 @@ impl Streamed {
 /// The plan for a contraction of at most `columns` columns; `None` where it is not of this kind.
 pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i64) -> Option<Streamed> {
     let width = tile.width;
-    let mut rows = rows(kernel, c)?;
-    let bytes = (c.acc_dtype.bits() / 8) as i64;
+    let left = Left::of(c, true);
+    let mut rows = rows(kernel, c, left)?;
+    let (bytes, sum_bytes) = (left.bytes(), (c.acc_dtype.bits() / 8) as i64);
     let most = c.m.extent.upper_bound().and_then(|m| m.as_const());
     let line = rows.split.unwrap_or(1);
     let units = most.map(|m| (m + line - 1) / line);
     if let Place::Copy(_) = rows.place {
         // Which taps join depends on the copy's layout.
-        rows.lay_out(copy_block(&rows, units));
+        rows.lay_out(copy_block(&rows, left, units));
     }
-    let part = parts(&rows, width, most);
+    let part = parts(&rows, left, width, most);
     rows.pack(part[1], bytes);
-    let block = block(&rows, units, part);
+    let block = block(&rows, left, units, part);
     let whole = total_taps(&rows) <= part[0] && rows.run <= part[1];
     (whole || rows.length.is_none()).then_some(())?;
     let block_rows = block * line;
     let sum_columns = if whole { width } else { columns };
-    tile.row_step = rows.step * bytes;
-    tile.sum_stride = sum_columns * bytes;
+    tile.row_step = rows.step * bytes * left.step;
+    tile.sum_stride = sum_columns * sum_bytes;
+    tile.flip = rows.flip;
     rows.spread(&mut tile, block, most, bytes);
-    let mut depth = part[1];
+    let mut depth = part[1] / left.step;
     if whole && let Some(taps) = inner_taps(&rows.taps, bytes) {
         tile.taps = taps;
         depth *= total_taps(&rows);
-        tile.short = rows.known_run().filter(|run| (1..=MOST_SHORT).contains(run));
+        tile.short = rows.known_run().map(|run| run / left.step).filter(|run| (1..=MOST_SHORT).contains(run));
     }
     let single = whole && total_taps(&rows) == tile.taps[0].0 * tile.taps[1].0;
     tile.part = tile.part_of(depth);
     let result = last_store(kernel, c).filter(|_| whole && total_taps(&rows) == 1);
-    let result = result.filter(|stored| stored.asked_by(&mut tile, depth, bytes));
+    let result = result.filter(|stored| stored.asked_by(&mut tile, depth, sum_bytes));
     let names = Names::new(kernel);
     // Blocks of columns are whole panels.
     let whole_panels = super::rows::is_multiple(&c.n.extent, width);
@@ -137,11 +142,12 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     let few = ask_ahead(&mut tile, c, &rows, block);
     let mut narrow = if single { narrow_tiles(&tile, &c.n.extent) } else { vec![] };
     narrow.retain(|tile| is_finished(kernel, c, (tile, whole_panels), names, rows.buffer()) == finished);
-    let mut scratch = |len: i64| {
-        kernel.buffers.push(Buffer { dtype: c.acc_dtype, access: Access::Scratch { len: Ix::Const(len) } });
+    let mut scratch = |dtype: DType, len: i64| {
+        kernel.buffers.push(Buffer { dtype, access: Access::Scratch { len: Ix::Const(len) } });
         BufferId(kernel.buffers.len() as u32 - 1)
     };
-    let copy = (!matches!(rows.place, Place::Buffer(..))).then(|| scratch(rows.copy_len(block)));
+    let copied = if rows.flip { DType::I8 } else { left.dtype };
+    let copy = (!matches!(rows.place, Place::Buffer(..))).then(|| scratch(copied, rows.copy_len(block)));
     let kept = match whole {
         true if finished && single => {
             narrow.iter().chain([&tile]).map(Tile::height).max().unwrap_or(0) as i64
@@ -149,7 +155,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         true => chunk[0] * chunk[1],
         false => block_rows,
     };
-    let sums = scratch(sum_columns * kept);
+    let sums = scratch(c.acc_dtype, sum_columns * kept);
     let widened = widened(kernel, c);
     let mut var = || {
         kernel.vars += 1;
@@ -157,6 +163,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     };
     Some(Streamed {
         widened,
+        left,
         tile,
         few,
         narrow,
@@ -199,7 +206,7 @@ fn ask_ahead(tile: &mut Tile, c: &Contract, rows: &Rows, block: i64) -> Vec<(i64
 
 /// A value for left elements as i32, where sums are.
 fn widened(kernel: &mut Kernel, c: &Contract) -> Option<Val> {
-    (c.acc_dtype == DType::I32).then(|| {
+    (c.acc_dtype == DType::I32 && c.group() == 1).then(|| {
         kernel.vals.push(DType::I32);
         Val(kernel.vals.len() as u32 - 1)
     })
@@ -233,35 +240,38 @@ fn total_taps(rows: &Rows) -> i64 {
 }
 
 /// Taps and elements of a run in one block of the reduction.
-fn parts(rows: &Rows, width: i64, count: Option<i64>) -> [i64; 2] {
+fn parts(rows: &Rows, left: Left, width: i64, count: Option<i64>) -> [i64; 2] {
     let by_panel = PART_ELEMENTS / width;
     let by_rows = match rows.place {
         Place::Buffer(..) | Place::Packed => BLOCK_ELEMENTS / count.unwrap_or(GOAL_ROWS).clamp(1, GOAL_ROWS),
         Place::Copy(_) => by_panel,
     };
-    let most = by_panel.min(by_rows).max(UNROLL);
+    let most = by_panel.min(by_rows).max(UNROLL) * left.step;
     if rows.run > most {
-        [1, even(rows.run, most, UNROLL)]
+        [1, even(rows.run, most, UNROLL * left.step)]
     } else {
         [even(total_taps(rows), (most / rows.run.max(1)).max(1), 1), rows.run]
     }
 }
 
 /// Outer rows of a block, or inner ones where there is one level.
-fn block(rows: &Rows, units: Option<i64>, [taps, run]: [i64; 2]) -> i64 {
+fn block(rows: &Rows, left: Left, units: Option<i64>, [taps, run]: [i64; 2]) -> i64 {
+    let step = left.step;
     match rows.place {
-        Place::Copy(_) => copy_block(rows, units),
-        Place::Packed => most(units, |count| rows.copy_len(count) <= BLOCK_ELEMENTS + BLOCK_ELEMENTS / 8),
+        Place::Copy(_) => copy_block(rows, left, units),
+        Place::Packed => {
+            most(units, |count| rows.copy_len(count) <= (BLOCK_ELEMENTS + BLOCK_ELEMENTS / 8) * step)
+        }
         Place::Buffer(..) => {
             let row = rows.split.unwrap_or(1) * taps * run;
-            most(units, |count| count.saturating_mul(row) <= PLACE_ELEMENTS)
+            most(units, |count| count.saturating_mul(row) <= PLACE_ELEMENTS * step)
         }
     }
 }
 
 /// The same where rows are copied with their padding.
-fn copy_block(rows: &Rows, units: Option<i64>) -> i64 {
-    most(units, |count| rows.copy_len(count) <= COPY_ELEMENTS)
+fn copy_block(rows: &Rows, left: Left, units: Option<i64>) -> i64 {
+    most(units, |count| rows.copy_len(count) <= COPY_ELEMENTS * left.step)
 }
 
 /// The largest count that fits, in parts of nearly equal size; at least 1.
@@ -449,7 +459,7 @@ impl Emitter<'_> {
         };
         // Each call asks for its share of the next panel.
         let tile = &plan.tile;
-        let depth = plan.part[0] * plan.part[1];
+        let depth = plan.part[0] * plan.part[1] / plan.left.step;
         let call = plan.call_rows();
         let asked = tile.prefetch * (depth / UNROLL) * LINE * tile.tiles(call) / call.max(1);
         let ahead = self.scaled(position, asked);
@@ -458,7 +468,7 @@ impl Emitter<'_> {
         self.vars[plan.names.column.index()] = Some(chunk.column);
         let rows = if plan.chunk[0] > 1 { self.scaled(chunk.outer[1], line) } else { chunk.inner[1] };
         if tile.lines.is_some() {
-            let at = self.row_address(plan, block, [chunk.outer[0], chunk.inner[0]], bytes)?;
+            let at = self.row_address(plan, block, [chunk.outer[0], chunk.inner[0]])?;
             self.vars[plan.names.first.index()] = Some(first);
             self.vars[plan.names.rows.index()] = Some(rows);
             self.tiles(c, plan, panels, part, [at, chunk.panel, sums, next, chunk.outer[1]])?;
@@ -496,11 +506,10 @@ impl Emitter<'_> {
         [first, sums, next, asked]: [Value; 4],
     ) -> Result<()> {
         let line = plan.rows.split.unwrap_or(1);
-        let bytes = (c.acc_dtype.bits() / 8) as i64;
         let zero = self.i64(0);
         self.counted(zero, chunk.outer[1], 1, &[], |s, o, _| {
             let outer = s.b.ins().iadd(chunk.outer[0], o);
-            let rows = s.row_address(plan, block, [outer, chunk.inner[0]], bytes)?;
+            let rows = s.row_address(plan, block, [outer, chunk.inner[0]])?;
             let before = s.scaled(o, line);
             let sums = if plan.finished && plan.single {
                 sums
@@ -533,8 +542,8 @@ impl Emitter<'_> {
         plan: &Streamed,
         block: &BlockRows,
         [outer, inner]: [Value; 2],
-        bytes: i64,
     ) -> Result<Value> {
+        let bytes = plan.left.bytes();
         match (&plan.rows.place, plan.copy) {
             (Place::Buffer(buffer, index), _) => {
                 let outer = self.b.ins().iadd(block.at[0], outer);
@@ -567,7 +576,7 @@ impl Emitter<'_> {
         part: &Part,
         [rows, panel, sums, next, count]: [Value; 5],
     ) -> Result<()> {
-        let bytes = (plan.tile.acc.bits() / 8) as i64;
+        let bytes = plan.left.bytes();
         let storage_bytes = (panels.storage.bits() / 8) as i64;
         let rows = match plan.rows.place {
             // The copy holds this part of the runs only.
@@ -578,8 +587,9 @@ impl Emitter<'_> {
             }
         };
         let taps = total_taps(&plan.rows);
+        let depth = self.steps_of(plan.left, part.run[1]);
         if plan.single {
-            let mut args = vec![rows, panel, sums, next, part.run[1], count];
+            let mut args = vec![rows, panel, sums, next, depth, count];
             if let Some(result) = &plan.result {
                 args.push(self.stored_at(c, plan.names, result)?);
             }
@@ -587,7 +597,8 @@ impl Emitter<'_> {
         }
         let zero = self.i64(0);
         // The lines that the calls for the taps ask for follow each other.
-        let ahead = plan.tile.prefetch * (plan.part[1] / UNROLL) * plan.tile.tiles(plan.call_rows()) * LINE;
+        let steps = plan.part[1] / plan.left.step;
+        let ahead = plan.tile.prefetch * (steps / UNROLL) * plan.tile.tiles(plan.call_rows()) * LINE;
         self.parts(zero, part.taps[1], (Some(taps).filter(|t| *t == 1), 1), |s, tap, _| {
             let index = s.b.ins().iadd(part.taps[0], tap);
             let offset = s.tap_offset(&plan.rows, index, bytes);
@@ -596,7 +607,7 @@ impl Emitter<'_> {
             let panel = s.b.ins().iadd(panel, skip);
             let skip = s.scaled(tap, ahead);
             let next = s.b.ins().iadd(next, skip);
-            let args = [rows, panel, sums, next, part.run[1], count];
+            let args = [rows, panel, sums, next, depth, count];
             let position = s.b.ins().bor(index, part.run[0]);
             let more = Tile { accumulate: true, ..plan.tile };
             let plain = |s: &mut Self| {
