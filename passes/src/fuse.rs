@@ -8,7 +8,8 @@
 //! - *row*: all reductions reduce the same axes of one shape, which are the last ones; every output has that shape
 //!   or the reduced one;
 //! - *reduce*: the one reduction is over other axes; every other node computes its operand or works on its result;
-//! - *hero*: the hero's operands are inputs; the other nodes are elementwise on its result's shape (other operands
+//! - *hero*: the hero's operands are inputs, but for those of a product in i32, which may be casts of inputs of 8 bits, less
+//!   a zero point of one element; the other nodes are elementwise on its result's shape (other operands
 //!   broadcast to it), or add or drop axes of size 1 of it; there is one output;
 //! - *attention*: two contractions, the second of which takes what rows along the last axis, of known length, make of
 //!   the result of the first; elementwise operators and reshapes besides; there is one output;

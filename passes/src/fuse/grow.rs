@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use kiln_ir::op::{Conv, Layout, Movement};
-use kiln_ir::{Dim, Ew, Op, Value};
+use kiln_ir::op::{Cast, Contract, Conv, Layout, Movement};
+use kiln_ir::{DType, Dim, Ew, Op, Value};
 
 use super::role::{Role, Web};
 use super::{Group, Kind, reduced_axes};
@@ -68,7 +68,9 @@ impl Grow<'_, '_> {
         let domain = web.shape(at).to_vec();
         let mut members = vec![];
         members.extend(self.few_channels(at).or_else(|| self.gate(at)));
+        members.extend(self.widening(at));
         members.push(at);
+        members.sort_unstable();
         let mut best = members.clone();
         let mut open: BTreeSet<usize> = web.to[at].iter().copied().collect();
         while let Some(u) = open.pop_first() {
@@ -129,6 +131,40 @@ impl Grow<'_, '_> {
         let pointwise = web.dims(w).get(2..).is_some_and(|taps| taps.iter().all(one));
         (product && gated && large && pointwise && web.uses.only_user(x) == Some(web.ids[at]))
             .then_some(producer)
+    }
+
+    /// What widens the bytes that a product in i32 multiplies, and takes their zero point off, if nothing else reads it: the
+    /// kernel multiplies bytes.
+    fn widening(&self, at: usize) -> Vec<usize> {
+        let web = self.web;
+        let product = match &web.node(at).op {
+            Op::Contract(Contract::Einsum { out, .. }) | Op::Conv(Conv::Forward { out, .. }) => *out == DType::I32,
+            _ => false,
+        };
+        let operands = web.node(at).operands.iter().filter(|_| product);
+        operands.flat_map(|&v| self.widened(v, at, true).unwrap_or_default()).collect()
+    }
+
+    /// The positions that make a widened value for the node `user` alone, if they are a cast to i32, or the difference of
+    /// casts where `centred` allows it.
+    fn widened(&self, v: Value, user: usize, centred: bool) -> Option<Vec<usize>> {
+        let web = self.web;
+        let p = web.producer(v).filter(|&p| web.roles[p] == Role::Pointwise && self.of[p].is_none())?;
+        (web.uses.only_user(v) == Some(web.ids[user])).then_some(())?;
+        let node = web.node(p);
+        let byte = |v: Value| web.graph.ty(v).as_tensor().is_some_and(|t| t.dtype.is_int() && t.dtype.bits() == 8);
+        match (&node.op, &node.operands[..]) {
+            (Op::Cast(Cast { to: DType::I32, .. }), &[x]) if byte(x) => Some(vec![p]),
+            (Op::Elementwise(e), &[x, zero]) if centred && e.kind == Ew::named("sub") => {
+                let one = web.dims(zero).iter().all(|d| d.as_known() == Some(1));
+                (one && web.dims(x) == web.shape(p)).then_some(())?;
+                let mut members = self.widened(x, p, false)?;
+                members.extend(self.widened(zero, p, false).unwrap_or_default());
+                members.push(p);
+                Some(members)
+            }
+            _ => None,
+        }
     }
 
     /// Whether a node is elementwise on the shape of what it takes from `members`, or drops or adds axes of size 1,

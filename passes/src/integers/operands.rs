@@ -1,0 +1,63 @@
+//! Every product in i32 has its widened operands for itself.
+
+use kiln_ir::op::Cast;
+use kiln_ir::{Build, DType, Edit, Module, NodeId, Op, Patch, Value};
+
+use super::constants::is_integer_product;
+use super::is_byte;
+use crate::rewrite::{Cx, Refusal, Rule, matches, run_rules};
+use crate::{Options, PassError, Report};
+
+const RULES: &[Rule] = &[Rule { name: "private-operands", apply: apply }];
+
+/// Runs the rule.
+pub(crate) fn private(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
+    run_rules(RULES, module, options, report)
+}
+
+/// A product whose widened operand something else uses, too, gets a copy: widening is part of the product's kernel,
+/// which reads bytes.
+fn apply(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
+    let node = cx.node(id);
+    matches(is_integer_product(&node.op))?;
+    let shared: Vec<bool> = node.operands.iter().map(|&v| is_shared(cx, v)).collect();
+    matches(shared.contains(&true))?;
+    cx.rewrite(id, |p| {
+        let mut operands = node.operands.clone();
+        for (operand, _) in operands.iter_mut().zip(shared).filter(|(_, shared)| *shared) {
+            *operand = copied(cx, p, *operand)?;
+        }
+        Ok(p.add1(node.op.clone(), &operands)?)
+    })
+}
+
+/// What widens bytes: a cast to i32, or such a cast less something.
+fn widening(cx: &Cx<'_>, v: Value) -> bool {
+    let Some((_, node)) = cx.def(v) else { return false };
+    let byte = |v: Option<&Value>| v.is_some_and(|&v| cx.dtype(v).is_some_and(is_byte));
+    match &node.op {
+        Op::Cast(Cast { to: DType::I32, .. }) => byte(node.operands.first()),
+        op => *op == Op::ew("sub") && node.operands.first().is_some_and(|&v| is_cast(cx, v)),
+    }
+}
+
+fn is_cast(cx: &Cx<'_>, v: Value) -> bool {
+    cx.def(v).is_some_and(|(_, n)| matches!(n.op, Op::Cast(_))) && widening(cx, v)
+}
+
+/// Whether a widened value, or what it is made of, is used elsewhere, too.
+fn is_shared(cx: &Cx<'_>, v: Value) -> bool {
+    let Some((_, node)) = cx.def(v).filter(|_| widening(cx, v)) else { return false };
+    cx.uses.count(v) > 1 || node.operands.iter().any(|&o| is_cast(cx, o) && cx.uses.count(o) > 1)
+}
+
+fn copied(cx: &Cx<'_>, p: &mut Patch<'_>, v: Value) -> Result<Value, Refusal> {
+    let Some((_, node)) = cx.def(v) else { return Ok(v) };
+    let mut operands = node.operands.clone();
+    for o in &mut operands {
+        if is_cast(cx, *o) {
+            *o = copied(cx, p, *o)?;
+        }
+    }
+    Ok(p.add1(node.op.clone(), &operands)?)
+}
