@@ -67,8 +67,8 @@ impl Grow<'_, '_> {
         let web = self.web;
         let domain = web.shape(at).to_vec();
         let mut members = vec![];
-        members.extend(self.few_channels(at).or_else(|| self.gate(at)));
         members.extend(self.widening(at));
+        members.extend(self.few_channels(at, &members).or_else(|| self.gate(at)));
         members.push(at);
         members.sort_unstable();
         let mut best = members.clone();
@@ -92,17 +92,22 @@ impl Grow<'_, '_> {
 
     /// The transpose that gives a convolution its few channels last, if nothing else reads it: rows of pixels are read as
     /// they are, while a kernel that moves a few channels would cost as much as the convolution.
-    fn few_channels(&self, at: usize) -> Option<usize> {
+    fn few_channels(&self, at: usize, widening: &[usize]) -> Option<usize> {
         let web = self.web;
         let Op::Conv(Conv::Forward { groups: 1, layout: Layout::ChannelsLast, .. }) = &web.node(at).op else {
             return None;
         };
+        // What widens bytes stands between.
         let x = *web.node(at).operands.first()?;
+        let (mut x, mut user) = (x, at);
+        while let Some(p) = web.producer(x).filter(|p| widening.contains(p)) {
+            (x, user) = (*web.node(p).operands.first()?, p);
+        }
         let few = web.dims(x).last()?.as_known().is_some_and(|c| c <= FEW_CHANNELS);
         let producer =
             web.producer(x).filter(|&p| few && web.roles[p] == Role::Relabel && self.of[p].is_none())?;
         let transpose = matches!(web.node(producer).op, Op::Movement(Movement::Transpose { .. }));
-        (transpose && web.uses.only_user(x) == Some(web.ids[at])).then_some(producer)
+        (transpose && web.uses.only_user(x) == Some(web.ids[user])).then_some(producer)
     }
 
     /// The product that gives a pointwise convolution its input by one factor for each channel, if nothing else reads it:

@@ -1,16 +1,19 @@
-//! Every product in i32 has its widened operands for itself.
+//! Every product in i32 has its widened operands for itself, right before it.
 
-use kiln_ir::op::Cast;
+use kiln_ir::op::{Cast, Movement};
 use kiln_ir::{Build, DType, Edit, Module, NodeId, Op, Patch, Value};
 
 use super::constants::is_integer_product;
 use super::is_byte;
-use crate::rewrite::{Cx, Refusal, Rule, matches, run_rules};
+use crate::rewrite::{Cx, Refusal, Rule, matches, require, run_rules};
 use crate::{Options, PassError, Report};
 
-const RULES: &[Rule] = &[Rule { name: "private-operands", apply: apply }];
+const RULES: &[Rule] = &[
+    Rule { name: "moved-bytes", apply: moved_bytes },
+    Rule { name: "private-operands", apply },
+];
 
-/// Runs the rule.
+/// Runs the rules.
 pub(crate) fn private(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
     run_rules(RULES, module, options, report)
 }
@@ -28,6 +31,32 @@ fn apply(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
             *operand = copied(cx, p, *operand)?;
         }
         Ok(p.add1(node.op.clone(), &operands)?)
+    })
+}
+
+/// Widened bytes that are moved for a product are moved bytes that are widened.
+fn moved_bytes(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
+    let node = cx.node(id);
+    matches(matches!(node.op, Op::Movement(Movement::Transpose { .. } | Movement::Reshape { .. })))?;
+    let product = |&u: &NodeId| is_integer_product(&cx.node(u).op);
+    matches(node.results.iter().any(|&r| cx.uses.users(r).iter().any(product)))?;
+    let v = node.operands[0];
+    matches(widening(cx, v))?;
+    let Some((_, outer)) = cx.def(v) else { return Err(Refusal::NoMatch) };
+    if let Op::Cast(_) = outer.op {
+        return cx.rewrite(id, |p| {
+            let moved = p.add1(node.op.clone(), &[outer.operands[0]])?;
+            Ok(p.cast(moved, DType::I32)?)
+        });
+    }
+    let &[wide, zero] = &outer.operands[..] else { return Err(Refusal::NoMatch) };
+    let (Some((_, cast)), Some(zero_dims)) = (cx.def(wide), cx.dims(zero)) else { return Err(Refusal::NoMatch) };
+    require(zero_dims.iter().all(|d| d.as_known() == Some(1)), "the zero point has more than one element")?;
+    cx.rewrite(id, |p| {
+        let moved = p.add1(node.op.clone(), &[cast.operands[0]])?;
+        let wide = p.cast(moved, DType::I32)?;
+        let zero = p.reshape(zero, &[])?;
+        Ok(p.ew("sub", &[wide, zero])?)
     })
 }
 
