@@ -29,6 +29,7 @@ const RULES: &[Rule] = &[
     constants::CENTRED_CONSTANT,
     moves::ROUND_TRIP,
     moves::BELOW_MOVEMENT,
+    moves::BELOW_GATHER,
     moves::BELOW_CONCAT,
     moves::BELOW_POOL,
     moves::BELOW_RELU,

@@ -1,7 +1,7 @@
 //! Quantized graphs, compiled: products on integers give what the reference evaluator makes of the dequantized operands, up
 //! to one quantization step.
 
-use kiln::ir::op::{Conv, Contract, Layout, Movement, Quant, Window, WindowKind};
+use kiln::ir::op::{Contract, Conv, Layout, Movement, Quant, Window, WindowKind};
 use kiln::ir::{Build, DType, Datum, Dim, Evaluator, GraphBuilder, Module, Tensor, Type, Value};
 use kiln::runtime::SessionOptions;
 use kiln::{Options, compile};
@@ -17,7 +17,8 @@ fn bytes(dims: &[usize], seed: usize) -> Tensor {
 }
 
 fn signed(dims: &[usize], seed: usize) -> Tensor {
-    let all: Vec<i8> = (0..dims.iter().product()).map(|i| ((noise(i, seed) % 255) as i16 - 127) as i8).collect();
+    let all: Vec<i8> =
+        (0..dims.iter().product()).map(|i| ((noise(i, seed) % 255) as i16 - 127) as i8).collect();
     Tensor::from_slice(dims, &all).unwrap()
 }
 
@@ -31,13 +32,16 @@ struct Weights {
 }
 
 fn dequantize(b: &mut GraphBuilder<'_>, x: Value, scale: f32, zero: u8) -> Value {
-    let (scale, zero) = (b.scalar(DType::F32, f64::from(scale)).unwrap(), b.scalar(DType::U8, f64::from(zero)).unwrap());
+    let (scale, zero) =
+        (b.scalar(DType::F32, f64::from(scale)).unwrap(), b.scalar(DType::U8, f64::from(zero)).unwrap());
     b.add1(Quant::Dequantize { to: DType::F32, axis: None, block: 0 }, &[x, scale, zero]).unwrap()
 }
 
 fn quantize(b: &mut GraphBuilder<'_>, x: Value, scale: f32, zero: u8) -> Value {
-    let (scale, zero) = (b.scalar(DType::F32, f64::from(scale)).unwrap(), b.scalar(DType::U8, f64::from(zero)).unwrap());
-    b.add1(Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true }, &[x, scale, zero]).unwrap()
+    let (scale, zero) =
+        (b.scalar(DType::F32, f64::from(scale)).unwrap(), b.scalar(DType::U8, f64::from(zero)).unwrap());
+    b.add1(Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true }, &[x, scale, zero])
+        .unwrap()
 }
 
 fn weights(b: &mut GraphBuilder<'_>, w: &Weights, seed: usize) -> Value {

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use kiln::Compiled;
-use kiln::quantize::{Mode, Quantization};
 use kiln::passes::{PASSES, Refusals, Report};
+use kiln::quantize::{Mode, Quantization};
 use kiln::runtime::artifact::ArtifactSize;
 
 use super::{Usage, known_passes, options, spinner};

@@ -50,11 +50,21 @@ pub fn text(report: &QuantizeReport, verbose: bool) -> String {
     );
     if report.samples > 0 {
         let shared = if report.shared_samples { " (too few: the same ones)" } else { "" };
-        let _ = writeln!(out, "  samples: {} calibrated on, {} held out{shared}", report.samples, report.held_out);
+        let _ = writeln!(
+            out,
+            "  samples: {} calibrated on, {} held out{shared}",
+            report.samples, report.held_out
+        );
     }
     if !report.outputs.is_empty() {
         let mut table = Table::new(&[
-            "output", "samples", "max difference", "max reference", "relative", "cosine", "same top",
+            "output",
+            "samples",
+            "max difference",
+            "max reference",
+            "relative",
+            "cosine",
+            "same top",
         ]);
         report.outputs.iter().for_each(|(name, a)| table.row(agreement_row(name, a)));
         out += &table.render();
@@ -113,8 +123,7 @@ fn object(model: &str, report: &QuantizeReport) -> Value {
             "cosine": number(a.cosine()), "same_top": a.top_agreement(), "mismatch": a.mismatch,
         })
     };
-    let kept: Vec<Value> =
-        report.kept.iter().map(|k| json!({"name": k.name, "reason": k.reason})).collect();
+    let kept: Vec<Value> = report.kept.iter().map(|k| json!({"name": k.name, "reason": k.reason})).collect();
     json!({
         "model": model, "mode": report.mode, "samples": report.samples, "held_out": report.held_out,
         "shared_samples": report.shared_samples, "corrected": report.corrected,

@@ -91,7 +91,9 @@ pub(super) fn observe(
             let observed = results.split_off(count.min(results.len()));
             if calibrating(n) {
                 for (value, &i) in observed.iter().zip(part) {
-                    let (Some(tensor), Some(statistics)) = (value.as_tensor(), seen.get_mut(i)) else { continue };
+                    let (Some(tensor), Some(statistics)) = (value.as_tensor(), seen.get_mut(i)) else {
+                        continue;
+                    };
                     statistics.add(tensor).map_err(|_| {
                         let layers = plan.points.get(i).map(|p| p.layers.iter().chain(&p.makers));
                         let layer = layers.into_iter().flatten().find_map(|&l| plan.layers.get(l));
@@ -122,9 +124,8 @@ fn parts(module: &Module, plan: &Plan, data: &Data) -> Result<Vec<Vec<usize>>, E
         }
         Ok(())
     })?;
-    let value = |s: &kiln_ir::Symbol| {
-        sizes.iter().find(|(d, _)| d.as_symbol() == Some(s)).map(|(_, size)| *size)
-    };
+    let value =
+        |s: &kiln_ir::Symbol| sizes.iter().find(|(d, _)| d.as_symbol() == Some(s)).map(|(_, size)| *size);
     let bytes = |v: Value| {
         let dims = graph.ty(v).as_tensor().and_then(|t| t.shape.dims()).unwrap_or(&[]);
         let count = dims.iter().try_fold(4i64, |n, d| n.checked_mul(d.eval(&value).unwrap_or(1).max(1)));

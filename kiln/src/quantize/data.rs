@@ -216,7 +216,8 @@ impl Data {
                     }
                     None => match symbols.iter().find(|(s, ..)| *s == dim) {
                         Some((_, other, first)) if *other != size => {
-                            let why = format!(": axis {axis} has {size} elements, `{dim}` is {other} in `{first}`");
+                            let why =
+                                format!(": axis {axis} has {size} elements, `{dim}` is {other} in `{first}`");
                             return Err(mismatch(path, name, ty, t, why));
                         }
                         Some(_) => {}

@@ -143,7 +143,9 @@ impl Grow<'_, '_> {
     fn widening(&self, at: usize) -> Vec<usize> {
         let web = self.web;
         let product = match &web.node(at).op {
-            Op::Contract(Contract::Einsum { out, .. }) | Op::Conv(Conv::Forward { out, .. }) => *out == DType::I32,
+            Op::Contract(Contract::Einsum { out, .. }) | Op::Conv(Conv::Forward { out, .. }) => {
+                *out == DType::I32
+            }
             _ => false,
         };
         let operands = web.node(at).operands.iter().filter(|_| product);
@@ -157,7 +159,8 @@ impl Grow<'_, '_> {
         let p = web.producer(v).filter(|&p| web.roles[p] == Role::Pointwise && self.of[p].is_none())?;
         (web.uses.only_user(v) == Some(web.ids[user])).then_some(())?;
         let node = web.node(p);
-        let byte = |v: Value| web.graph.ty(v).as_tensor().is_some_and(|t| t.dtype.is_int() && t.dtype.bits() == 8);
+        let byte =
+            |v: Value| web.graph.ty(v).as_tensor().is_some_and(|t| t.dtype.is_int() && t.dtype.bits() == 8);
         match (&node.op, &node.operands[..]) {
             (Op::Cast(Cast { to: DType::I32, .. }), &[x]) if byte(x) => Some(vec![p]),
             (Op::Elementwise(e), &[x, zero]) if centred && e.kind == Ew::named("sub") => {

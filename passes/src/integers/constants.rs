@@ -22,16 +22,19 @@ fn feeds_product(cx: &Cx<'_>, v: Value) -> bool {
         is_integer_product(&user.op)
             || (user.op == Op::ew("sub")
                 && user.operands.first() == Some(&v)
-                && user.results.iter().any(|&r| {
-                    cx.uses.users(r).iter().any(|&u| is_integer_product(&cx.node(u).op))
-                }))
+                && user
+                    .results
+                    .iter()
+                    .any(|&r| cx.uses.users(r).iter().any(|&u| is_integer_product(&cx.node(u).op))))
     })
 }
 
 /// Whether an operator is a contraction or convolution with results in i32.
 pub(super) fn is_integer_product(op: &Op) -> bool {
     match op {
-        Op::Contract(Contract::Einsum { out, .. }) | Op::Conv(Conv::Forward { out, .. }) => *out == DType::I32,
+        Op::Contract(Contract::Einsum { out, .. }) | Op::Conv(Conv::Forward { out, .. }) => {
+            *out == DType::I32
+        }
         _ => false,
     }
 }
@@ -110,11 +113,8 @@ pub(super) fn centred(weights: &Tensor, zero: &Tensor) -> Result<Tensor, Refusal
     }
     let inner: usize = axis.map_or(1, |axis| dims.iter().skip(axis + 1).product());
     let at = |i: usize| if axis.is_some() { i / inner.max(1) % zeros.len().max(1) } else { 0 };
-    let differences: Vec<i64> = values
-        .iter()
-        .enumerate()
-        .map(|(i, v)| v - zeros.get(at(i)).copied().unwrap_or(0))
-        .collect();
+    let differences: Vec<i64> =
+        values.iter().enumerate().map(|(i, v)| v - zeros.get(at(i)).copied().unwrap_or(0)).collect();
     let fits = |dtype: DType| {
         let range = dtype.int_range();
         range.is_some_and(|(low, high)| differences.iter().all(|&d| (low..=high).contains(&i128::from(d))))

@@ -1,7 +1,7 @@
 //! What moves or compares quantized values works on their bytes: dequantization goes below it where a quantization or an
 //! integer product follows.
 
-use kiln_ir::op::{Contract, Conv, Movement, PadMode, Quant, Window, WindowKind};
+use kiln_ir::op::{Contract, Conv, Index, Movement, PadMode, Quant, Window, WindowKind};
 use kiln_ir::{Build, Edit, NodeId, Op, Value};
 
 use super::{Dequantized, same};
@@ -19,7 +19,8 @@ fn round_trip(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let &[v, scale, zero] = &node.operands[..] else { return Err(Refusal::NoMatch) };
     let inner = Dequantized::of(cx, v).ok_or(Refusal::NoMatch)?;
     matches(cx.dtype(inner.x) == Some(to))?;
-    let single = inner.axis.is_none() && cx.dims(scale).is_some_and(|d| d.iter().all(|d| d.as_known() == Some(1)));
+    let single =
+        inner.axis.is_none() && cx.dims(scale).is_some_and(|d| d.iter().all(|d| d.as_known() == Some(1)));
     let equal = same(cx, scale, inner.scale) && same(cx, zero, inner.zero) && (single || axis == inner.axis);
     require(equal, "the values are quantized anew with other parameters")?;
     cx.rewrite(id, |_| Ok(inner.x))
@@ -95,6 +96,23 @@ fn padding(cx: &Cx<'_>, id: NodeId, from: &Dequantized) -> Result<Option<Value>,
     let fill = *node.operands.get(1).ok_or(Refusal::NoMatch)?;
     require(*mode != PadMode::Constant || cx.splat(fill) == Some(0.0), "padding is not 0")?;
     Ok(Some(from.zero))
+}
+
+/// Rows of a dequantized constant are dequantized rows of its bytes: the rest of the table stays as it is.
+pub(super) const BELOW_GATHER: Rule = Rule { name: "below-gather", apply: below_gather };
+
+fn below_gather(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
+    let node = cx.node(id);
+    let (Op::Index(Index::Gather { .. }), &[table, indices]) = (&node.op, &node.operands[..]) else {
+        return Err(Refusal::NoMatch);
+    };
+    let from = Dequantized::of(cx, table).ok_or(Refusal::NoMatch)?;
+    matches(cx.constant(from.x).is_some())?;
+    require(from.axis.is_none(), "there is a scale for each index of an axis")?;
+    cx.rewrite(id, |p| {
+        let rows = p.add1(node.op.clone(), &[from.x, indices])?;
+        Ok(p.add1(from.op(), &[rows, from.scale, from.zero])?)
+    })
 }
 
 /// A concatenation of values that were dequantized alike dequantizes concatenated bytes.

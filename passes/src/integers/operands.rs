@@ -8,10 +8,8 @@ use super::is_byte;
 use crate::rewrite::{Cx, Refusal, Rule, matches, require, run_rules};
 use crate::{Options, PassError, Report};
 
-const RULES: &[Rule] = &[
-    Rule { name: "moved-bytes", apply: moved_bytes },
-    Rule { name: "private-operands", apply },
-];
+const RULES: &[Rule] =
+    &[Rule { name: "moved-bytes", apply: moved_bytes }, Rule { name: "private-operands", apply }];
 
 /// Runs the rules.
 pub(crate) fn private(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
@@ -50,7 +48,9 @@ fn moved_bytes(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
         });
     }
     let &[wide, zero] = &outer.operands[..] else { return Err(Refusal::NoMatch) };
-    let (Some((_, cast)), Some(zero_dims)) = (cx.def(wide), cx.dims(zero)) else { return Err(Refusal::NoMatch) };
+    let (Some((_, cast)), Some(zero_dims)) = (cx.def(wide), cx.dims(zero)) else {
+        return Err(Refusal::NoMatch);
+    };
     require(zero_dims.iter().all(|d| d.as_known() == Some(1)), "the zero point has more than one element")?;
     cx.rewrite(id, |p| {
         let moved = p.add1(node.op.clone(), &[cast.operands[0]])?;

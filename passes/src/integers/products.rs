@@ -3,8 +3,8 @@
 use kiln_ir::op::{Contract, Conv, Layout};
 use kiln_ir::{Build, DType, Dim, Edit, NodeId, Op, Patch, Tensor, Value};
 
-use super::constants::{centred, require_sums};
 use super::Dequantized;
+use super::constants::{centred, require_sums};
 use crate::rewrite::{Cx, Refusal, Rule, matches, require};
 
 /// A contraction of dequantized values with dequantized constants contracts the integers.
@@ -62,7 +62,13 @@ fn convolution(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let weights = cx.constant(w.x).ok_or_else(|| Refusal::because("the weights are not constant"))?;
     require(x.axis.is_none(), "the values have a scale for each index of an axis")?;
     require(w.axis.is_none_or(|a| a == 0), "the scales of the weights are not those of output channels")?;
-    require_sums(weights.dims().iter().skip(1).fold(1i64, |n, &d| n.saturating_mul(i64::try_from(d).unwrap_or(i64::MAX))))?;
+    require_sums(
+        weights
+            .dims()
+            .iter()
+            .skip(1)
+            .fold(1i64, |n, &d| n.saturating_mul(i64::try_from(d).unwrap_or(i64::MAX))),
+    )?;
     let rank = cx.shape(node.results[0])?.len();
     let channel = match layout {
         Layout::ChannelsFirst => 1,
@@ -108,11 +114,18 @@ fn is_zero(p: &Patch<'_>, v: Value) -> bool {
 }
 
 /// Weights as i32: the cast of a constant of 8 bits, from which a zero point is taken where the difference fits these.
-fn centred_weights(cx: &Cx<'_>, p: &mut Patch<'_>, w: &Dequantized, weights: &Tensor) -> Result<Value, Refusal> {
+fn centred_weights(
+    cx: &Cx<'_>,
+    p: &mut Patch<'_>,
+    w: &Dequantized,
+    weights: &Tensor,
+) -> Result<Value, Refusal> {
     if is_zero(p, w.zero) {
         return Ok(p.cast(w.x, DType::I32)?);
     }
-    let zero = cx.constant(w.zero).ok_or_else(|| Refusal::because("the zero point of the weights is not constant"))?;
+    let zero = cx
+        .constant(w.zero)
+        .ok_or_else(|| Refusal::because("the zero point of the weights is not constant"))?;
     let along = match w.axis {
         Some(axis) => {
             let mut dims = vec![1; weights.dims().len()];

@@ -14,7 +14,9 @@ fn saturated(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let Op::Quant(Quant::Quantize { to, axis: None, .. }) = &node.op else { return Err(Refusal::NoMatch) };
     let &[v, scale, zero] = &node.operands[..] else { return Err(Refusal::NoMatch) };
     let (Some((_, bound)), true) = (cx.def(v), is_byte(*to)) else { return Err(Refusal::NoMatch) };
-    let (Some(scale_value), Some(zero_value)) = (cx.splat(scale), cx.splat(zero)) else { return Err(Refusal::NoMatch) };
+    let (Some(scale_value), Some(zero_value)) = (cx.splat(scale), cx.splat(zero)) else {
+        return Err(Refusal::NoMatch);
+    };
     let (low, high) = to.int_range().ok_or(Refusal::NoMatch)?;
     let (low, high) = (low as f64, high as f64);
     // The integer that a bound becomes; no bound is infinite.

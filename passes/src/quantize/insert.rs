@@ -150,7 +150,11 @@ pub(super) fn node(p: &mut dyn Build, op: impl Into<Op>, operands: &[Value]) -> 
 }
 
 /// The weights of a layer, dequantized.
-pub(super) fn dequantized_weights(p: &mut dyn Build, layer: &Layer, weights: &Weights) -> Result<Value, Fault> {
+pub(super) fn dequantized_weights(
+    p: &mut dyn Build,
+    layer: &Layer,
+    weights: &Weights,
+) -> Result<Value, Fault> {
     let integers = constant(p, weights.integers.clone())?;
     let (scale, zero) = match layer.output_axis {
         Some(_) => {
@@ -215,11 +219,7 @@ fn products(
 }
 
 /// The sum of a layer's result and a constant that a node computes.
-fn shift<'g>(
-    node: &kiln_ir::Node,
-    result: Value,
-    graph: &'g kiln_ir::Graph,
-) -> Option<(Value, &'g Tensor)> {
+fn shift<'g>(node: &kiln_ir::Node, result: Value, graph: &'g kiln_ir::Graph) -> Option<(Value, &'g Tensor)> {
     let (&[a, b], &[sum]) = (&node.operands[..], &node.results[..]) else { return None };
     let other = if a == result { b } else { a };
     (node.op == Op::ew("add")).then_some(())?;
@@ -227,6 +227,7 @@ fn shift<'g>(
 }
 
 fn sum_of(a: &Tensor, b: &Tensor) -> Option<Tensor> {
-    let values: Vec<f32> = a.as_slice::<f32>()?.iter().zip(b.as_slice::<f32>()?).map(|(a, b)| a + b).collect();
+    let values: Vec<f32> =
+        a.as_slice::<f32>()?.iter().zip(b.as_slice::<f32>()?).map(|(a, b)| a + b).collect();
     Tensor::from_slice(a.dims(), &values).ok()
 }

@@ -64,7 +64,10 @@ impl Layer {
     /// For each element of weights of these dims, its output and input channel.
     pub(super) fn channels(&self, dims: &[usize]) -> impl Fn(usize) -> (usize, usize) + use<> {
         let along = |axis: Option<usize>| match axis {
-            Some(axis) => (dims.iter().skip(axis + 1).product::<usize>().max(1), dims.get(axis).copied().unwrap_or(1).max(1)),
+            Some(axis) => (
+                dims.iter().skip(axis + 1).product::<usize>().max(1),
+                dims.get(axis).copied().unwrap_or(1).max(1),
+            ),
             None => (1, 1),
         };
         let ((out_stride, outputs), (in_stride, inputs)) = (along(self.output_axis), along(self.input_axis));
@@ -194,7 +197,8 @@ fn convolution(layer: &mut Layer, op: &Conv, weights: &Tensor) -> Result<(), Str
     }
     layer.groups = usize::try_from(*groups).map_err(|_| "its groups are not known")?;
     let channels = weights.dims().get(1).copied().unwrap_or(1);
-    layer.kind = if layer.groups > 1 && channels == 1 { LayerKind::Depthwise } else { LayerKind::Convolution };
+    layer.kind =
+        if layer.groups > 1 && channels == 1 { LayerKind::Depthwise } else { LayerKind::Convolution };
     let axis = match layout {
         Layout::ChannelsFirst => 1,
         Layout::ChannelsLast => layer.rank.saturating_sub(1),

@@ -40,8 +40,7 @@ pub fn twins(
     let mut doubled = module.clone();
     let graph = doubled.graph(plan.graph).clone();
     let mut builder = GraphBuilder::resume(&mut doubled, graph);
-    let outputs = builder.drop_outputs();
-    debug_assert!(!outputs.is_empty());
+    builder.drop_outputs();
     let mut measured = vec![];
     for (point, choice) in plan.points.iter().zip(choices) {
         for (i, &l) in point.layers.iter().enumerate().filter(|(_, l)| layers.contains(l)) {

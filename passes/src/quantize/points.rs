@@ -61,7 +61,8 @@ pub(super) fn find(graph: &Graph, uses: &Uses, layers: &[Layer]) -> Vec<Point> {
         taken.extend(&point.bases);
     }
     points.extend(residuals(graph, uses, layers, &points, &mut taken));
-    let place = |v: Value| graph.def_node(v).and_then(|(id, _)| graph.schedule().iter().position(|&n| n == id));
+    let place =
+        |v: Value| graph.def_node(v).and_then(|(id, _)| graph.schedule().iter().position(|&n| n == id));
     points.sort_by_key(|p| place(p.value).map_or(0, |at| at + 1));
     points
 }

@@ -49,7 +49,9 @@ pub(super) fn quantize(
             *l = l.max(w.abs());
         }
     }
-    let full = |out: usize| largest.get(out).copied().filter(|l| *l >= f32::MIN_POSITIVE * 256.0).unwrap_or(127.0) / 127.0;
+    let full = |out: usize| {
+        largest.get(out).copied().filter(|l| *l >= f32::MIN_POSITIVE * 256.0).unwrap_or(127.0) / 127.0
+    };
     let mut best: Vec<(f64, f32)> = (0..outputs).map(|out| (f64::INFINITY, full(out))).collect();
     for share in SHARES {
         let mut errors = vec![0.0f64; outputs];
@@ -117,7 +119,11 @@ mod tests {
         let ints = q.integers.as_slice::<i8>().unwrap();
         for (i, w) in [1.0f32, 100.0, 0.0, -0.5, 25.0, 0.0].into_iter().enumerate() {
             let scale = q.scales[i % 3];
-            assert!((w - f32::from(ints[i]) * scale).abs() <= scale / 2.0 + w.abs() * 0.3, "{w}: {} * {scale}", ints[i]);
+            assert!(
+                (w - f32::from(ints[i]) * scale).abs() <= scale / 2.0 + w.abs() * 0.3,
+                "{w}: {} * {scale}",
+                ints[i]
+            );
         }
         assert!(q.scales[1] > 50.0 * q.scales[0]);
     }

@@ -45,7 +45,9 @@ fn lift_transpose(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
 fn pointwise(node: &Node) -> Option<&[Value]> {
     match &node.op {
         Op::Elementwise(_) | Op::Cast(_) => Some(&node.operands),
-        Op::Quant(Quant::Quantize { axis: None, .. } | Quant::Dequantize { axis: None, .. }) => node.operands.get(..1),
+        Op::Quant(Quant::Quantize { axis: None, .. } | Quant::Dequantize { axis: None, .. }) => {
+            node.operands.get(..1)
+        }
         _ => None,
     }
 }

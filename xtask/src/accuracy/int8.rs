@@ -59,7 +59,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             println!("all agree with onnxruntime");
             Ok(())
         }
-        names => bail!("these agree in less than {BAR} or have no products of integers: {}", names.join(", ")),
+        names => {
+            bail!("these agree in less than {BAR} or have no products of integers: {}", names.join(", "))
+        }
     }
 }
 
@@ -68,8 +70,7 @@ fn compiled(kiln: &Path, model: &Path, artifact: &Path) -> Result<usize> {
     let mut command = Command::new(kiln);
     command.arg("compile").arg(model).arg("-o").arg(artifact).args(["--dump-after", "dce"]);
     let text = workspace::output(&mut command)?;
-    let product = |line: &&str| {
-        (line.contains("= contract(") || line.contains("= conv(")) && line.contains("out=i32")
-    };
+    let product =
+        |line: &&str| (line.contains("= contract(") || line.contains("= conv(")) && line.contains("out=i32");
     Ok(text.lines().filter(product).count())
 }

@@ -75,7 +75,10 @@ pub fn run(args: &CheckArgs, original: &Path) -> Result<()> {
     match args.tolerance {
         // Not `worst > bar`, which a NaN would pass.
         Some(bar) if !(worst <= bar) => {
-            bail!("{}: the outputs differ by {worst:.3e} of their norm, more than {bar:e}", args.model.display())
+            bail!(
+                "{}: the outputs differ by {worst:.3e} of their norm, more than {bar:e}",
+                args.model.display()
+            )
         }
         _ => Ok(()),
     }
@@ -92,8 +95,15 @@ fn session(path: &Path, args: &CheckArgs) -> Result<Session> {
 }
 
 fn print(names: &[&str], all: &[Agreement]) -> Result<()> {
-    let mut table =
-        Table::new(&["output", "samples", "max difference", "max reference", "relative", "cosine", "same top"]);
+    let mut table = Table::new(&[
+        "output",
+        "samples",
+        "max difference",
+        "max reference",
+        "relative",
+        "cosine",
+        "same top",
+    ]);
     for (name, a) in names.iter().zip(all) {
         table.row(crate::report::quantize::agreement_row(name, a));
     }
