@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kiln_ir::op::{Cast, Contract, Conv, Layout, Movement};
+use kiln_ir::op::{Cast, Contract, Conv, Layout, Movement, Quant};
 use kiln_ir::{DType, Dim, Ew, Op, Value};
 
 use super::role::{Role, Web};
@@ -87,7 +87,32 @@ impl Grow<'_, '_> {
                 best = members.clone();
             }
         }
+        self.take_bytes(at, &mut best);
         self.add(Kind::Hero, domain, best);
+    }
+
+    /// Takes in what dequantizes bytes for the epilogue of `hero` alone, so that it reads bytes.
+    fn take_bytes(&self, hero: usize, members: &mut Vec<usize>) {
+        let web = self.web;
+        let epilogue: Vec<usize> = members.iter().copied().filter(|&m| m > hero).collect();
+        for m in epilogue {
+            for &v in &web.reads[m] {
+                let dequantizes = |p: &usize| {
+                    matches!(web.node(*p).op, Op::Quant(Quant::Dequantize { axis: None, .. }))
+                        && self.of[*p].is_none()
+                        && members.binary_search(p).is_err()
+                };
+                let Some(p) = web.producer(v).filter(dequantizes) else { continue };
+                let own = web.uses.only_user(v) == Some(web.ids[m]) && web.dims(v) == web.shape(m);
+                let place = members.binary_search(&p).unwrap_or_else(|place| place);
+                if own {
+                    members.insert(place, p);
+                    if !self.within_limits(members) {
+                        members.remove(place);
+                    }
+                }
+            }
+        }
     }
 
     /// The transpose that gives a convolution its few channels last, if nothing else reads it: rows of pixels are read as

@@ -4,7 +4,7 @@ use kiln_ir::op::{Cast, Movement};
 use kiln_ir::{Build, DType, Edit, Module, NodeId, Op, Patch, Value};
 
 use super::constants::is_integer_product;
-use super::is_byte;
+use super::{Dequantized, is_byte};
 use crate::rewrite::{Cx, Refusal, Rule, matches, require, run_rules};
 use crate::{Options, PassError, Report};
 
@@ -28,6 +28,25 @@ fn apply(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
         for (operand, _) in operands.iter_mut().zip(shared).filter(|(_, shared)| *shared) {
             *operand = copied(cx, p, *operand)?;
         }
+        Ok(p.add1(node.op.clone(), &operands)?)
+    })
+}
+
+/// An elementwise operator has what dequantizes an operand of its own, so that it reads bytes: floats that several share
+/// would be kept in memory.
+fn dequantization(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
+    let node = cx.node(id);
+    matches(matches!(node.op, Op::Elementwise(_)))?;
+    let shared = |v: Value| Dequantized::of(cx, v).filter(|d| d.axis.is_none() && cx.uses.count(v) > 1);
+    let found = node.operands.iter().position(|&v| shared(v).is_some()).ok_or(Refusal::NoMatch)?;
+    // An operator that takes one value twice has one copy for both.
+    let v = node.operands[found];
+    let elsewhere = cx.uses.is_output(v) || cx.uses.users(v).iter().any(|&u| u != id);
+    matches(elsewhere)?;
+    let from = shared(v).ok_or(Refusal::NoMatch)?;
+    cx.rewrite(id, |p| {
+        let own = p.add1(from.op(), &[from.x, from.scale, from.zero])?;
+        let operands: Vec<Value> = node.operands.iter().map(|&o| if o == v { own } else { o }).collect();
         Ok(p.add1(node.op.clone(), &operands)?)
     })
 }
