@@ -1,7 +1,7 @@
 //! Constants of 8 bits stay in 8 bits.
 
 use kiln_ir::op::{Cast, Contract, Conv, Movement, Quant};
-use kiln_ir::{Build, DType, Edit, Node, NodeId, Op, Scalar, Tensor, Value};
+use kiln_ir::{Build, DType, Edit, Node, NodeId, Op, Tensor, Value};
 
 use super::is_byte;
 use crate::fold;
@@ -103,8 +103,10 @@ fn widened<'a>(cx: &Cx<'a>, v: Value) -> Option<&'a Tensor> {
 
 /// `weights - zero` in 8 bits; the zero point has one element, or one for each index of an axis and size 1 on the others.
 pub(super) fn centred(weights: &Tensor, zero: &Tensor) -> Result<Tensor, Refusal> {
-    let (values, zeros) = (weights.to_ints(), zero.to_ints());
-    let (values, zeros) = values.zip(zeros).ok_or(Refusal::NoMatch)?;
+    let zeros = zero.to_ints().ok_or(Refusal::NoMatch)?;
+    if zeros.iter().all(|&z| z == 0) {
+        return Ok(weights.clone());
+    }
     let dims = weights.dims();
     let lead = dims.len().checked_sub(zero.dims().len()).ok_or(Refusal::NoMatch)?;
     let axis = zero.dims().iter().position(|&d| d != 1).map(|a| a + lead);
@@ -113,16 +115,25 @@ pub(super) fn centred(weights: &Tensor, zero: &Tensor) -> Result<Tensor, Refusal
     }
     let inner: usize = axis.map_or(1, |axis| dims.iter().skip(axis + 1).product());
     let at = |i: usize| if axis.is_some() { i / inner.max(1) % zeros.len().max(1) } else { 0 };
-    let differences: Vec<i64> =
-        values.iter().enumerate().map(|(i, v)| v - zeros.get(at(i)).copied().unwrap_or(0)).collect();
-    let fits = |dtype: DType| {
-        let range = dtype.int_range();
-        range.is_some_and(|(low, high)| differences.iter().all(|&d| (low..=high).contains(&i128::from(d))))
+    let values: Vec<i16> = match (weights.as_slice::<i8>(), weights.as_slice::<u8>()) {
+        (Some(all), _) => all.iter().map(|&v| i16::from(v)).collect(),
+        (None, Some(all)) => all.iter().map(|&v| i16::from(v)).collect(),
+        (None, None) => return Err(Refusal::NoMatch),
     };
-    let dtype = [DType::I8, DType::U8].into_iter().find(|&d| fits(d));
-    let dtype = dtype.ok_or_else(|| Refusal::because("weights less their zero point exceed 8 bits"))?;
-    let scalars: Vec<Scalar> = differences.iter().map(|&d| Scalar::I(i128::from(d))).collect();
-    let tensor = Tensor::from_scalars(dtype, dims, &scalars);
+    let zeros: Option<Vec<i16>> = zeros.iter().map(|&z| i16::try_from(z).ok()).collect();
+    let zeros = zeros.ok_or(Refusal::NoMatch)?;
+    let zero_of = |i: usize| zeros.get(at(i)).copied().unwrap_or(0);
+    let differences: Vec<i16> =
+        values.iter().enumerate().map(|(i, v)| v.saturating_sub(zero_of(i))).collect();
+    let signed: Option<Vec<i8>> = differences.iter().map(|&d| i8::try_from(d).ok()).collect();
+    let tensor = match signed {
+        Some(all) => Tensor::from_slice(dims, &all),
+        None => {
+            let bytes: Option<Vec<u8>> = differences.iter().map(|&d| u8::try_from(d).ok()).collect();
+            let why = "weights less their zero point exceed 8 bits";
+            Tensor::from_slice(dims, &bytes.ok_or_else(|| Refusal::because(why))?)
+        }
+    };
     tensor.map_err(|e| Refusal::because(e.to_string()))
 }
 

@@ -1,7 +1,7 @@
 //! Every product in i32 has its widened operands for itself, right before it.
 
-use kiln_ir::op::{Cast, Movement};
-use kiln_ir::{Build, DType, Edit, Module, NodeId, Op, Patch, Value};
+use kiln_ir::op::{Cast, Movement, Reduce, ReduceKind};
+use kiln_ir::{Build, DType, Dim, Edit, Module, NodeId, Op, Patch, Value};
 
 use super::constants::is_integer_product;
 use super::{Dequantized, is_byte};
@@ -48,6 +48,28 @@ fn dequantization(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
         let own = p.add1(from.op(), &[from.x, from.scale, from.zero])?;
         let operands: Vec<Value> = node.operands.iter().map(|&o| if o == v { own } else { o }).collect();
         Ok(p.add1(node.op.clone(), &operands)?)
+    })
+}
+
+/// Rows of fewer elements are too short for a loop of their own.
+const SHORT_ROW: i64 = 32;
+
+/// The extreme of all elements, which decides how values are quantized, is the extreme of the rows' extremes: rows are shared
+/// among threads, and are at hand where another kernel computes them.
+fn rows_first(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
+    let node = cx.node(id);
+    let Op::Reduce(Reduce::Axes { kind, axes, keepdims: false }) = &node.op else {
+        return Err(Refusal::NoMatch);
+    };
+    matches(matches!(kind, ReduceKind::Max | ReduceKind::Min))?;
+    let dims = cx.shape(node.operands[0])?;
+    let last = dims.len().checked_sub(1).filter(|_| axes.len() == dims.len()).ok_or(Refusal::NoMatch)?;
+    let rows = dims.iter().take(last).any(|d| d.as_known() != Some(1));
+    matches(rows && dims.last().and_then(Dim::as_known).is_some_and(|d| d >= SHORT_ROW))?;
+    cx.rewrite(id, |p| {
+        let each = p.reduce(*kind, node.operands[0], &[last], false)?;
+        let rest: Vec<usize> = (0..last).collect();
+        Ok(p.reduce(*kind, each, &rest, false)?)
     })
 }
 
