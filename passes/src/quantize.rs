@@ -23,7 +23,9 @@ mod ranges;
 mod statistics;
 mod weights;
 
-use kiln_ir::{GraphId, InferError, Module, NodeId, Value};
+use std::borrow::Cow;
+
+use kiln_ir::{GraphId, InferError, Module, NodeId, Tensor, Value};
 
 pub use choice::{Choice, Smoothing, choose};
 pub use dynamic::insert_dynamic;
@@ -37,6 +39,14 @@ pub use weights::Weights;
 
 use crate::rewrite::Uses;
 use crate::{Options, PASSES, PassError, Report, run_pass};
+
+/// The elements of a tensor of f32; a copy where they do not lie as such in memory.
+fn floats(t: &Tensor) -> Option<Cow<'_, [f32]>> {
+    match t.as_slice::<f32>() {
+        Some(all) => Some(Cow::Borrowed(all)),
+        None => t.to_vec::<f32>().ok().map(Cow::Owned),
+    }
+}
 
 /// A layer that stays in floats.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use kiln_ir::{Tensor, TensorError};
 
 use super::ranges::{self, Method, Range};
 use super::statistics::Histogram;
-use super::{Layer, Statistics, Weights};
+use super::{Layer, Statistics, Weights, floats};
 
 /// Whether channels may have factors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ fn factors(statistics: &Statistics, layers: &[(&Layer, &Tensor)], alpha: f64) ->
     let mut weights = vec![0.0f64; count];
     for (layer, tensor) in layers {
         let channels = layer.channels(tensor.dims());
-        for (i, w) in tensor.as_slice::<f32>().unwrap_or(&[]).iter().enumerate() {
+        for (i, w) in floats(tensor).unwrap_or_default().iter().enumerate() {
             if let Some(largest) = weights.get_mut(channels(i).1) {
                 *largest = largest.max(f64::from(w.abs()));
             }
@@ -103,7 +103,7 @@ fn with_factors(
     for (layer, tensor) in layers {
         let quantized = super::weights::quantize(layer, tensor, factors.as_deref(), &energies)?;
         let channels = layer.channels(tensor.dims());
-        for (i, w) in tensor.as_slice::<f32>().unwrap_or(&[]).iter().enumerate() {
+        for (i, w) in floats(tensor).unwrap_or_default().iter().enumerate() {
             let c = channels(i).1 % count;
             if let Some(gain) = gains.get_mut(c) {
                 *gain += (f64::from(*w) * factor(c)).powi(2);
@@ -180,7 +180,7 @@ fn corrections(
     let one = |((layer, tensor), quantized): (&(&Layer, &Tensor), &Weights)| {
         let channels = layer.channels(tensor.dims());
         let mut lack = vec![0.0f64; layer.counts(tensor.dims()).0];
-        for (i, w) in tensor.as_slice::<f32>().unwrap_or(&[]).iter().enumerate() {
+        for (i, w) in floats(tensor).unwrap_or_default().iter().enumerate() {
             let (out, c) = channels(i);
             lack[out] += f64::from(*w) * real(c);
         }

@@ -3,7 +3,7 @@
 use kiln_ir::op::Quant;
 use kiln_ir::{Build, DType, GraphId, InferError, Module, NodeId, Op, Patch, Tensor, TensorError, Value};
 
-use super::{Choice, Layer, Plan, Point, QuantizeError, Weights};
+use super::{Choice, Layer, Plan, Point, QuantizeError, Weights, floats};
 use crate::rewrite::{Uses, describe};
 
 /// Why a patch is not made.
@@ -227,7 +227,6 @@ fn shift<'g>(node: &kiln_ir::Node, result: Value, graph: &'g kiln_ir::Graph) -> 
 }
 
 fn sum_of(a: &Tensor, b: &Tensor) -> Option<Tensor> {
-    let values: Vec<f32> =
-        a.as_slice::<f32>()?.iter().zip(b.as_slice::<f32>()?).map(|(a, b)| a + b).collect();
+    let values: Vec<f32> = floats(a)?.iter().zip(floats(b)?.iter()).map(|(a, b)| a + b).collect();
     Tensor::from_slice(a.dims(), &values).ok()
 }

@@ -3,7 +3,7 @@
 use kiln_ir::op::{Contract, Conv, Layout};
 use kiln_ir::{DType, Graph, GraphId, Module, NodeId, Op, Tensor, Value};
 
-use super::Kept;
+use super::{Kept, floats};
 use crate::rewrite::{describe, live_graphs};
 
 /// What a layer is.
@@ -136,7 +136,7 @@ fn layer(graph: &Graph, id: NodeId) -> Result<Layer, String> {
     if weights.numel() < FEWEST {
         return Err(format!("it has {} weights", weights.numel()));
     }
-    if !weights.as_slice::<f32>().is_some_and(|all| all.iter().all(|v| v.is_finite())) {
+    if !floats(weights).is_some_and(|all| all.iter().all(|v| v.is_finite())) {
         return Err("the weights are not finite".into());
     }
     let rank = |v: Value| graph.ty(v).as_tensor().and_then(|t| t.shape.rank());

@@ -2,6 +2,8 @@
 
 use kiln_ir::Tensor;
 
+use super::floats;
+
 /// Bins of a histogram.
 pub(super) const BINS: usize = 2048;
 
@@ -101,7 +103,7 @@ impl Statistics {
     /// # Errors
     /// If an element is NaN or infinite.
     pub fn add(&mut self, value: &Tensor) -> Result<(), NotFinite> {
-        let Some(all) = value.as_slice::<f32>() else { return Ok(()) };
+        let Some(all) = floats(value) else { return Ok(()) };
         if let Some(index) = all.iter().position(|v| !v.is_finite()) {
             return Err(NotFinite { index });
         }
@@ -138,7 +140,7 @@ impl Statistics {
         let (low, high) = self.extremes();
         self.histogram.widen(f64::from(low.abs().max(high.abs())));
         all.iter().for_each(|&v| self.histogram.count(f64::from(v)));
-        self.keep(all, channels, inner);
+        self.keep(&all, channels, inner);
         Ok(())
     }
 
