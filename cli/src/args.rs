@@ -30,6 +30,8 @@ pub enum Command {
     /// Example: kiln compile resnet50.onnx -o resnet50.kiln --shape input=1,3,224,224
     ///
     /// Example: kiln compile all-MiniLM-L6-v2/ -o minilm.kiln
+    ///
+    /// Example: kiln compile resnet50.onnx -o resnet50-int8.kiln --quantize int8 --calibrate samples/ --report int8.html
     Compile(CompileArgs),
     /// Run one inference on .npy, .npz or .pb inputs.
     ///
@@ -41,7 +43,9 @@ pub enum Command {
     Profile(ProfileArgs),
     /// Show entry points, inputs, outputs, operators, weights and plan; of a checkpoint tensors and hyper-parameters.
     Inspect(InspectArgs),
-    /// Compare the compiled result with the reference evaluator, node by node where they differ.
+    /// Compare the compiled result with the reference evaluator, node by node where they differ, or with another model.
+    ///
+    /// Example: kiln check resnet50-int8.kiln --against resnet50.onnx --inputs samples/
     Check(CheckArgs),
 }
 
@@ -209,6 +213,38 @@ pub struct CompileArgs {
     /// List the passes and exit.
     #[arg(long)]
     pub help_passes: bool,
+    /// Whether and how to quantize.
+    #[command(flatten)]
+    pub quantize: QuantizeArgs,
+}
+
+/// Quantization of a model in floats.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Quantization")]
+pub struct QuantizeArgs {
+    /// Run layers on integers of 8 bits: with scales from calibration data (int8), or found when the model runs.
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub quantize: Option<QuantizeArg>,
+    /// Calibration data: an .npz file whose arrays are inputs by name, or a folder of them. Arrays may hold many samples along
+    /// the first axis. Every fifth sample measures errors and is not calibrated on.
+    #[arg(long, value_name = "DATA", requires = "quantize")]
+    pub calibrate: Option<PathBuf>,
+    /// Keep layers in floats, those of the largest error first, until the outputs err at most so much on held-out samples:
+    /// the norm of all differences over the norm of the results in floats, 0.01 for one percent.
+    #[arg(long, value_name = "X", value_parser = share, requires = "calibrate")]
+    pub max_drop: Option<f64>,
+    /// Write what quantizing did: JSON, or a page with charts if the name ends in .html. May be repeated.
+    #[arg(long = "report", value_name = "FILE", requires = "quantize")]
+    pub reports: Vec<PathBuf>,
+}
+
+/// Ways to quantize.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QuantizeArg {
+    /// Scales of values come from calibration data.
+    Int8,
+    /// Scales of values are found when the model runs.
+    Int8Dynamic,
 }
 
 /// `kiln run`.
@@ -320,14 +356,19 @@ pub struct InspectArgs {
 /// `kiln check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The model.
+    /// The model; an artifact, too, with --against.
     pub model: PathBuf,
-    /// Inputs, as for `kiln run`; generated from a fixed seed if absent.
+    /// Compare with this model or artifact instead of the reference evaluator, on all samples of the inputs.
+    #[arg(long, value_name = "ORIGINAL")]
+    pub against: Option<PathBuf>,
+    /// Inputs, as for `kiln run`; generated from a fixed seed if absent. With --against, .npz files or folders of them, whose
+    /// arrays may hold many samples along the first axis.
     #[arg(long, value_name = "FILE")]
     pub inputs: Vec<PathBuf>,
-    /// Largest accepted difference, relative to the reference's largest absolute value.
-    #[arg(long, default_value_t = 1e-4)]
-    pub tolerance: f64,
+    /// Largest accepted difference, relative to the reference's largest absolute value [default: 1e-4]. With --against,
+    /// relative to the reference's norm, and without a default.
+    #[arg(long)]
+    pub tolerance: Option<f64>,
     /// Threads to run on.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: u32,
@@ -337,6 +378,13 @@ pub struct CheckArgs {
     /// How to read and compile the model.
     #[command(flatten)]
     pub options: ModelArgs,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if (0.0..=1.0).contains(&s) => Ok(s),
+        _ => Err("expected a number between 0 and 1".into()),
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

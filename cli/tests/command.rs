@@ -231,3 +231,36 @@ fn a_closed_pipe_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn a_quantized_model_is_reported_and_compared() {
+    let folder = folder("quantize");
+    let original = digits();
+    let name = kiln::load(Path::new(&original), &[]).unwrap();
+    let name = name.graph(name.entries()[0]).input_names()[0].clone();
+    let test = npz::read(Path::new(&repository("models/digits/digits_test.npz"))).unwrap();
+    let (_, test) = test.into_iter().find(|(n, _)| n == "image").unwrap();
+    let data = arrays(&folder, "data.npz", &[(&name, test)]);
+    let (artifact, report, page) =
+        (path(&folder, "int8.kiln"), path(&folder, "report.json"), path(&folder, "report.html"));
+    let compile = ["compile", &original, "-o", &artifact, "--quantize", "int8"];
+    fails(2, &compile, &["needs --calibrate"]);
+    let more = ["--calibrate", &data, "--report", &report, "--report", &page];
+    let output = kiln(&[&compile[..], &more].concat());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("quantized: int8") && text.contains("SQNR"), "{text}");
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    assert!(json["quantized"].as_u64().unwrap() >= 3 && json["error"].as_f64().unwrap() < 0.1, "{json}");
+    assert!(json["bytes_after"].as_u64().unwrap() < json["bytes_before"].as_u64().unwrap());
+    assert!(std::fs::read_to_string(&page).unwrap().contains("<svg"));
+
+    let check = ["check", &artifact, "--against", &original, "--inputs", &data];
+    let output = kiln(&check);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("the least cosine is 0.99"), "{text}");
+    fails(1, &[&check[..], &["--tolerance", "1e-7"]].concat(), &["differ by"]);
+    let wrong = arrays(&folder, "wrong.npz", &[("nothing", images(1))]);
+    fails(1, &["check", &artifact, "--against", &original, "--inputs", &wrong], &["wrong.npz", "nothing"]);
+    fails(1, &[&compile[..], &["--calibrate", &wrong]].concat(), &["wrong.npz", "nothing"]);
+}

@@ -338,6 +338,11 @@ impl Module {
         self.entries.push(id);
     }
 
+    /// Makes these graphs the entry points, in that order, in place of those that were.
+    pub fn set_entries(&mut self, ids: &[GraphId]) {
+        self.entries = ids.to_vec();
+    }
+
     /// Adds a graph that a builder finished.
     pub fn add_graph(&mut self, graph: Graph) -> GraphId {
         self.graphs.push(graph);

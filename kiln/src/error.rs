@@ -11,6 +11,12 @@ pub enum Error {
     /// A pass failed.
     #[error(transparent)]
     Pass(#[from] kiln_passes::PassError),
+    /// The model could not be quantized.
+    #[error(transparent)]
+    Quantize(#[from] kiln_passes::quantize::QuantizeError),
+    /// Calibration failed, or its data does not fit.
+    #[error(transparent)]
+    Calibration(#[from] crate::quantize::CalibrationError),
     /// Code generation failed.
     #[error(transparent)]
     Compile(#[from] kiln_codegen::build::CompileError),
@@ -39,4 +45,10 @@ pub enum Error {
         /// What was asked for.
         what: &'static str,
     },
+}
+
+impl From<crate::quantize::DataError> for Error {
+    fn from(e: crate::quantize::DataError) -> Self {
+        Error::Calibration(e.into())
+    }
 }

@@ -4,8 +4,10 @@
 //! load with [`runtime`] alone; [`open_session`] runs either kind of file.
 #![forbid(unsafe_code)]
 
+pub mod agreement;
 pub mod check;
 mod error;
+pub mod quantize;
 mod sample;
 mod shape;
 

@@ -5,7 +5,7 @@ use kiln_ir::op::{Movement, Source};
 use kiln_ir::{Build, Datum, Dim, Edit, Evaluator, Module, Node, NodeId, Op, Tensor};
 
 use crate::rewrite::{Cx, Refusal, Rule, matches, require, run_rules};
-use crate::{Options, PassError, Report};
+use crate::{Options, PassError, Report, integers};
 
 const RULES: &[Rule] = &[Rule { name: "constant", apply: fold }];
 
@@ -20,9 +20,10 @@ const SMALL: u64 = 4096;
 /// The same where only the evaluation shows the size.
 const UNSEEN: u64 = 1 << 20;
 
-fn fold(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
+/// The results of a node over constants, as constants.
+pub(crate) fn fold(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let node = cx.node(id);
-    matches(may_fold(&node.op))?;
+    matches(may_fold(&node.op) && !integers::stays_narrow(cx, node))?;
     let known: Option<Vec<&Tensor>> = node.results.iter().map(|&v| cx.constant(v)).collect();
     if let Some(known) = known.filter(|k| !k.is_empty()) {
         // Inference has followed the value already.

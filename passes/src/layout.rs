@@ -18,6 +18,7 @@ pub(crate) const RULES: &[Rule] = &[
     convert::CONV,
     convert::POOL,
     sink::SINK_ELEMENTWISE,
+    sink::SINK_QUANT,
     sink::SINK_REDUCE,
     sink::SINK_CONCAT,
     sink::SINK_MOVEMENT,

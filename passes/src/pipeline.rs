@@ -6,8 +6,8 @@ use kiln_ir::Module;
 
 use crate::rewrite::count_nodes;
 use crate::{
-    Options, PassError, Report, affine, canonicalize, cleanup, decompose, fold, fuse, inline, layout,
-    recognize, siblings, views,
+    Options, PassError, Report, affine, canonicalize, cleanup, decompose, fold, fuse, inline, integers,
+    layout, recognize, siblings, views,
 };
 
 /// One row of the table.
@@ -42,9 +42,20 @@ pub const PASSES: &[Pass] = &[
         ],
     },
     Pass {
+        name: "integers",
+        run: integers::run,
+        after: &[
+            ("canonicalize", "movements and bounds are matched in their canonical spelling"),
+            ("share", "a dequantization that is there twice would be moved twice"),
+        ],
+    },
+    Pass {
         name: "affine",
         run: affine::run,
-        after: &[("recognize", "scales that belong to a recognized composite must not move into weights")],
+        after: &[
+            ("recognize", "scales that belong to a recognized composite must not move into weights"),
+            ("integers", "weights that take a scale are no longer those that the file quantized"),
+        ],
     },
     Pass {
         name: "layout",
@@ -64,6 +75,7 @@ pub const PASSES: &[Pass] = &[
         run: fold::run,
         after: &[
             ("affine", "folded scales leave arithmetic on constants"),
+            ("integers", "dequantized weights would become floats"),
             ("views", "a transposed weight that a contraction reads in place needs no copy"),
         ],
     },
@@ -91,6 +103,11 @@ pub const PASSES: &[Pass] = &[
         after: &[("decompose", "bodies of composites over constants"), ("layout", "transposed constants")],
     },
     Pass { name: "cse", run: cleanup::cse, after: &[("cleanup", "equal nodes must be spelled equally")] },
+    Pass {
+        name: "operands",
+        run: integers::operands,
+        after: &[("cse", "it would merge again what belongs to one kernel each")],
+    },
     Pass { name: "dce", run: cleanup::dce, after: &[] },
     Pass {
         name: "fuse",
@@ -98,6 +115,7 @@ pub const PASSES: &[Pass] = &[
         after: &[
             ("decompose", "only primitives are fused"),
             ("cse", "two copies of a node would go to two kernels"),
+            ("operands", "a kernel takes in what dequantizes its operands if nothing else uses it"),
             ("dce", "an unused node would be a kernel's result"),
         ],
     },

@@ -1,5 +1,8 @@
 //! How far the zoo's models are from their answers in double precision, beside how far onnxruntime is: the norm is the
-//! largest difference, relative to the largest magnitude.
+//! largest difference, relative to the largest magnitude. With `--int8`, how far models that onnxruntime quantized are from
+//! its answers.
+
+mod int8;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +28,12 @@ pub struct Options {
     zoo: PathBuf,
     /// The models to look at [default: all].
     models: Vec<String>,
+    /// Look at models that onnxruntime quantizes, instead.
+    #[arg(long)]
+    int8: bool,
+    /// Random inputs that each of these runs on.
+    #[arg(long, default_value_t = 200, requires = "int8")]
+    inputs: usize,
     /// A Python interpreter with numpy, onnx, torch and onnxruntime, instead of environments made below `target/`.
     #[arg(long)]
     python: Option<PathBuf>,
@@ -39,6 +48,9 @@ struct Sources {
 
 /// Prints a row for each model and way of compiling it; fails where a bar does not hold.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    if options.int8 {
+        return int8::run(workspace, options);
+    }
     let scratch = workspace.target.join("accuracy");
     fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
     let given = options.python.as_deref();

@@ -1,5 +1,7 @@
 //! `kiln check`.
 
+mod against;
+
 use anyhow::{Context, Result, bail};
 use kiln::check::{Difference, compare, with_all_outputs};
 use kiln::ir::{Evaluator, GraphId, Module};
@@ -15,7 +17,11 @@ const LISTED: usize = 20;
 
 /// Compares compiled and evaluated results.
 pub fn run(args: &CheckArgs) -> Result<()> {
+    if let Some(original) = &args.against {
+        return against::run(args, original);
+    }
     let place = || args.model.display().to_string();
+    let tolerance = tolerance(args);
     let module = kiln::load_with(&args.model, &options(&args.options)?)?;
     let id = match &args.entry {
         Some(name) => module.entries().iter().copied().find(|&g| module.graph(g).name() == name),
@@ -49,12 +55,16 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         table.row(row(name, &d));
     }
     out!("{}", table.render())?;
-    if worst <= args.tolerance {
-        outln!("equal within {:e}: the largest relative difference is {worst:.3e}", args.tolerance)?;
+    if worst <= tolerance {
+        outln!("equal within {tolerance:e}: the largest relative difference is {worst:.3e}")?;
         return Ok(());
     }
     out!("{}", by_node(&module, id, args, &inputs)?)?;
-    bail!("{}: compiled and evaluated results differ by {worst:.3e}, more than {:e}", place(), args.tolerance)
+    bail!("{}: compiled and evaluated results differ by {worst:.3e}, more than {tolerance:e}", place())
+}
+
+fn tolerance(args: &CheckArgs) -> f64 {
+    args.tolerance.unwrap_or(1e-4)
 }
 
 fn row(name: &str, d: &Difference) -> Vec<String> {
@@ -79,7 +89,7 @@ fn by_node(module: &Module, id: GraphId, args: &CheckArgs, inputs: &[Datum]) -> 
     let mut count = 0;
     for ((name, a), e) in names.iter().zip(&actual).zip(&expected) {
         let d = compare(a, e);
-        if d.relative() > args.tolerance {
+        if d.relative() > tolerance(args) {
             count += 1;
             if count <= LISTED {
                 table.row(row(name, &d));

@@ -5,11 +5,13 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use kiln::Compiled;
 use kiln::passes::{PASSES, Refusals, Report};
+use kiln::quantize::{Mode, Quantization};
 use kiln::runtime::artifact::ArtifactSize;
 
-use super::{known_passes, options, spinner};
-use crate::args::CompileArgs;
+use super::{Usage, known_passes, options, spinner};
+use crate::args::{CompileArgs, QuantizeArg, QuantizeArgs};
 use crate::out::{out, outln};
+use crate::report::quantize;
 use crate::table::{bytes, millis};
 
 /// Compiles a model into an artifact.
@@ -36,6 +38,15 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     let bar = spinner(&format!("loading {}", model.display()));
     let module = kiln::load_with(model, &options)?;
     let loaded = start.elapsed().as_secs_f64() * 1e3;
+    let (module, quantized) = match quantization(args)? {
+        Some(quantization) => {
+            bar.set_message(format!("quantizing {}", model.display()));
+            let kiln::quantize::Quantized { module, report } =
+                kiln::quantize::quantize(module, &options, &quantization)?;
+            (module, Some(report))
+        }
+        None => (module, None),
+    };
     bar.set_message(format!("compiling {}", model.display()));
     let compiled = kiln::compile(module, &options)?;
     bar.set_message(format!("writing {}", output.display()));
@@ -43,6 +54,12 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     bar.finish_and_clear();
     let total = start.elapsed().as_secs_f64() * 1e3;
 
+    if let Some(report) = &quantized {
+        out!("{}", quantize::text(report, args.verbose))?;
+        for file in &args.quantize.reports {
+            quantize::write(file, &model.display().to_string(), report)?;
+        }
+    }
     dump(&compiled, args)?;
     outln!("{} -> {}", model.display(), output.display())?;
     outln!("  loaded in {}, compiled and written in {}", millis(loaded), millis(total - loaded))?;
@@ -67,6 +84,26 @@ fn dump(compiled: &Compiled, args: &CompileArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How to quantize, if at all.
+fn quantization(args: &CompileArgs) -> Result<Option<Quantization>> {
+    let QuantizeArgs { quantize, calibrate, max_drop, .. } = &args.quantize;
+    let mode = match (quantize, calibrate) {
+        (None, _) => return Ok(None),
+        (Some(QuantizeArg::Int8), Some(data)) => Mode::Static { data: data.clone() },
+        (Some(QuantizeArg::Int8), None) => {
+            let message = "--quantize int8 needs --calibrate DATA; int8-dynamic needs no data";
+            return Err(Usage(message.into()).into());
+        }
+        (Some(QuantizeArg::Int8Dynamic), data) => {
+            if max_drop.is_some() {
+                return Err(Usage("--max-drop goes with --quantize int8".into()).into());
+            }
+            Mode::Dynamic { data: data.clone() }
+        }
+    };
+    Ok(Some(Quantization { mode, max_drop: *max_drop }))
 }
 
 /// What the compilation did, as text.

@@ -182,7 +182,7 @@ fn shorten(name: &str) -> String {
 }
 
 /// Text for HTML content and attributes.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

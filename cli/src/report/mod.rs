@@ -1,6 +1,7 @@
-//! Files that `kiln profile` writes.
+//! Files that `kiln profile` and `kiln compile` write.
 
 pub mod html;
+pub mod quantize;
 pub mod times;
 pub mod trace;
 

@@ -244,6 +244,12 @@ impl<'m> GraphBuilder<'m> {
         self.graph.output_names.push(name.to_owned());
     }
 
+    /// Takes all outputs off the graph; gives their values.
+    pub fn drop_outputs(&mut self) -> Vec<Value> {
+        self.graph.output_names.clear();
+        std::mem::take(&mut self.graph.outputs)
+    }
+
     /// Records a value's name in the source file; the first one stays.
     pub fn set_name(&mut self, v: Value, name: &str) {
         self.graph.values[v.index()].name.get_or_insert_with(|| name.into());

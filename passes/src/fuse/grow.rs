@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kiln_ir::op::{Conv, Layout, Movement};
+use kiln_ir::op::{Conv, Layout, Movement, Quant};
 use kiln_ir::{Dim, Ew, Op, Value};
 
 use super::role::{Role, Web};
@@ -85,7 +85,32 @@ impl Grow<'_, '_> {
                 best = members.clone();
             }
         }
+        self.take_bytes(at, &mut best);
         self.add(Kind::Hero, domain, best);
+    }
+
+    /// Takes in what dequantizes bytes for the epilogue of `hero` alone, so that it reads bytes.
+    fn take_bytes(&self, hero: usize, members: &mut Vec<usize>) {
+        let web = self.web;
+        let epilogue: Vec<usize> = members.iter().copied().filter(|&m| m > hero).collect();
+        for m in epilogue {
+            for &v in &web.reads[m] {
+                let dequantizes = |p: &usize| {
+                    matches!(web.node(*p).op, Op::Quant(Quant::Dequantize { axis: None, .. }))
+                        && self.of[*p].is_none()
+                        && members.binary_search(p).is_err()
+                };
+                let Some(p) = web.producer(v).filter(dequantizes) else { continue };
+                let own = web.uses.only_user(v) == Some(web.ids[m]) && web.dims(v) == web.shape(m);
+                let place = members.binary_search(&p).unwrap_or_else(|place| place);
+                if own {
+                    members.insert(place, p);
+                    if !self.within_limits(members) {
+                        members.remove(place);
+                    }
+                }
+            }
+        }
     }
 
     /// The transpose that gives a convolution its few channels last, if nothing else reads it: rows of pixels are read as
@@ -95,12 +120,17 @@ impl Grow<'_, '_> {
         let Op::Conv(Conv::Forward { groups: 1, layout: Layout::ChannelsLast, .. }) = &web.node(at).op else {
             return None;
         };
-        let x = *web.node(at).operands.first()?;
+        let (mut x, mut user) = (*web.node(at).operands.first()?, at);
         let few = web.dims(x).last()?.as_known().is_some_and(|c| c <= FEW_CHANNELS);
+        let alone = |x: Value, user: usize| web.uses.only_user(x) == Some(web.ids[user]);
+        // What widens bytes stands between.
+        while let Some(p) = web.producer(x).filter(|&p| web.roles[p] == Role::Free && alone(x, user)) {
+            (x, user) = (*web.node(p).operands.first()?, p);
+        }
         let producer =
             web.producer(x).filter(|&p| few && web.roles[p] == Role::Relabel && self.of[p].is_none())?;
         let transpose = matches!(web.node(producer).op, Op::Movement(Movement::Transpose { .. }));
-        (transpose && web.uses.only_user(x) == Some(web.ids[at])).then_some(producer)
+        (transpose && alone(x, user)).then_some(producer)
     }
 
     /// The product that gives a pointwise convolution its input by one factor for each channel, if nothing else reads it:

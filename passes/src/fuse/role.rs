@@ -41,12 +41,13 @@ fn has_kernels(graph: &Graph, v: Value) -> bool {
     class && !t.dtype.is_packed() && t.shape.dims().is_some_and(|d| d.iter().all(|d| !d.is_unknown()))
 }
 
-/// Whether a value looks like part of a shape.
+/// Whether a value looks like part of a shape; integers of 8 bits are zero points.
 fn is_tiny(graph: &Graph, v: Value) -> bool {
     let Some(t) = graph.ty(v).as_tensor() else { return false };
     let Some(dims) = t.shape.dims() else { return false };
     let count = dims.iter().try_fold(1i64, |n, d| n.checked_mul(d.as_known()?));
-    !t.dtype.is_float() && dims.len() <= 1 && count.is_some_and(|n| n <= TINY)
+    let byte = matches!(t.dtype, DType::I8 | DType::U8);
+    !t.dtype.is_float() && !byte && dims.len() <= 1 && count.is_some_and(|n| n <= TINY)
 }
 
 /// Whether a node makes i32 of bytes, less a zero point or not: bytes are cheaper to read than what it makes of them, and

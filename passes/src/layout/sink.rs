@@ -1,6 +1,6 @@
 //! Transposes back to channels-first sink below what follows them.
 
-use kiln_ir::op::{Composite, Movement, Reduce};
+use kiln_ir::op::{Composite, Movement, Quant, Reduce};
 use kiln_ir::{Build, Dim, Edit, NodeId, Op, Value};
 
 use super::{to_first, to_last};
@@ -47,6 +47,28 @@ fn elementwise(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
         }
         let y = p.add1(node.op.clone(), &operands)?;
         Ok(p.transpose(y, &to_first(rank))?)
+    })
+}
+
+/// Quantization of channels-first values works on the channels-last ones; scales belong to no axis or to one.
+pub(super) const SINK_QUANT: Rule = Rule { name: "sink-quant", apply: quant };
+
+fn quant(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
+    let node = cx.node(id);
+    let Op::Quant(quant) = &node.op else { return Err(Refusal::NoMatch) };
+    let (x, rank) = first(cx, id)?;
+    let back = to_first(rank);
+    let mut quant = quant.clone();
+    let (Quant::Quantize { axis, block, .. } | Quant::Dequantize { axis, block, .. }) = &mut quant;
+    require(*block == 0, "scales of blocks have axes of their own")?;
+    if let Some(axis) = axis {
+        *axis = back.get(*axis).copied().ok_or(Refusal::NoMatch)?;
+    }
+    let mut operands = node.operands.clone();
+    operands[0] = x;
+    cx.rewrite(id, |p| {
+        let y = p.add1(quant, &operands)?;
+        Ok(p.transpose(y, &back)?)
     })
 }
 

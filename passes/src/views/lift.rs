@@ -1,9 +1,9 @@
 //! Transposes move up through elementwise operators to the contraction or transpose that takes them in.
 
-use kiln_ir::op::Movement;
-use kiln_ir::{Build, Dim, Edit, NodeId, Op, Patch, Value};
+use kiln_ir::op::{Movement, Quant};
+use kiln_ir::{Build, Dim, Edit, Node, NodeId, Op, Patch, Value};
 
-use crate::rewrite::{Cx, Refusal, Rule, matches, require};
+use crate::rewrite::{Cx, Refusal, Rule, require};
 
 /// How far up a contraction or transpose is looked for.
 const DEPTH: usize = 6;
@@ -27,16 +27,29 @@ fn lift_transpose(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let Op::Movement(Movement::Transpose { perm }) = &node.op else { return Err(Refusal::NoMatch) };
     let v = node.operands[0];
     let Some((_, f)) = cx.def(v) else { return Err(Refusal::NoMatch) };
-    matches(matches!(f.op, Op::Elementwise(_) | Op::Cast(_)))?;
+    let moved = pointwise(f).ok_or(Refusal::NoMatch)?;
     require(cx.uses.count(v) == 1, "the value is also used in its own order")?;
-    let costs: Vec<Cost> = f.operands.iter().map(|&o| cost(cx, o, perm, DEPTH)).collect();
+    let costs: Vec<Cost> = moved.iter().map(|&o| cost(cx, o, perm, DEPTH)).collect();
     require(costs.contains(&Cost::Gain), "no operand takes the transpose in")?;
     require(!costs.contains(&Cost::Loss), "an operand would need a transpose of its own")?;
     cx.rewrite(id, |p| {
-        let operands =
-            f.operands.iter().map(|&o| transposed(cx, p, o, perm)).collect::<Result<Vec<_>, _>>()?;
+        let mut operands = f.operands.clone();
+        for o in operands.iter_mut().take(moved.len()) {
+            *o = transposed(cx, p, *o, perm)?;
+        }
         Ok(p.add1(f.op.clone(), &operands)?)
     })
+}
+
+/// The operands of a pointwise node that have its axes, which are its first ones: not scales that are those of all elements.
+fn pointwise(node: &Node) -> Option<&[Value]> {
+    match &node.op {
+        Op::Elementwise(_) | Op::Cast(_) => Some(&node.operands),
+        Op::Quant(Quant::Quantize { axis: None, .. } | Quant::Dequantize { axis: None, .. }) => {
+            node.operands.get(..1)
+        }
+        _ => None,
+    }
 }
 
 fn cost(cx: &Cx<'_>, v: Value, perm: &[usize], depth: usize) -> Cost {
@@ -55,8 +68,9 @@ fn cost(cx: &Cx<'_>, v: Value, perm: &[usize], depth: usize) -> Cost {
             if joint.eq((0..perm.len()).map(Some)) { Cost::Gain } else { Cost::Nothing }
         }
         Op::Contract(_) if cx.uses.count(v) == 1 => Cost::Gain,
-        Op::Elementwise(_) | Op::Cast(_) if cx.uses.count(v) == 1 => {
-            let costs: Vec<Cost> = node.operands.iter().map(|&o| cost(cx, o, perm, depth - 1)).collect();
+        _ if cx.uses.count(v) == 1 => {
+            let Some(moved) = pointwise(node) else { return Cost::Loss };
+            let costs: Vec<Cost> = moved.iter().map(|&o| cost(cx, o, perm, depth - 1)).collect();
             if costs.contains(&Cost::Loss) {
                 Cost::Loss
             } else if costs.contains(&Cost::Gain) {
