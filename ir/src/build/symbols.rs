@@ -59,7 +59,7 @@ impl Graph {
     }
 
     /// For every symbol that no input binds, the first scheduled node with a result whose type has it as a dim.
-    pub(super) fn symbol_binders(&self) -> HashMap<Symbol, NodeId> {
+    pub fn symbol_binders(&self) -> HashMap<Symbol, NodeId> {
         let bound = self.input_symbols();
         let mut binders = HashMap::new();
         for (n, node) in self.scheduled() {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use kiln_ir::op::{Contract, Conv, Index, Movement, Source, Window};
+use kiln_ir::op::{Attr, Contract, Conv, Index, Movement, Source, Window};
 use kiln_ir::{DClass, DType, Dim, Ew, Graph, Node, NodeId, Op, Value};
 use rustc_hash::FxBuildHasher;
 
@@ -186,7 +186,43 @@ impl<'g> Web<'g> {
             web.reads[i] = reads;
         }
         web.order_effects();
+        web.order_symbols();
         web
+    }
+
+    /// What gives a symbol its value counts as feeding whatever mentions the symbol, in a body's copy of a free node, too.
+    fn order_symbols(&mut self) {
+        let binders = self.graph.symbol_binders();
+        if binders.is_empty() {
+            return;
+        }
+        let mut needed: Vec<Vec<usize>> = vec![vec![]; self.ids.len()];
+        for i in 0..self.ids.len() {
+            let node = self.node(i);
+            let mut mention = |d: &Dim| {
+                d.symbols(&mut |s| needed[i].extend(binders.get(s).and_then(|n| self.at.get(n))));
+            };
+            node.op.visit_dims(&mut mention);
+            node.results.iter().for_each(|&v| Attr::visit_dims(self.graph.ty(v), &mut mention));
+            for p in node.operands.iter().filter_map(|&v| self.producer(v)) {
+                if self.roles[p] == Role::Free {
+                    let free = needed[p].clone();
+                    needed[i].extend(free);
+                }
+            }
+            needed[i].sort_unstable();
+            needed[i].dedup();
+            needed[i].retain(|&p| p < i);
+        }
+        for (i, needed) in needed.into_iter().enumerate() {
+            for p in needed {
+                if !self.from[i].contains(&p) {
+                    self.from[i].push(p);
+                    self.to[p].push(i);
+                }
+            }
+        }
+        self.to.iter_mut().for_each(|to| to.sort_unstable());
     }
 
     /// Nodes with effects keep their order: each counts as feeding the next.

@@ -76,8 +76,9 @@ pub(super) fn unary(g: &mut Grower<'_>) -> Option<()> {
         return None;
     }
     let x = g.any(dtypes, 0..=4);
-    // onnxruntime gives what is no number in 16 bits a sign.
-    if name == "Sign" && g.dtype(x) == DType::F16 && !g.is_finite(x) {
+    // onnxruntime gives what is no number in 16 bits a sign, and integers of 64 bits that of their lower half.
+    let half = g.dtype(x) == DType::F16 && !g.is_finite(x);
+    if name == "Sign" && (half || g.is_wide(x)) {
         return None;
     }
     let attributes = match name {
