@@ -355,7 +355,6 @@ mod tests {
         ("idx", "a list is no tensor, which is refused"),
         ("implicit", "a mark of tracing"),
         ("l", "lists are refused"),
-        ("mask_type", "masks are refused"),
         ("max", "strings are refused"),
         ("momentum", "running statistics do not change"),
         ("N", "a size that the operand has"),
