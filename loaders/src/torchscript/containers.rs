@@ -148,6 +148,7 @@ impl Machine<'_> {
         }
         Ok(Some(match (name, args) {
             ("copy" | "list", [_]) => st.list(items),
+            ("dict", [_]) => self.dict_of(st, &items)?,
             ("slice", [_, rest @ ..]) => self.slice_of(st, &items, rest)?.map_or_else(
                 || Err(Fault::unsupported("a slice of a list that shows at run time")),
                 |picked| Ok(st.list(picked)),
@@ -576,6 +577,22 @@ impl Machine<'_> {
         }
         st.charge_values(2 * more);
         Ok(Some(value))
+    }
+
+    /// A dict of pairs of a key and a value; of those with equal keys the last counts.
+    fn dict_of(&mut self, st: &mut State, items: &[Val]) -> Res<Val> {
+        let mut pairs: Vec<(Val, Val)> = vec![];
+        for item in items {
+            let Some([key, value]) = st.items(item).and_then(|pair| <[Val; 2]>::try_from(pair).ok()) else {
+                return Err(Fault::invalid("a dict of what are no pairs"));
+            };
+            self.tick(pairs.len() / 8)?;
+            match find_key(&pairs, &key)?.and_then(|i| pairs.get_mut(i)) {
+                Some((_, old)) => *old = value,
+                None => pairs.push((key, value)),
+            }
+        }
+        Ok(st.dict(pairs))
     }
 
     /// An operator on text.

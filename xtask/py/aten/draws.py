@@ -1018,6 +1018,17 @@ def _():
     return name, args + [False, False, True, True], {}
 
 
+@op("_convolution_mode")
+def _():
+    n = randint(1, 3)
+    groups, c, o, kernel, dilation, x, dtype = convolution(n)
+    x = x if x.dim() == n + 2 else x[None]
+    same = maybe()
+    stride = [1 if same else randint(1, 2) for _ in range(n)]
+    w = tensor([o, c // groups] + kernel, dtype)
+    return "default", [x, w, choice([None, tensor([o], dtype)]), stride, "same" if same else "valid", dilation, groups], {}
+
+
 def draw_pool(n, kind):
     def draw():
         kernel = [randint(1, 3) for _ in range(n)]
@@ -1644,6 +1655,11 @@ OPERATORS["aten::lstm_cell"] = lambda: cell(4, 2)
 OPERATORS["aten::gru_cell"] = lambda: cell(3, 1)
 OPERATORS["aten::rnn_tanh_cell"] = lambda: cell(1, 1)
 OPERATORS["aten::rnn_relu_cell"] = lambda: cell(1, 1)
+
+
+@op("_shape_as_tensor")
+def _():
+    return "default", [tensor(shape(), choice(ALL))], {}
 
 
 # Fused for inference
