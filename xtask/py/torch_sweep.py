@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-# Seconds that PyTorch may take for one form of a model.
+# Seconds of computing that PyTorch may take for one form of a model.
 PATIENCE = 200
 
 # Peak memory, in KiB, after which the process ends, to be started again: traces and graphs stay in memory.
@@ -287,14 +287,14 @@ def late(*_):
 
 
 def attempt(make):
-    signal.alarm(PATIENCE)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         make()
         return None
     except Exception as error:
         return told(error)
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def run(model, draws):
@@ -376,7 +376,7 @@ def main():
                     print(*(n for n in names if not wanted or family in wanted or n in wanted), sep="\n")
         case ["write", out]:
             torch.set_num_threads(1)
-            signal.signal(signal.SIGALRM, late)
+            signal.signal(signal.SIGPROF, late)
             for line in sys.stdin:
                 path, *forms = line.split()
                 made, shapes, error = {}, [], None

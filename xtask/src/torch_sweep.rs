@@ -49,6 +49,9 @@ pub struct Options {
     /// Keep what the JSON file says of forms that agree and of those that PyTorch cannot make; try only the others.
     #[arg(long, requires = "json")]
     resume: bool,
+    /// The `kiln` command, instead of one that is built.
+    #[arg(long)]
+    kiln: Option<PathBuf>,
     /// A Python interpreter with the packages, instead of an environment made below `target/`.
     #[arg(long)]
     python: Option<PathBuf>,
@@ -59,7 +62,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let scratch = workspace.target.join("torch-sweep");
     fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
     let python = Python::of(workspace, Purpose::Sweep, options.python.as_deref())?;
-    let kiln = workspace.build("kiln-cli", "kiln", Profile::Release)?;
+    let kiln = match &options.kiln {
+        Some(path) => path.clone(),
+        None => workspace.build("kiln-cli", "kiln", Profile::Release)?,
+    };
     let names =
         workspace::output(python.script(workspace, "torch_sweep.py").arg("list").args(&options.family))?;
     let forms: Vec<Form> =

@@ -17,7 +17,7 @@ use crate::workspace::Workspace;
 
 /// How long a model may take to write in all its forms. The script bounds each form itself; this is for what cannot be
 /// interrupted in Python.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(1500);
 
 /// What the script says of a model.
 #[derive(Serialize, Deserialize)]
