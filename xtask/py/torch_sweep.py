@@ -308,7 +308,13 @@ def run(model, draws):
                 raise
 
 
-KILN = {torch.float32: "f32", torch.float64: "f64", torch.int64: "i64", torch.int32: "i32", torch.bool: "bool"}
+KILN = {torch.float64: "f64", torch.int64: "i64", torch.int32: "i32", torch.bool: "bool"}
+
+
+def typed(t):
+    """Shape and dtype, as the command takes them; f32 goes without saying."""
+    dims = ",".join(map(str, t.shape))
+    return dims if t.dtype == torch.float32 else f"{KILN[t.dtype]}[{dims}]"
 
 
 class Flat(torch.nn.Module):
@@ -363,7 +369,7 @@ def write(folder, family, name, forms):
             "scripted": lambda: torch.jit.script(model).save(os.path.join(folder, "scripted.pt")),
             "exported": lambda: torch.export.save(torch.export.export(model, args, strict=False), os.path.join(folder, "exported.pt2")),
         }
-        shapes = [f"{name}={KILN[t.dtype]}[{','.join(map(str, t.shape))}]" for name, t in inputs]
+        shapes = [f"{name}={typed(t)}" for name, t in inputs]
         return {form: attempt(ways[form]) for form in forms}, shapes
 
 
