@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use kiln_ir::Dim;
+use kiln_ir::{DType, Dim};
 
 /// An input's shape in place of the declared one.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,6 +15,7 @@ mod entry;
 mod expr;
 mod facts;
 mod fault;
+mod fold;
 mod join;
 mod lexer;
 mod loops;

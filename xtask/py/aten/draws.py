@@ -1657,6 +1657,17 @@ OPERATORS["aten::rnn_tanh_cell"] = lambda: cell(1, 1)
 OPERATORS["aten::rnn_relu_cell"] = lambda: cell(1, 1)
 
 
+@op("_unique2")
+def _():
+    return "default", [tensor(shape(0, 3, False), choice(INTS + [BOOL]), -2, 2), True, maybe(), maybe()], {}
+
+
+@op("unique_dim")
+def _():
+    x = tensor(shape(1, 3, False), choice(INTS), 0, 1)
+    return "default", [x, axis(x.dim()), True, maybe(), maybe()], {}
+
+
 @op("_shape_as_tensor")
 def _():
     return "default", [tensor(shape(), choice(ALL))], {}
