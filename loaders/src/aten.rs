@@ -147,6 +147,12 @@ pub(crate) fn call(
     kwargs.retain(|(name, _)| name != "out");
     let out = kwargs.len() < before;
     let schemas = schema::overloads(row.name);
+    if in_place && let Some(first) = schemas.first().and_then(|s| s.params.first()) {
+        // Variants in place call their operand `self`, whatever the operator itself calls it.
+        for (name, _) in kwargs.iter_mut().filter(|(name, _)| name == "self") {
+            first.name.clone_into(name);
+        }
+    }
     let overload = overload.map(|name| if name == "default" { "" } else { name });
     let first = args.first().cloned().or_else(|| kwargs.first().map(|(_, arg)| arg.clone()));
     for arg in args.iter().chain(kwargs.iter().map(|(_, arg)| arg)) {
