@@ -112,9 +112,17 @@ impl Machine<'_> {
         }
         let id = b.finish();
         let Ok(found) = Evaluator::new(&module).run(id, &[]) else { return Ok(None) };
+        let first = match args.first() {
+            Some(Arg::Tensor(v)) => Some(self.dtype(&self.g.node(*v))?),
+            _ => None,
+        };
         let mut values = vec![];
         for datum in found {
             let Some(tensor) = datum.into_tensor() else { return Ok(None) };
+            // A conversion to the type that a tensor has is the tensor itself.
+            if name == "to" && first == Some(tensor.dtype()) {
+                return Ok(None);
+            }
             let constant = super::value::Traced::Constant(tensor);
             values.push(Arg::Tensor(self.g.value(&constant)?));
         }
