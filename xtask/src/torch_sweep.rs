@@ -79,7 +79,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     for name in names.lines() {
         let mut open = forms.clone();
         if let Some(known) = before.of(name) {
-            let settled = known.iter().filter(|(form, o)| forms.contains(form) && o.verdict != Verdict::Fails);
+            let settled =
+                known.iter().filter(|(form, o)| forms.contains(form) && o.verdict != Verdict::Fails);
             for (form, outcome) in settled {
                 results.add(name, *form, outcome.clone());
                 open.retain(|f| f != form);

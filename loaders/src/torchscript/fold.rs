@@ -139,9 +139,11 @@ impl Machine<'_> {
             }
             Arg::Scalar(v) => Some(Arg::Scalar(b.constant(self.small(*v)?).ok()?)),
             Arg::Int(dim) => dim.as_known().map(|_| arg.clone()),
-            Arg::List(items) => {
-                items.iter().map(|item| self.copied(item, b, tensors)).collect::<Option<Vec<_>>>().map(Arg::List)
-            }
+            Arg::List(items) => items
+                .iter()
+                .map(|item| self.copied(item, b, tensors))
+                .collect::<Option<Vec<_>>>()
+                .map(Arg::List),
             other => Some(other.clone()),
         }
     }
@@ -156,7 +158,8 @@ impl Machine<'_> {
             Known::Dims(dims) => {
                 let ty = self.g.ty(&t).ok()?;
                 let ty = ty.as_tensor()?;
-                let sizes = ty.shape.dims()?.iter().map(|d| d.as_known().and_then(|d| usize::try_from(d).ok()));
+                let sizes =
+                    ty.shape.dims()?.iter().map(|d| d.as_known().and_then(|d| usize::try_from(d).ok()));
                 let sizes = sizes.collect::<Option<Vec<usize>>>()?;
                 let scalar = |d: &Dim| d.as_known().map(|n| Scalar::I(i128::from(n)));
                 let scalars = dims.iter().map(scalar).collect::<Option<Vec<Scalar>>>()?;

@@ -143,7 +143,8 @@ fn read(machine: &mut Machine<'_>, package: &Package<'_>) -> Result<Read, Stoppe
     };
     if package.has("constants") {
         let constants = package.part("constants")?;
-        let values = Objects::new(&constants, &mut machine.program, &mut copies).root(&mut st, &mut machine.states)?;
+        let values =
+            Objects::new(&constants, &mut machine.program, &mut copies).root(&mut st, &mut machine.states)?;
         machine.constants = st.items(&values).unwrap_or_default();
     }
     let inputs = package.pickle("traced_inputs");
