@@ -148,7 +148,10 @@ pub(crate) fn call(
     let out = kwargs.len() < before;
     let schemas = schema::overloads(row.name);
     let has_self = schemas.iter().any(|s| s.params.iter().any(|p| p.name == "self"));
-    if in_place && !has_self && let Some(first) = schemas.first().and_then(|s| s.params.first()) {
+    if in_place
+        && !has_self
+        && let Some(first) = schemas.first().and_then(|s| s.params.first())
+    {
         // Variants in place call their operand `self`, whatever the operator itself calls it.
         for (name, _) in kwargs.iter_mut().filter(|(name, _)| name == "self") {
             first.name.clone_into(name);
