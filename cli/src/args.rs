@@ -52,7 +52,7 @@ pub enum Command {
 /// How a model is read and compiled; artifacts are compiled already and refuse these.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// Fix an input's shape: NAME=1,3,224,224. May be repeated.
+    /// Fix an input's shape: NAME=1,3,224,224, and its dtype if the file states none: NAME=i64[1,12]. May be repeated.
     #[arg(long = "shape", value_name = "NAME=DIMS")]
     pub shapes: Vec<ShapeOverride>,
     /// Compile a program for this value of an argument that is no tensor: NAME=VALUE. May be repeated.

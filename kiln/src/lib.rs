@@ -136,9 +136,11 @@ pub fn load_with(path: &Path, options: &Options) -> Result<Module, Error> {
         return Err(Error::NeedsModel { path: path.to_owned(), what: "loading" });
     }
     let shapes = options.shapes.iter().map(|s| (s.input.clone(), s.dims.clone())).collect();
+    let dtypes = options.shapes.iter().filter_map(|s| Some((s.input.clone(), s.dtype?))).collect();
     let arguments = options.arguments.iter().cloned().collect();
     let (weights, limits) = (options.weights.clone(), options.limits.clone());
-    let options = kiln_loaders::LoadOptions { shapes, arguments, weights, limits, ..Default::default() };
+    let options =
+        kiln_loaders::LoadOptions { shapes, dtypes, arguments, weights, limits, ..Default::default() };
     Ok(kiln_loaders::load(path, &options)?)
 }
 

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use kiln_ir::Dim;
+use kiln_ir::{DType, Dim};
 
 /// An input's shape in place of the declared one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct ShapeOverride {
     pub input: String,
     /// Its dims; names stand for symbolic ones.
     pub dims: Vec<Dim>,
+    /// Its dtype, for an input of which the file states none.
+    pub dtype: Option<DType>,
 }
 
 /// A text that is no shape override.
@@ -37,8 +39,15 @@ impl FromStr for ShapeOverride {
             Ok(dim) => Ok(dim),
             Err(e) => Err(fail(&e.to_string())),
         };
+        let (dtype, dims) = match dims.trim().strip_suffix(']').and_then(|typed| typed.split_once('[')) {
+            Some((name, dims)) => {
+                let dtype = name.trim().parse::<DType>().map_err(|e| fail(&e.to_string()))?;
+                (Some(dtype), dims)
+            }
+            None => (None, dims),
+        };
         let dims = if dims.trim().is_empty() { Ok(vec![]) } else { dims.split(',').map(parse).collect() };
-        Ok(ShapeOverride { input: input.to_owned(), dims: dims? })
+        Ok(ShapeOverride { input: input.to_owned(), dims: dims?, dtype })
     }
 }
 
@@ -52,7 +61,10 @@ mod tests {
         assert_eq!(s.input, "a=b");
         assert_eq!(s.dims, [Dim::known(1), Dim::symbol("N"), Dim::known(224)]);
         assert_eq!("x=".parse::<ShapeOverride>().unwrap().dims, []);
-        for bad in ["x", "=1", "x=-1", "x=?", "x=1,,2"] {
+        let s: ShapeOverride = "ids=i64[2,N]".parse().unwrap();
+        assert_eq!((s.dtype, s.dims), (Some(DType::I64), vec![Dim::known(2), Dim::symbol("N")]));
+        assert_eq!("x=i64[]".parse::<ShapeOverride>().unwrap().dims, []);
+        for bad in ["x", "=1", "x=-1", "x=?", "x=1,,2", "x=i65[2]", "x=i64[2", "x=i64[-2]"] {
             assert!(bad.parse::<ShapeOverride>().is_err(), "{bad}");
         }
     }

@@ -147,6 +147,16 @@ pub(crate) fn call(
     kwargs.retain(|(name, _)| name != "out");
     let out = kwargs.len() < before;
     let schemas = schema::overloads(row.name);
+    let has_self = schemas.iter().any(|s| s.params.iter().any(|p| p.name == "self"));
+    if in_place
+        && !has_self
+        && let Some(first) = schemas.first().and_then(|s| s.params.first())
+    {
+        // Variants in place call their operand `self`, whatever the operator itself calls it.
+        for (name, _) in kwargs.iter_mut().filter(|(name, _)| name == "self") {
+            first.name.clone_into(name);
+        }
+    }
     let overload = overload.map(|name| if name == "default" { "" } else { name });
     let first = args.first().cloned().or_else(|| kwargs.first().map(|(_, arg)| arg.clone()));
     for arg in args.iter().chain(kwargs.iter().map(|(_, arg)| arg)) {
@@ -355,7 +365,6 @@ mod tests {
         ("idx", "a list is no tensor, which is refused"),
         ("implicit", "a mark of tracing"),
         ("l", "lists are refused"),
-        ("mask_type", "masks are refused"),
         ("max", "strings are refused"),
         ("momentum", "running statistics do not change"),
         ("N", "a size that the operand has"),

@@ -2,14 +2,15 @@
 """Writes models of torchvision, timm, transformers and torchaudio in the forms that PyTorch saves them in.
 
     torch_sweep.py list [FAMILY ...]          names of the models, FAMILY/NAME
-    torch_sweep.py write OUT                  for each name on standard input: the files below, then a line of JSON
+    torch_sweep.py write OUT                  for each line `FAMILY/NAME FORM ...` on standard input: files, a line of JSON
 
-For each model, below OUT: traced.pt, scripted.pt, exported.pt2 where PyTorch can make them, in.npz (the inputs by their
-names) and out.npz (PyTorch's own answer in eager mode, `output_0` and so on, nested results flattened). Weights are
-random, from a fixed seed. The line: {"name", "forms": {form: null or PyTorch's own error}, "error": why the model itself
-does not run, or null}.
+Files of a model, below OUT/FAMILY/NAME: traced.pt, scripted.pt, exported.pt2 where they are asked for and PyTorch can make
+them, in_0.npy and so on (the inputs), out.npz (PyTorch's own answer in eager mode, `output_0` and so on, nested results
+flattened). Weights are random, from a fixed seed; inputs are as small as the model takes. The line: {"forms": {form: null or
+PyTorch's own error}, "shapes": [what each input is called, with dtype and shape], "error": why the model itself does not run,
+or null}.
 """
-import inspect, json, os, sys, warnings
+import inspect, json, os, re, resource, signal, sys, warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 warnings.filterwarnings("ignore")
@@ -21,23 +22,45 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+# Seconds of computing that PyTorch may take for one form of a model.
+PATIENCE = 200
 
-def torchvision_models():
+# Peak memory, in KiB, after which the process ends, to be started again: traces and graphs stay in memory.
+MEMORY = 5 << 20
+
+
+def image(*sizes):
+    """Images of the first of these sizes that the model takes."""
+    return [lambda size=size: (torch.randn(1, 3, size, size),) for size in sizes]
+
+
+def classification():
     import torchvision
 
-    heavy = {"regnet_y_128gf", "vit_h_14"}
-    small = dict(weights=None, weights_backbone=None)
     for name in torchvision.models.list_models(module=torchvision.models):
-        if name in heavy:
-            continue
-        size = 299 if name.startswith("inception") else 224
-        yield "classification", name, lambda name=name: torchvision.models.get_model(name, weights=None), image(size)
+        fields, sizes = {}, (64, 96, 224)
+        if name.startswith("vit_"):
+            size = 4 * int(name.rsplit("_", 1)[1])
+            fields, sizes = dict(image_size=size), (size,)
+        yield name, lambda name=name, fields=fields: torchvision.models.get_model(name, weights=None, **fields), image(*sizes)
+
+
+def segmentation():
+    import torchvision
+
     for name in torchvision.models.list_models(module=torchvision.models.segmentation):
-        make = lambda name=name: torchvision.models.get_model(name, **small)
-        yield "segmentation", name, make, image(128)
+        yield name, lambda name=name: torchvision.models.get_model(name, weights=None, weights_backbone=None), image(96)
+
+
+def detection():
+    import torchvision
+
     for name in torchvision.models.list_models(module=torchvision.models.detection):
-        make = lambda name=name: torchvision.models.get_model(name, **small)
-        yield "detection", name, make, (lambda: ([torch.rand(3, 320, 320)],))
+        # Those of single shots have one size. Few boxes: among many, two always have scores that only rounding tells apart.
+        fields = {} if name.startswith("ssd") else dict(min_size=128, max_size=192)
+        fields["box_detections_per_img" if "rcnn" in name else "detections_per_img"] = 12
+        make = lambda name=name, fields=fields: torchvision.models.get_model(name, weights=None, weights_backbone=None, **fields)
+        yield name, make, [lambda: ([torch.rand(3, 128, 160)],)]
 
 
 # One model of each of 60 families.
@@ -55,10 +78,9 @@ def timm_models():
     import timm
 
     for name in TIMM:
-        if timm.is_model(name):
-            size = timm.get_pretrained_cfg(name)
-            size = (size.fixed_input_size and size.input_size[-1]) or min(size.input_size[-1], 256)
-            yield "timm", name, lambda name=name: timm.create_model(name, pretrained=False), image(size)
+        cfg = timm.get_pretrained_cfg(name)
+        own = cfg.input_size[-1]
+        yield name, lambda name=name: timm.create_model(name, pretrained=False), image(*((own,) if cfg.fixed_input_size else (128, own)))
 
 
 SMALL = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=200)
@@ -150,7 +172,7 @@ def transformers_models():
                 config.use_cache = False
             return wrapper(cls(config), names)
 
-        yield "transformers", name, make, inputs
+        yield name, make, [inputs]
 
 
 def torchaudio_models():
@@ -161,35 +183,68 @@ def torchaudio_models():
                  encoder_embed_dim=32, encoder_projection_dropout=0.0, encoder_pos_conv_kernel=16, encoder_pos_conv_groups=4,
                  encoder_num_layers=2, encoder_num_heads=4, encoder_attention_dropout=0.0, encoder_ff_interm_features=64,
                  encoder_ff_interm_dropout=0.0, encoder_dropout=0.0, encoder_layer_norm_first=False, encoder_layer_drop=0.0, aux_num_out=None)
+    lengths = lambda *values: torch.tensor(values)
+    lstm = dict(symbol_embedding_dim=16, num_lstm_layers=2, lstm_layer_norm=True, lstm_layer_norm_epsilon=1e-3, lstm_dropout=0.0)
+    rnnt = dict(input_dim=20, encoding_dim=24, num_symbols=18, segment_length=8, right_context_length=4, time_reduction_input_dim=12,
+                time_reduction_stride=4, transformer_num_heads=4, transformer_ffn_dim=32, transformer_num_layers=2,
+                transformer_dropout=0.0, transformer_activation="gelu", transformer_left_context_length=6,
+                transformer_max_memory_size=0, transformer_weight_init_scale_strategy="depthwise", transformer_tanh_on_mem=True, **lstm)
+    tacotron = dict(n_mels=20, n_symbol=30, symbol_embedding_dim=32, encoder_embedding_dim=32, decoder_rnn_dim=48, attention_rnn_dim=48,
+                    attention_hidden_dim=16, attention_location_n_filter=8, attention_location_kernel_size=7, prenet_dim=24,
+                    postnet_n_convolution=3, postnet_embedding_dim=32, decoder_max_step=12)
+
+    def tacotron2():
+        model = m.Tacotron2(**tacotron)
+        # Its own drops values at random when it evaluates, too.
+        model.decoder.prenet = torch.nn.Sequential(*(part for layer in model.decoder.prenet.layers for part in (layer, torch.nn.ReLU())))
+        return model
+
+    def subjective():
+        from torchaudio.models.squim import SquimSubjective
+        from torchaudio.models.squim.subjective import Predictor
+
+        return SquimSubjective(m.wav2vec2_model(**small), torch.nn.Linear(32, 8), Predictor(16, 5))
+
     wave = lambda: (torch.randn(1, 1600),)
     cases = {
         "wav2vec2": (lambda: m.wav2vec2_model(**small), wave),
         "wav2vec2_ctc": (lambda: m.wav2vec2_model(**dict(small, aux_num_out=29)), wave),
+        "wav2vec2_lengths": (lambda: m.wav2vec2_model(**dict(small, aux_num_out=29)), lambda: (torch.randn(2, 1600), lengths(1600, 1200))),
         "hubert": (lambda: m.wav2vec2_model(**dict(small, encoder_layer_norm_first=True, extractor_mode="layer_norm")), wave),
         "wavlm": (lambda: m.wavlm_model(**dict(small, encoder_num_buckets=32, encoder_max_distance=64)), wave),
         "wav2letter": (lambda: m.Wav2Letter(num_classes=29, input_type="mfcc", num_features=13), lambda: (torch.randn(1, 13, 100),)),
         "deepspeech": (lambda: m.DeepSpeech(n_feature=40, n_hidden=64, n_class=29), lambda: (torch.randn(1, 1, 50, 40),)),
         "conv_tasnet": (lambda: m.ConvTasNet(enc_num_feats=32, msk_num_feats=16, msk_num_hidden_feats=32, msk_num_layers=3, msk_num_stacks=2), lambda: (torch.randn(1, 1, 800),)),
-        "conformer": (lambda: m.Conformer(input_dim=32, num_heads=4, ffn_dim=64, num_layers=2, depthwise_conv_kernel_size=15), lambda: (torch.randn(2, 40, 32), torch.tensor([40, 30]))),
-        "emformer": (lambda: m.Emformer(32, 4, 64, 2, segment_length=4, right_context_length=1), lambda: (torch.randn(2, 21, 32), torch.tensor([20, 16]))),
+        "conformer": (lambda: m.Conformer(input_dim=32, num_heads=4, ffn_dim=64, num_layers=2, depthwise_conv_kernel_size=15), lambda: (torch.randn(2, 40, 32), lengths(40, 30))),
+        "emformer": (lambda: m.Emformer(32, 4, 64, 2, segment_length=4, right_context_length=1), lambda: (torch.randn(2, 21, 32), lengths(20, 16))),
+        "emformer_memory": (lambda: m.Emformer(32, 4, 64, 2, segment_length=4, left_context_length=4, max_memory_size=2, tanh_on_mem=True), lambda: (torch.randn(2, 20, 32), lengths(20, 16))),
+        "emformer_rnnt": (lambda: m.emformer_rnnt_model(**rnnt), lambda: (torch.randn(2, 36, 20), lengths(36, 28), torch.randint(0, 18, (2, 5), dtype=torch.int32), torch.tensor([5, 4], dtype=torch.int32))),
+        "squim_objective": (lambda: m.squim_objective_model(feat_dim=32, win_len=32, d_model=32, nhead=4, hidden_dim=24, num_blocks=2, rnn_type="LSTM", chunk_size=11), lambda: (torch.randn(2, 1600),)),
+        "squim_subjective": (subjective, lambda: (torch.randn(1, 1600), torch.randn(1, 1200))),
+        "tacotron2": (tacotron2, lambda: (torch.randint(0, 30, (2, 9)), lengths(9, 7), torch.randn(2, 20, 6), lengths(6, 5))),
         "wavernn": (lambda: m.WaveRNN(upsample_scales=[2, 3], n_classes=16, hop_length=6, n_res_block=2, n_rnn=32, n_fc=32, n_freq=16, n_hidden=16, n_output=16), lambda: (torch.randn(1, 1, 6 * (12 - 4)), torch.randn(1, 1, 16, 12))),
-        "hdemucs": (lambda: m.HDemucs(sources=["a", "b"], audio_channels=1, channels=8, nfft=512, depth=3), lambda: (torch.randn(1, 1, 4096),)),
+        "hdemucs": (lambda: m.HDemucs(sources=["a", "b"], audio_channels=1, channels=8), lambda: (torch.randn(1, 1, 8192),)),
     }
     for name, (make, inputs) in cases.items():
-        yield "torchaudio", name, make, inputs
+        yield name, make, [inputs]
 
 
-def image(size):
-    return lambda: (torch.randn(1, 3, size, size),)
+# Each gives names, functions that make a model, and functions that draw its inputs, of which the first that fits is used.
+FAMILIES = {
+    "classification": classification,
+    "segmentation": segmentation,
+    "detection": detection,
+    "timm": timm_models,
+    "transformers": transformers_models,
+    "torchaudio": torchaudio_models,
+}
+KNOWN = {}
 
 
-SOURCES = [torchvision_models, timm_models, transformers_models, torchaudio_models]
-
-
-def models():
-    for source in SOURCES:
-        for family, name, make, inputs in source():
-            yield f"{family}/{name}", make, inputs
+def known(family):
+    if family not in KNOWN:
+        KNOWN[family] = {name: case for name, *case in FAMILIES[family]()}
+    return KNOWN[family]
 
 
 def enliven(model):
@@ -199,59 +254,155 @@ def enliven(model):
             torch.nn.init.normal_(parameter, std=0.02)
 
 
+# What tells the classes of boxes.
+SCORES = re.compile(r"(cls_score|cls_logits|classification_head\.module_list\.\d+(\.1)?)\.weight$")
+
+
+def told_apart(found):
+    """Whether there are boxes, with scores that are in the same order however they are rounded."""
+    scores = found["scores"].sort().values
+    return len(scores) > 0 and bool((scores.diff() > 1e-4).all())
+
+
+def excite(model, args):
+    """Scales the weights of a detector's classes until some boxes are found, so that there is an answer to compare."""
+    before = 1.0
+    for scale in (1, 2, 4, 8, 16, 0.5, 0.25, 0.12, 32, 64, 0.06, 0.03, 3, 6, 12, 0.7, 0.35):
+        for name, parameter in model.named_parameters():
+            if SCORES.search(name):
+                parameter *= scale / before
+        before = scale
+        answer = model(*args)
+        if all(told_apart(found) for found in answer):
+            return leaves(answer)
+    raise RuntimeError("it finds no boxes, or none that are told apart")
+
+
 def leaves(result):
     return [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
 
 
-def save(path, names, tensors):
-    np.savez(path, **{name: t.detach().cpu().numpy() for name, t in zip(names, tensors)})
+def array(t):
+    return t.detach().cpu().numpy()
+
+
+def told(error):
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:240] if lines else ''}"
+
+
+def late(*_):
+    raise TimeoutError(f"it takes longer than {PATIENCE} s")
 
 
 def attempt(make):
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         make()
         return None
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
+        return told(error)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def write(out, name, make, inputs):
-    files = {form: os.path.join(out, file) for form, file in
-             (("traced", "traced.pt"), ("scripted", "scripted.pt"), ("exported", "exported.pt2"))}
-    for path in files.values():
-        if os.path.exists(path):
-            os.remove(path)
+def run(model, draws):
+    """The first inputs that the model takes, and its answer."""
+    for i, draw in enumerate(draws):
+        args = draw()
+        try:
+            return args, leaves(model(*args))
+        except Exception:
+            if i + 1 == len(draws):
+                raise
+
+
+KILN = {torch.float64: "f64", torch.int64: "i64", torch.int32: "i32", torch.bool: "bool"}
+
+
+def typed(t):
+    """Shape and dtype, as the command takes them; f32 goes without saying."""
+    dims = ",".join(map(str, t.shape))
+    return dims if t.dtype == torch.float32 else f"{KILN[t.dtype]}[{dims}]"
+
+
+class Flat(torch.nn.Module):
+    """The model with its tensors as results, without `None` and numbers beside them, which traces cannot give."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args):
+        return tuple(leaves(self.model(*args)))
+
+
+def trace(model, args):
+    try:
+        return torch.jit.trace(model, args, strict=False, check_trace=False)
+    except RuntimeError as error:
+        if "can be output from traced functions" not in str(error):
+            raise
+        return torch.jit.trace(Flat(model), args, strict=False, check_trace=False)
+
+
+def named(model, args):
+    """The inputs with their names, which those in lists share with a number."""
+    for name, arg in zip(inspect.signature(model.forward).parameters, args):
+        if isinstance(arg, (list, tuple)):
+            yield from ((f"{name}.{i}", t) for i, t in enumerate(arg))
+        else:
+            yield name, arg
+
+
+def write(folder, family, name, forms):
+    make, draws = known(family)[name]
+    os.makedirs(folder, exist_ok=True)
     torch.manual_seed(0)
     model = make().eval()
     with torch.no_grad():
         enliven(model)
-        args = inputs()
-        answer = leaves(model(*args))
-        parameters = [p for p in inspect.signature(model.forward).parameters][:len(args)]
-        save(os.path.join(out, "in.npz"), parameters, args if all(isinstance(a, torch.Tensor) for a in args) else leaves(args))
-        save(os.path.join(out, "out.npz"), [f"output_{i}" for i in range(len(answer))], answer)
-        return {
-            "traced": attempt(lambda: torch.jit.trace(model, args, strict=False, check_trace=False).save(files["traced"])),
-            "scripted": attempt(lambda: torch.jit.script(model).save(files["scripted"])),
-            "exported": attempt(lambda: torch.export.save(torch.export.export(model, args, strict=False), files["exported"])),
+        args, answer = run(model, draws)
+        if family == "detection":
+            answer = excite(model, args)
+        if not all(t.isfinite().all() for t in answer):
+            raise RuntimeError("its answer is not finite")
+        if not any(t.is_floating_point() and t.any() for t in answer):
+            raise RuntimeError("its answer is zero")
+        inputs = list(named(model, args))
+        for i, (_, t) in enumerate(inputs):
+            np.save(os.path.join(folder, f"in_{i}.npy"), array(t))
+        np.savez(os.path.join(folder, "out.npz"), **{f"output_{i}": array(t) for i, t in enumerate(answer)})
+        ways = {
+            "traced": lambda: trace(model, args).save(os.path.join(folder, "traced.pt")),
+            "scripted": lambda: torch.jit.script(model).save(os.path.join(folder, "scripted.pt")),
+            "exported": lambda: torch.export.save(torch.export.export(model, args, strict=False), os.path.join(folder, "exported.pt2")),
         }
+        shapes = [f"{name}={typed(t)}" for name, t in inputs]
+        return {form: attempt(ways[form]) for form in forms}, shapes
 
 
 def main():
     match sys.argv[1:]:
-        case ["list", *families]:
-            for name, _, _ in models():
-                if not families or any(name.startswith(f + "/") or name == f for f in families):
-                    print(name)
+        case ["list", *wanted]:
+            for family in FAMILIES:
+                if not wanted or any(w.split("/")[0] == family for w in wanted):
+                    names = [f"{family}/{name}" for name in known(family)]
+                    print(*(n for n in names if not wanted or family in wanted or n in wanted), sep="\n")
         case ["write", out]:
-            known = {name: (make, inputs) for name, make, inputs in models()}
+            torch.set_num_threads(1)
+            signal.signal(signal.SIGPROF, late)
             for line in sys.stdin:
-                name, forms, error = line.strip(), {}, None
+                path, *forms = line.split()
+                made, shapes, error = {}, [], None
                 try:
-                    forms = write(out, name, *known[name])
+                    made, shapes = write(os.path.join(out, path), *path.split("/"), forms)
                 except Exception as e:
-                    error = f"{type(e).__name__}: {str(e)[:300]}"
-                print(json.dumps({"name": name, "forms": forms, "error": error}), flush=True)
+                    error = told(e)
+                print(json.dumps({"forms": made, "shapes": shapes, "error": error}), flush=True)
+                torch.compiler.reset()
+                if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > MEMORY:
+                    break
         case _:
             sys.exit(__doc__)
 

@@ -13,6 +13,7 @@ use How::Fn;
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
     row("aten::_convolution", Fn(convolution)),
+    row("aten::_convolution_mode", Fn(convolution_mode)),
     row("aten::conv1d", Fn(|cx| conv(cx, 1))),
     row("aten::conv2d", Fn(|cx| conv(cx, 2))),
     row("aten::conv3d", Fn(|cx| conv(cx, 3))),
@@ -131,4 +132,11 @@ fn convolution(cx: &mut Cx<'_, '_>) -> Results {
     let w = cx.tensor("weight")?;
     let spatial = cx.rank(w)?.saturating_sub(2);
     if cx.flag("transposed")? { transposed(cx, spatial) } else { conv(cx, spatial) }
+}
+
+/// A convolution whose padding is a word.
+fn convolution_mode(cx: &mut Cx<'_, '_>) -> Results {
+    let w = cx.tensor("weight")?;
+    let spatial = cx.rank(w)?.saturating_sub(2);
+    conv(cx, spatial)
 }

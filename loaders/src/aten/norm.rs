@@ -3,6 +3,7 @@
 use kiln_ir::op::{Composite, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Float, Value};
 
+use super::arg::Arg;
 use super::cx::{Cx, many, one};
 use super::{How, Results, Row, row};
 use crate::error::OpError;
@@ -15,6 +16,8 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::_fused_rms_norm", Fn(rms_norm)),
     row("aten::_native_batch_norm_legit", Fn(batch_norm)),
     row("aten::_native_batch_norm_legit_no_training", Fn(batch_norm)),
+    row("aten::_weight_norm", Fn(|cx| weight_norm(cx).map(|(w, _)| vec![Arg::Tensor(w)]))),
+    row("aten::_weight_norm_interface", Fn(|cx| weight_norm(cx).and_then(|(w, norm)| many([w, norm])))),
     row("aten::batch_norm", Fn(batch_norm)),
     row("aten::group_norm", Fn(group_norm)),
     row("aten::instance_norm", Fn(instance_norm)),
@@ -219,4 +222,19 @@ fn rms_norm(cx: &mut Cx<'_, '_>) -> Results {
     let y = cx.b.add1(op, &[wide_x, scale])?;
     let y = cx.b.cast(y, dtype)?;
     one(y)
+}
+
+/// A weight as a direction `v` and a length `g`, one for each place of an axis: the weight, and the lengths of `v`. With axis
+/// -1 there is one length.
+fn weight_norm(cx: &mut Cx<'_, '_>) -> Result<(Value, Value), OpError> {
+    let (v, g) = (cx.tensor("v")?, cx.tensor("g")?);
+    let rank = cx.rank(v)?;
+    let kept = match cx.int("dim")? {
+        -1 => None,
+        _ => Some(cx.axis("dim", rank)?),
+    };
+    let axes: Vec<usize> = (0..rank).filter(|&axis| Some(axis) != kept).collect();
+    let norm = cx.b.reduce(ReduceKind::L2, v, &axes, kept.is_some())?;
+    let factor = cx.ew("div", &[g, norm])?;
+    Ok((cx.ew("mul", &[v, factor])?, norm))
 }

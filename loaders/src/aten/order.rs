@@ -12,6 +12,7 @@ use How::Fn;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
+    row("aten::_unique2", Fn(|cx| unique(cx, None))),
     row("aten::argsort", Fn(argsort)),
     row("aten::bucketize", Fn(bucketize)),
     row("aten::isin", Fn(isin)),
@@ -20,6 +21,7 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::searchsorted", Fn(searchsorted)),
     row("aten::sort", Fn(sort)),
     row("aten::topk", Fn(topk)),
+    row("aten::unique_dim", Fn(unique_along)),
 ];
 
 /// The first `k` values in order, and their places.
@@ -81,6 +83,34 @@ fn msort(cx: &mut Cx<'_, '_>) -> Results {
     }
     let (values, _) = sorted(cx, x, 0, false)?;
     one(values)
+}
+
+/// What differs along an axis, or among all elements, in order; where each is found, and how often. Places and counts that
+/// are not asked for are empty.
+fn unique(cx: &mut Cx<'_, '_>, axis: Option<usize>) -> Results {
+    let x = cx.tensor("self")?;
+    let shape = cx.shape(x)?;
+    let dtype = cx.dtype(x)?;
+    let bytes = if dtype == DType::Bool { cx.b.cast(x, DType::U8)? } else { x };
+    let found = cx.b.add(Order::Unique { axis, sorted: true }.into(), &[bytes])?.to_vec();
+    let [values, _, inverse, counts] = found.as_slice() else {
+        return Err(OpError::invalid("what differs has other results"));
+    };
+    let values = cx.b.cast(*values, dtype)?;
+    let empty = cx.filled(DType::I64, 0.0, &[Dim::known(0)])?;
+    let inverse = match (cx.flag("return_inverse")?, axis) {
+        (true, None) => cx.b.reshape(*inverse, &shape)?,
+        (true, Some(_)) => *inverse,
+        (false, _) => empty,
+    };
+    many([values, inverse, if cx.flag("return_counts")? { *counts } else { empty }])
+}
+
+fn unique_along(cx: &mut Cx<'_, '_>) -> Results {
+    let x = cx.tensor("self")?;
+    let rank = cx.rank(x)?;
+    let axis = cx.axis("dim", rank)?;
+    unique(cx, Some(axis))
 }
 
 fn topk(cx: &mut Cx<'_, '_>) -> Results {

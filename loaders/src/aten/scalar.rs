@@ -27,6 +27,7 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::_assert_scalar", Fn(assertion)),
     row("aten::_assert_tensor_metadata", Fn(|_| Ok(vec![]))),
     row("aten::_local_scalar_dense", Fn(item)),
+    row("aten::_shape_as_tensor", Fn(shape_as_tensor)),
     row("aten::dim", Fn(rank)),
     row("aten::floordiv", Fn(|cx| binary(cx, "floordiv"))),
     row("aten::is_complex", Fn(|_| Ok(vec![Arg::Bool(false)]))),
@@ -428,6 +429,14 @@ fn numel(cx: &mut Cx<'_, '_>) -> Results {
         Ok(dims) => Ok(vec![Arg::Int(product(dims))]),
         Err(_) => Ok(vec![Arg::Scalar(cx.b.add1(Dynamic::Size {}, &[x])?)]),
     }
+}
+
+/// Sizes as a vector of integers.
+fn shape_as_tensor(cx: &mut Cx<'_, '_>) -> Results {
+    let x = cx.first()?;
+    let shape = cx.shape(x)?;
+    let y = cx.b.dims(&shape)?;
+    one(y)
 }
 
 fn size(cx: &mut Cx<'_, '_>) -> Results {

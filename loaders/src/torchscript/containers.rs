@@ -148,6 +148,7 @@ impl Machine<'_> {
         }
         Ok(Some(match (name, args) {
             ("copy" | "list", [_]) => st.list(items),
+            ("dict", [_]) => self.dict_of(st, &items)?,
             ("slice", [_, rest @ ..]) => self.slice_of(st, &items, rest)?.map_or_else(
                 || Err(Fault::unsupported("a slice of a list that shows at run time")),
                 |picked| Ok(st.list(picked)),
@@ -578,6 +579,22 @@ impl Machine<'_> {
         Ok(Some(value))
     }
 
+    /// A dict of pairs of a key and a value; of those with equal keys the last counts.
+    fn dict_of(&mut self, st: &mut State, items: &[Val]) -> Res<Val> {
+        let mut pairs: Vec<(Val, Val)> = vec![];
+        for item in items {
+            let Some([key, value]) = st.items(item).and_then(|pair| <[Val; 2]>::try_from(pair).ok()) else {
+                return Err(Fault::invalid("a dict of what are no pairs"));
+            };
+            self.tick(pairs.len() / 8)?;
+            match find_key(&pairs, &key)?.and_then(|i| pairs.get_mut(i)) {
+                Some((_, old)) => *old = value,
+                None => pairs.push((key, value)),
+            }
+        }
+        Ok(st.dict(pairs))
+    }
+
     /// An operator on text.
     pub fn text_op(&mut self, st: &mut State, name: &str, value: &Val, args: &[Val]) -> Res<Option<Val>> {
         if let (Val::Str(s), Some(rest)) = (value, args.get(1..)) {
@@ -634,7 +651,8 @@ impl Machine<'_> {
                 let found = self.g.add(Host::StringSlice { start, end }, &[v])?;
                 Ok(Some(Val::Num(Kind::Text, found)))
             }
-            ("__is__" | "__isnot__", _) => Ok(None),
+            // The equation of a sum stands before its tensors.
+            ("__is__" | "__isnot__" | "einsum", _) => Ok(None),
             _ => Err(Fault::unsupported(format!("`{name}` of text that shows at run time"))),
         }
     }

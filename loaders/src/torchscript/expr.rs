@@ -147,12 +147,8 @@ impl Machine<'_> {
         {
             let value =
                 found.attributes().find(|(name, _, _)| *name == member).and_then(|(_, _, value)| value);
-            let value = match value {
-                Some(Expr::Int(n)) => Val::Int(*n),
-                Some(Expr::Float(x)) => Val::Float(*x),
-                Some(Expr::Str(s)) => Val::Str(s.clone()),
-                _ => return Err(Fault::unsupported(format!("the member `{path:.200}`"))),
-            };
+            let value = value.and_then(literal);
+            let value = value.ok_or_else(|| Fault::unsupported(format!("the member `{path:.200}`")))?;
             return Ok(Val::Member(class.into(), member.into(), Rc::new(value)));
         }
         Err(Fault::invalid(format!("`{path:.200}` is not defined")))
@@ -448,5 +444,15 @@ fn annotated(ty: &Expr, value: Val) -> Res<Val> {
             Err(Fault::invalid("`None` where the program has ruled it out"))
         }
         _ => Ok(value),
+    }
+}
+
+/// The value of a member of an enumeration.
+pub(super) fn literal(e: &Expr) -> Option<Val> {
+    match e {
+        Expr::Int(n) => Some(Val::Int(*n)),
+        Expr::Float(x) => Some(Val::Float(*x)),
+        Expr::Str(s) => Some(Val::Str(s.clone())),
+        _ => None,
     }
 }

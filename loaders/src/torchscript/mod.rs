@@ -15,6 +15,7 @@ mod entry;
 mod expr;
 mod facts;
 mod fault;
+mod fold;
 mod join;
 mod lexer;
 mod loops;
@@ -136,13 +137,14 @@ fn read(machine: &mut Machine<'_>, package: &Package<'_>) -> Result<Read, Stoppe
     let mut copies = package.size().saturating_add(COPIES);
     let mut st = State::default();
     let data = package.part("data")?;
-    let root = Objects::new(&data, &mut copies).root(&mut st, &mut machine.states)?;
+    let root = Objects::new(&data, &mut machine.program, &mut copies).root(&mut st, &mut machine.states)?;
     let Val::Instance(object) = root else {
         return Err(Fault::invalid("the archive holds no module").into());
     };
     if package.has("constants") {
         let constants = package.part("constants")?;
-        let values = Objects::new(&constants, &mut copies).root(&mut st, &mut machine.states)?;
+        let values =
+            Objects::new(&constants, &mut machine.program, &mut copies).root(&mut st, &mut machine.states)?;
         machine.constants = st.items(&values).unwrap_or_default();
     }
     let inputs = package.pickle("traced_inputs");

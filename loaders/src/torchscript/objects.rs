@@ -1,10 +1,13 @@
 //! The module tree of an archive as objects on the heap.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
+use super::expr::literal;
 use super::fault::{Fault, Res};
+use super::program::{self, Program};
 use super::states::States;
 use super::value::{Cell, State, Traced, Val};
 use crate::checkpoint::{Checkpoint, Item, ItemId, Opaque};
@@ -16,16 +19,17 @@ const MAX_NESTING: usize = 200;
 const MAX_NAME: usize = 4096;
 
 /// Reads the values of one pickle.
-pub(crate) struct Objects<'c> {
+pub(crate) struct Objects<'c, 'p> {
     checkpoint: &'c Checkpoint,
+    program: &'c mut Program<'p>,
     made: FxHashMap<ItemId, Val>,
     /// Bytes that copies of tensors may still take.
     copies: &'c mut usize,
 }
 
-impl<'c> Objects<'c> {
-    pub fn new(checkpoint: &'c Checkpoint, copies: &'c mut usize) -> Self {
-        Objects { checkpoint, made: FxHashMap::default(), copies }
+impl<'c, 'p> Objects<'c, 'p> {
+    pub fn new(checkpoint: &'c Checkpoint, program: &'c mut Program<'p>, copies: &'c mut usize) -> Self {
+        Objects { checkpoint, program, made: FxHashMap::default(), copies }
     }
 
     /// The whole pickle. Objects are named by their attributes.
@@ -151,7 +155,16 @@ impl<'c> Objects<'c> {
         let pairs = match state {
             Some(Item::Dict { pairs, .. }) => pairs.as_slice(),
             None if args.is_empty() => &[],
-            _ => return Ok(Val::Opaque(opaque.name.as_str().into())),
+            _ => {
+                let member = match args {
+                    [value] if state.is_none() => {
+                        let value = self.value(st, states, *value, path, depth + 1)?;
+                        self.member(&opaque.name, &value)?
+                    }
+                    _ => None,
+                };
+                return Ok(member.unwrap_or_else(|| Val::Opaque(opaque.name.as_str().into())));
+            }
         };
         // The object is known before its attributes: they may know it.
         let r = st.add(Cell::Instance(opaque.name.as_str().into(), BTreeMap::new()));
@@ -170,6 +183,23 @@ impl<'c> Objects<'c> {
             *cell = Cell::Instance(opaque.name.as_str().into(), attrs);
         }
         Ok(Val::Instance(r))
+    }
+
+    /// The member of an enumeration that has a value.
+    fn member(&mut self, class: &str, value: &Val) -> Res<Option<Val>> {
+        let found = match self.program.item(class)? {
+            Some(program::Item::Class(found)) if found.is_a("Enum") => found,
+            _ => return Ok(None),
+        };
+        let has = |other: Val| match (value, &other) {
+            (Val::Int(a), Val::Int(b)) => a == b,
+            (Val::Float(a), Val::Float(b)) => a == b,
+            (Val::Str(a), Val::Str(b)) => a == b,
+            _ => false,
+        };
+        let mut members = found.attributes();
+        let member = members.find(|(_, _, literal_of)| literal_of.and_then(literal).is_some_and(has));
+        Ok(member.map(|(name, _, _)| Val::Member(class.into(), name.into(), Rc::new(value.clone()))))
     }
 }
 

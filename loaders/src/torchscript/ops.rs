@@ -77,6 +77,7 @@ const OWN: &[&str] = &[
     "is_leaf",
     "is_meta",
     "is_mkldnn",
+    "is_nested",
     "is_quantized",
     "is_scripting",
     "is_sparse",
@@ -324,6 +325,7 @@ impl Machine<'_> {
             ("type", [Val::Device(d)]) => Val::text(d.split(':').next().unwrap_or("cpu")),
             ("index", [Val::Device(_)]) => Val::None,
             ("is_contiguous", [Val::Tensor(_), ..]) => Val::Bool(true),
+            ("is_nested", [Val::Tensor(_)]) => Val::Bool(false),
             _ => return Ok(None),
         }))
     }
@@ -611,7 +613,27 @@ fn known(name: &str, args: &[Val]) -> Option<Res<Val>> {
             };
             Some(number.map(Val::Int).ok_or_else(|| Fault::invalid("an integer does not fit in 64 bits")))
         }
-        [Val::Float(a), Val::Float(b)] => comparison(name, a.partial_cmp(b)).map(|b| Ok(Val::Bool(b))),
+        [Val::Float(_), Val::Float(_) | Val::Int(_)] | [Val::Int(_), Val::Float(_)] => {
+            let float = |v: &Val| match v {
+                Val::Float(x) => *x,
+                Val::Int(n) => *n as f64,
+                _ => f64::NAN,
+            };
+            let [a, b] = [args.first().map_or(f64::NAN, float), args.get(1).map_or(f64::NAN, float)];
+            let number = match name {
+                "add" => a + b,
+                "sub" => a - b,
+                "mul" => a * b,
+                "div" if b == 0.0 => return zero(),
+                "div" => a / b,
+                _ => return comparison(name, a.partial_cmp(&b)).map(|b| Ok(Val::Bool(b))),
+            };
+            Some(Ok(Val::Float(number)))
+        }
+        [Val::Float(x)] if matches!(name, "floor" | "ceil") && x.is_finite() && x.abs() < 9e18 => {
+            let whole = if name == "floor" { x.floor() } else { x.ceil() };
+            Some(Ok(Val::Int(whole as i64)))
+        }
         [Val::Int(n)] if name == "neg" => n.checked_neg().map(|n| Ok(Val::Int(n))),
         [Val::Float(x)] if name == "neg" => Some(Ok(Val::Float(-x))),
         _ => None,

@@ -290,7 +290,8 @@ impl Machine<'_> {
                 (Some(Cell::Tensor(x)), Some(Cell::Tensor(y))) => x.value != y.value,
                 _ => true,
             },
-            (Val::List(a), Val::List(b)) if a == b => {
+            // Another list with the same elements is no change: an attribute may be made anew in each run.
+            (Val::List(a), Val::List(b)) => {
                 let (old, new) = (self.states.origin.items(&Val::List(*a)), st.items(&Val::List(*b)));
                 match (old, new) {
                     (Some(x), Some(y)) => {
@@ -298,13 +299,9 @@ impl Machine<'_> {
                             || x.len() != y.len()
                             || x.iter().zip(&y).any(|(x, y)| self.differs(st, x, y, depth + 1))
                     }
-                    _ => true,
+                    _ => !matches!((self.states.origin.heap.get(a.index()), st.heap.get(b.index())),
+                        (Some(x), Some(y)) if a == b && std::rc::Rc::ptr_eq(x, y)),
                 }
-            }
-            (Val::List(a), Val::List(b)) => {
-                a != b
-                    || !matches!((self.states.origin.heap.get(a.index()), st.heap.get(b.index())),
-                    (Some(x), Some(y)) if std::rc::Rc::ptr_eq(x, y))
             }
             (Val::Dict(a), Val::Dict(b)) => match (self.states.origin.cell(*a), st.cell(*b)) {
                 (Some(Cell::Dict(x)), Some(Cell::Dict(y))) => {

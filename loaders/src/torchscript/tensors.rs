@@ -351,6 +351,9 @@ impl Machine<'_> {
         for (name, v) in &kwargs {
             named_operands.push((name.to_string(), self.arg(st, v, 0)?));
         }
+        if let Some(results) = self.folded(name, &full, &operands, &named_operands)? {
+            return self.results(st, name, args, kwargs, results);
+        }
         let outcome = self.g.try_build(|b| aten::call(b, &full, None, operands, named_operands))?;
         match outcome.writes {
             Some(Write::Operand(i)) => self.replaced(st, args.get(i), outcome.results),

@@ -8,6 +8,7 @@ import json
 import pathlib
 import sys
 import zipfile
+from collections import OrderedDict
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -136,6 +137,17 @@ class Containers(nn.Module):
         if "A0" in out and "z" not in out:
             out["A0"] = out["A0"] * 2
         return out
+
+
+@program({"x": [2, 3]}, [("forward", (x23,))])
+class Pairs(nn.Module):
+    """A dict made of pairs, in their order."""
+
+    def forward(self, x: Tensor) -> Dict[str, Tensor]:
+        names = ["b", "a", "b"]
+        parts = [x, x + 1, x * 2]
+        pairs = [(k, v) for k, v in zip(names, parts)]
+        return OrderedDict(pairs)
 
 
 class Point(NamedTuple):

@@ -126,12 +126,12 @@ def tolerance(outputs: list) -> float:
     return 1e-6 if torch.float64 in kinds else 0.0
 
 
-def answer(overload, args: list, kwargs: dict) -> list:
-    """Results, tensors or lists of tensors."""
+def answer(overload, args: list, kwargs: dict, keep: int | None) -> list:
+    """Results, tensors or lists of tensors; of several the first `keep`."""
     found = overload(*args, **kwargs)
     found = found if isinstance(found, tuple) else (found,)
     results = []
-    for value in found:
+    for value in found[:keep]:
         if isinstance(value, torch.Tensor):
             results.append(value)
         elif isinstance(value, list) and all(isinstance(v, torch.Tensor) for v in value):
@@ -155,7 +155,7 @@ def write(writer: Writer, name: str, call: tuple, keep: int | None) -> bool:
     space, base = name.split("::")
     try:
         overload = getattr(getattr(getattr(torch.ops, space), base), overload_name)
-        results = answer(overload, [copied(a) for a in args], {k: copied(v) for k, v in kwargs.items()})
+        results = answer(overload, [copied(a) for a in args], {k: copied(v) for k, v in kwargs.items()}, keep)
         inputs, named = [], []
         schema = overload._schema.arguments
         for parameter, value in zip(schema, args):
@@ -164,7 +164,6 @@ def write(writer: Writer, name: str, call: tuple, keep: int | None) -> bool:
             named.append([key, argument(value, inputs)])
     except (AttributeError, RuntimeError, IndexError, ValueError, TypeError, NotImplementedError, Unwritable):
         return False
-    results = results[:keep] if keep else results
     writer.case(f"torch.ops.{space}.{base}.{overload_name}", named, inputs, results, tolerance(results))
     return True
 

@@ -16,6 +16,7 @@ RESULTS = {
     "aten::_native_batch_norm_legit": 1,
     "aten::_scaled_dot_product_flash_attention_for_cpu": 1,
     "aten::log_sigmoid_forward": 1,
+    "aten::_native_multi_head_attention": 1,
 }
 OPERATORS = {}
 
@@ -1017,6 +1018,17 @@ def _():
     return name, args + [False, False, True, True], {}
 
 
+@op("_convolution_mode")
+def _():
+    n = randint(1, 3)
+    groups, c, o, kernel, dilation, x, dtype = convolution(n)
+    x = x if x.dim() == n + 2 else x[None]
+    same = maybe()
+    stride = [1 if same else randint(1, 2) for _ in range(n)]
+    w = tensor([o, c // groups] + kernel, dtype)
+    return "default", [x, w, choice([None, tensor([o], dtype)]), stride, "same" if same else "valid", dilation, groups], {}
+
+
 def draw_pool(n, kind):
     def draw():
         kernel = [randint(1, 3) for _ in range(n)]
@@ -1643,6 +1655,66 @@ OPERATORS["aten::lstm_cell"] = lambda: cell(4, 2)
 OPERATORS["aten::gru_cell"] = lambda: cell(3, 1)
 OPERATORS["aten::rnn_tanh_cell"] = lambda: cell(1, 1)
 OPERATORS["aten::rnn_relu_cell"] = lambda: cell(1, 1)
+
+
+@op("_unique2")
+def _():
+    return "default", [tensor(shape(0, 3, False), choice(INTS + [BOOL]), -2, 2), True, maybe(), maybe()], {}
+
+
+@op("unique_dim")
+def _():
+    x = tensor(shape(1, 3, False), choice(INTS), 0, 1)
+    return "default", [x, axis(x.dim()), True, maybe(), maybe()], {}
+
+
+@op("_shape_as_tensor")
+def _():
+    return "default", [tensor(shape(), choice(ALL))], {}
+
+
+# Fused for inference
+
+
+def self_attention(width):
+    return [tensor([3 * width, width], F32, -1, 1), tensor([3 * width]), tensor([width, width], F32, -1, 1), tensor([width])]
+
+
+def hiding(batch, length):
+    """A mask of queries and keys, or of padding, that hides no row whole; and its kind."""
+    if maybe(0.4):
+        return []
+    if maybe():
+        return [torch.rand([length, length]).gt(0.6).logical_and(~torch.eye(length, dtype=BOOL)), 0]
+    return [torch.arange(length).expand(batch, length) >= torch.randint(1, length + 1, [batch, 1]), 1]
+
+
+@op("_native_multi_head_attention")
+def _():
+    heads, batch, length = randint(1, 3), randint(1, 3), randint(1, 4)
+    width = heads * randint(1, 3)
+    x = tensor([batch, length, width])
+    mask = hiding(batch, length)
+    kind = dict(zip(["mask_type"], mask[1:]))
+    return "default", [x, x, x, width, heads, *self_attention(width), *mask[:1]], dict(need_weights=False, **kind)
+
+
+@op("_transformer_encoder_layer_fwd")
+def _():
+    heads, batch, length = randint(1, 3), randint(1, 3), randint(2, 4)
+    width, inner = 2 * heads, randint(1, 5)
+    norms = [tensor([width]) for _ in range(4)]
+    dense = [tensor([inner, width], F32, -1, 1), tensor([inner]), tensor([width, inner], F32, -1, 1), tensor([width])]
+    x = tensor([batch, length, width])
+    return "default", [x, width, heads, *self_attention(width), maybe(), maybe(), 1e-5, *norms, *dense, *hiding(batch, length)], {}
+
+
+@op("_weight_norm", "_weight_norm_interface")
+def _():
+    v = tensor([randint(1, 4) for _ in range(randint(1, 4))])
+    dim = choice([0, v.dim() - 1])
+    sizes = [n if i == dim else 1 for i, n in enumerate(v.shape)]
+    return "default", [v, tensor(sizes), dim], {}
 
 
 # torchvision

@@ -58,4 +58,6 @@ EDGES = [
     ("aten::_native_batch_norm_legit", "no_stats", (ROWS, None, None, True, 0.1, 1e-5), {}),
     ("aten::native_batch_norm", "default", (ROWS, t([2.0, 0.5]), None, None, None, True, 0.1, 1e-5), {}),
     ("aten::diag_embed", "default", (t([1.0, 2.0]), 1, 1, 0), {}),
+    # Its operand has another name than that of `dropout`.
+    ("aten::dropout_", "default", (t([1.0, 2.0]), 0.5, False), {}),
 ]
