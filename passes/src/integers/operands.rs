@@ -8,8 +8,12 @@ use super::{Dequantized, is_byte};
 use crate::rewrite::{Cx, Refusal, Rule, matches, require, run_rules};
 use crate::{Options, PassError, Report};
 
-const RULES: &[Rule] =
-    &[Rule { name: "moved-bytes", apply: moved_bytes }, Rule { name: "private-operands", apply }];
+const RULES: &[Rule] = &[
+    Rule { name: "moved-bytes", apply: moved_bytes },
+    Rule { name: "rows-first", apply: rows_first },
+    Rule { name: "private-operands", apply },
+    Rule { name: "private-dequantization", apply: dequantization },
+];
 
 /// Runs the rules.
 pub(crate) fn private(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
