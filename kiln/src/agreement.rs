@@ -80,11 +80,13 @@ impl Agreement {
         }
     }
 
-    /// The cosine of the angle between all results and all references; 1 if both are nothing but zeros.
+    /// The cosine of the angle between all results and all references; 1 if both are nothing but zeros, 0 if their norms are
+    /// not finite.
     pub fn cosine(&self) -> f64 {
         let norms = (self.values * self.references).sqrt();
         match &self.mismatch {
             Some(_) => 0.0,
+            None if !norms.is_finite() => 0.0,
             None if norms > 0.0 => self.products / norms,
             None => f64::from(u8::from(self.values == self.references)),
         }
@@ -140,7 +142,7 @@ mod tests {
     fn what_is_no_number_or_of_another_shape_shows() {
         let mut a = Agreement::default();
         a.add(&datum(&[1], &[f32::NAN]), &datum(&[1], &[1.0]));
-        assert_eq!((a.relative(), a.max_difference), (f64::INFINITY, f64::INFINITY));
+        assert_eq!((a.relative(), a.max_difference, a.cosine()), (f64::INFINITY, f64::INFINITY, 0.0));
         let mut b = Agreement::default();
         b.add(&datum(&[1], &[1.0]), &datum(&[2], &[1.0, 1.0]));
         assert!(b.mismatch.is_some() && b.relative() == f64::INFINITY && b.cosine() == 0.0);

@@ -161,8 +161,7 @@ impl Run<'_> {
             let mut order: Vec<usize> = all;
             order.sort_by(|&a, &b| signals[b].total_cmp(&signals[a]).then(a.cmp(&b)));
             let mut rest = order.into_iter();
-            // Not `error > bar`, which a NaN would pass.
-            while !(best.error() <= bar) {
+            while best.error() > bar {
                 let left = quantized.iter().filter(|q| **q).count();
                 let next: Vec<usize> = rest.by_ref().take(left.div_ceil(RESTORED)).collect();
                 if next.is_empty() {

@@ -11,8 +11,8 @@ use crate::{Options, PassError, Report};
 
 const RULES: &[Rule] = &[
     Rule { name: "moved-bytes", apply: moved_bytes },
-    Rule { name: "own-dequantization", apply: dequantization },
     Rule { name: "rows-first", apply: rows_first },
+    Rule { name: "own-dequantization", apply: dequantization },
 ];
 
 /// Runs the rules.

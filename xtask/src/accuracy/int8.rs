@@ -47,7 +47,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         }
         let mut compare = python.script(workspace, "quantized.py");
         let text = workspace::output(compare.arg("compare").arg(&folder).arg(&count))?;
-        let figures: Vec<f64> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        let figures: Vec<f64> = text.split_whitespace().map(str::parse::<f64>).collect::<Result<_, _>>()?;
         let &[cosine, same] = &figures[..] else { bail!("two figures were expected: {text}") };
         println!("{:20} {products:>8} {count:>8} {cosine:>9.6} {:>8.2} %", model.name, 100.0 * same);
         if !(cosine >= BAR || same >= BAR) || products == 0 {

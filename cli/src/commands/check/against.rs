@@ -73,8 +73,7 @@ pub fn run(args: &CheckArgs, original: &Path) -> Result<()> {
     print(&names, &all)?;
     let worst = all.iter().map(Agreement::relative).fold(0.0, f64::max);
     match args.tolerance {
-        // Not `worst > bar`, which a NaN would pass.
-        Some(bar) if !(worst <= bar) => {
+        Some(bar) if worst > bar => {
             bail!(
                 "{}: the outputs differ by {worst:.3e} of their norm, more than {bar:e}",
                 args.model.display()

@@ -45,9 +45,12 @@ impl Failure {
             Error::Pass(_) => ("error", "passes".to_owned()),
             Error::Compile(_) => ("error", "code generation".to_owned()),
             Error::Artifact(_) => ("error", "program".to_owned()),
-            Error::Run(_) | Error::Io { .. } | Error::NeedsModel { .. } | Error::Threads(_) => {
-                ("error", "other".to_owned())
-            }
+            Error::Run(_)
+            | Error::Io { .. }
+            | Error::NeedsModel { .. }
+            | Error::Threads(_)
+            | Error::Quantize(_)
+            | Error::Calibration(_) => ("error", "other".to_owned()),
         };
         Failure { status, reason, detail }
     }
