@@ -28,8 +28,9 @@ pub struct Case {
     pub kernel: Kernel,
     /// Elements of its buffers, in order.
     pub lengths: Vec<i64>,
-    /// Arithmetic operations of its contraction, and what it multiplies.
+    /// Arithmetic operations of its contraction.
     pub flops: f64,
+    /// What it multiplies.
     pub products: Products,
 }
 

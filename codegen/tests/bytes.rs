@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kiln_codegen::build::{Options, compile};
 use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
-use kiln_codegen::kir::{Bound, Ix, Kernel, KernelBuilder};
+use kiln_codegen::kir::{Bound, Kernel, KernelBuilder};
 use kiln_ir::op::{Cast, Contract, ContractSpec, Conv, Layout, Quant};
 use kiln_ir::{
     Build, DType, Datum, Dim, Evaluator, GraphBuilder, InferError, Module, Op, Prim, Tensor, Type, Value,
@@ -317,6 +317,30 @@ fn quantized_convolutions_multiply_bytes() {
                 };
                 let sums = b.add1(op, &[x, w])?;
                 requantized(b, sums, 24)
+            });
+        }
+    }
+}
+
+#[test]
+fn depthwise_convolutions_are_exact() {
+    for (dtype, zero) in [(DType::U8, 31), (DType::I8, -5), (DType::U8, 0)] {
+        for (channels, size, stride) in [(24, 3, 1), (40, 5, 2), (5, 3, 2)] {
+            let x = tensor(dtype, &[1, 9, 12, channels], 3);
+            let pad = size as i64 / 2;
+            graph("a depthwise convolution", &x, false, &|b, x| {
+                let w = constant(b, tensor(DType::I8, &[channels, 1, size, size], 5))?;
+                let (x, w) = (centred(b, x, zero)?, centred(b, w, 0)?);
+                let op = Conv::Forward {
+                    strides: vec![stride, stride],
+                    dilations: vec![1, 1],
+                    pads: vec![(Dim::known(pad), Dim::known(pad)); 2],
+                    groups: channels as i64,
+                    layout: Layout::ChannelsLast,
+                    out: DType::I32,
+                };
+                let sums = b.add1(op, &[x, w])?;
+                requantized(b, sums, channels)
             });
         }
     }

@@ -178,8 +178,7 @@ pub(super) fn pieces(
             let channel_at = group.times(&w_dims[1]).plus(&unit_or_axis(trace, c));
             let out_at = domain.index[spatial].to_vec();
             let (x, w) = (node.operands[0], node.operands[1]);
-            let bare =
-                trace.conv_input_inside(op, x, &domain.index[0], &out_at, &taps_at, &channel_at, &[])?;
+            let bare = trace.conv_input(op, x, &domain.index[0], &out_at, &taps_at, &channel_at, &[])?;
             let zero = trace.number(trace.terms.dtype(bare.0), 0.0);
             let a = trace.padded(bare.0, &bare.1, zero);
             let mut w_at = vec![o, unit_or_axis(trace, c)];

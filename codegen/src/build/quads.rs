@@ -11,7 +11,7 @@ use super::contract::Pieces;
 use super::expr::{Axes, AxisId, Expr, strides};
 use super::panels::Panels;
 use super::relayout::{extents, gather};
-use super::term::{Literal, Term, TermId};
+use super::term::{InRange, Literal, Term, TermId};
 use super::trace::{SourceTensor, Trace};
 use crate::kir::GROUP;
 
@@ -50,9 +50,15 @@ pub(super) struct Weights {
     pub correction_base: Expr,
 }
 
-/// The left operand of `pieces` as bytes, where it is bytes less a zero point.
-pub(super) fn left(trace: &mut Trace<'_, '_>, pieces: &Pieces) -> Option<Left> {
-    let (value, bounds) = (pieces.bare.0, trace.guarded(&[], &pieces.bare.1));
+/// A byte less a zero point.
+struct Byte {
+    load: TermId,
+    zero: Zero,
+}
+
+/// The element `value`, needed where `guards` hold and 0 outside of `bounds`, as a byte less a zero point, which is the
+/// byte outside.
+fn byte(trace: &mut Trace<'_, '_>, value: TermId, bounds: &[InRange], guards: &[InRange]) -> Option<Byte> {
     let (byte, zero) = match trace.terms.get(value).term.clone() {
         Term::Apply(Prim::Sub, operands) => (operands[0], zero_of(trace, operands[1])?),
         Term::Apply(Prim::Add, operands) => match zero_of(trace, operands[1])? {
@@ -67,7 +73,7 @@ pub(super) fn left(trace: &mut Trace<'_, '_>, pieces: &Pieces) -> Option<Left> {
         _ => byte,
     };
     let dtype = trace.terms.dtype(load);
-    let Term::Load { source, offset, guards, mut otherwise } = trace.terms.get(load).term.clone() else {
+    let Term::Load { source, offset, guards: own, mut otherwise } = trace.terms.get(load).term.clone() else {
         return None;
     };
     if !matches!(dtype, DType::U8 | DType::I8) || trace.sources[source].dtype != dtype {
@@ -76,11 +82,18 @@ pub(super) fn left(trace: &mut Trace<'_, '_>, pieces: &Pieces) -> Option<Left> {
     if !bounds.is_empty() {
         let Zero::Known(zero) = zero else { return None };
         let fits = dtype.int_range().is_some_and(|(low, high)| (low..=high).contains(&i128::from(zero)));
-        if guards != bounds || !fits {
+        if own != trace.guarded(guards, bounds) || !fits {
             return None;
         }
         otherwise = Literal::I(i128::from(zero));
     }
+    let load = trace.terms.add(Term::Load { source, offset, guards: own, otherwise }, dtype);
+    Some(Byte { load, zero })
+}
+
+/// The left operand of `pieces` as bytes, where it is bytes less a zero point.
+pub(super) fn left(trace: &mut Trace<'_, '_>, pieces: &Pieces) -> Option<Left> {
+    let Byte { load, zero } = byte(trace, pieces.bare.0, &pieces.bare.1, &[])?;
     let computed = match zero {
         Zero::Known(_) => None,
         Zero::Computed(term, _) => Some(term),
@@ -89,8 +102,7 @@ pub(super) fn left(trace: &mut Trace<'_, '_>, pieces: &Pieces) -> Option<Left> {
     if computed.is_some_and(|z| trace.terms.get(z).axes.iter().any(|a| pieces.reduced.contains(a))) {
         return None;
     }
-    let load = trace.terms.add(Term::Load { source, offset, guards, otherwise }, dtype);
-    if dtype == DType::U8 {
+    if trace.terms.dtype(load) == DType::U8 {
         return Some(Left { load, term: load, zero });
     }
     let bits = trace.terms.bits(load, DType::U8);
@@ -101,6 +113,55 @@ pub(super) fn left(trace: &mut Trace<'_, '_>, pieces: &Pieces) -> Option<Left> {
         Zero::Computed(term, more) => Zero::Computed(term, more + 128),
     };
     Some(Left { load, term, zero })
+}
+
+/// The factors of few products of integers as floats, whose sums are exact: bytes less a zero point, and constants.
+/// `value`, `bounds` and `guards` are those of [`byte`]; `depth` is the number of products.
+pub(super) fn exact_factors(
+    trace: &mut Trace<'_, '_>,
+    (value, bounds, guards): (TermId, &[InRange], &[InRange]),
+    weight: TermId,
+    depth: i64,
+) -> Option<[TermId; 2]> {
+    let Byte { load, zero: Zero::Known(zero) } = byte(trace, value, bounds, guards)? else { return None };
+    let most = 255i64.checked_add(zero.checked_abs()?)?;
+    let sum = most.checked_mul(magnitude(trace, weight)?)?.checked_mul(depth)?;
+    if sum > 1 << f32::MANTISSA_DIGITS {
+        return None;
+    }
+    let byte = trace.terms.cast(load, DType::F32);
+    let left = match zero {
+        0 => byte,
+        _ => {
+            let zero = trace.terms.number(DType::F32, zero as f64);
+            trace.terms.apply(Prim::Sub, &[byte, zero])
+        }
+    };
+    Some([left, trace.terms.cast(weight, DType::F32)])
+}
+
+/// A bound on the magnitude of a constant integer.
+fn magnitude(trace: &Trace<'_, '_>, term: TermId) -> Option<i64> {
+    match &trace.terms.get(term).term {
+        Term::Const(Literal::I(value)) => i64::try_from(*value).ok()?.checked_abs(),
+        Term::Cast(of) if trace.terms.dtype(term) == DType::I32 => magnitude(trace, *of),
+        Term::Apply(Prim::Sub | Prim::Add, operands) => {
+            magnitude(trace, *operands.first()?)?.checked_add(magnitude(trace, *operands.get(1)?)?)
+        }
+        Term::Load { source, .. } => {
+            let tensor = trace.sources[*source].constant.as_ref()?;
+            match trace.terms.dtype(term) {
+                DType::I8 => Some(128),
+                DType::U8 => Some(255),
+                DType::I32 => (0..tensor.numel()).try_fold(0, |most: i64, i| match tensor.element(i)? {
+                    Scalar::I(v) => Some(most.max(i64::try_from(v).ok()?.checked_abs()?)),
+                    Scalar::F(_) | Scalar::B(_) => None,
+                }),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
 }
 
 fn zero_of(trace: &Trace<'_, '_>, term: TermId) -> Option<Zero> {

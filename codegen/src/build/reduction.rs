@@ -6,6 +6,7 @@ use kiln_ir::{DType, Dim, Ew, Prim, ScalarExpr, Value};
 use smallvec::SmallVec;
 
 use super::expr::{AxisId, Expr};
+use super::quads;
 use super::term::{InRange, Literal, Term, TermId};
 use super::trace::{Refusal, Trace, zero_of};
 
@@ -187,39 +188,49 @@ impl Trace<'_, '_> {
                 let taps_at: Vec<Expr> = taps.iter().map(|&t| Expr::axis(t)).collect();
                 let channel_at = group.times(&w_dims[1]).plus(&Expr::axis(c));
                 let out_at: Vec<Expr> = index[spatial].to_vec();
-                let a = self.conv_input(op, x, &index[0], &out_at, &taps_at, &channel_at, guards)?;
+                let (a, bounds) =
+                    self.conv_input(op, x, &index[0], &out_at, &taps_at, &channel_at, guards)?;
                 let mut w_at = vec![o, Expr::axis(c)];
                 w_at.extend(taps_at);
                 let b = self.value(w, &w_at, guards)?;
-                let item = self.product(a, b, *out);
                 let mut axes = taps;
                 axes.push(c);
+                if *out == DType::I32
+                    && let Some(sum) = self.exact_sum((a, &bounds, guards), b, &axes)?
+                {
+                    return Ok(sum);
+                }
+                let zero = self.number(self.terms.dtype(a), 0.0);
+                let a = self.padded(a, &bounds, zero);
+                let item = self.product(a, b, *out);
                 self.combined(Prim::Add, &axes, item)
             }
             Conv::Transposed { .. } => self.transposed_convolution(op, v, x, w, index, guards),
         }
     }
 
-    /// The element of a forward convolution's input under output position `out_at` and tap `taps_at`: 0 in the padding.
-    #[allow(clippy::too_many_arguments, reason = "one coordinate each")]
-    pub(super) fn conv_input(
+    /// The sum of few products of bytes and constants, in floats, which hold it exactly and are faster to multiply.
+    fn exact_sum(
         &mut self,
-        op: &Conv,
-        x: Value,
-        batch: &Expr,
-        out_at: &[Expr],
-        taps_at: &[Expr],
-        channel_at: &Expr,
-        guards: &[InRange],
-    ) -> Result<TermId, Refusal> {
-        let (value, bounds) = self.conv_input_inside(op, x, batch, out_at, taps_at, channel_at, guards)?;
-        let zero = self.number(self.terms.dtype(value), 0.0);
-        Ok(self.padded(value, &bounds, zero))
+        left: (TermId, &[InRange], &[InRange]),
+        weight: TermId,
+        axes: &[AxisId],
+    ) -> Result<Option<TermId>, Refusal> {
+        let extents = axes.iter().map(|a| self.axes.extent(*a).as_known());
+        let depth = extents.into_iter().try_fold(1i64, |n, e| n.checked_mul(e?));
+        let factors = depth.and_then(|depth| quads::exact_factors(self, left, weight, depth));
+        let Some([a, b]) = factors else { return Ok(None) };
+        let item = self.product(a, b, DType::F32);
+        let real = self.combined(Prim::Add, axes, item)?;
+        let sum = self.terms.cast(real, DType::I32);
+        self.exact.insert(sum, real);
+        Ok(Some(sum))
     }
 
-    /// The same inside of the padding, and where that is.
+    /// The element of a forward convolution's input under output position `out_at` and tap `taps_at`, and the bounds
+    /// outside of which is the padding of zeros.
     #[allow(clippy::too_many_arguments, reason = "the place of one element")]
-    pub(super) fn conv_input_inside(
+    pub(super) fn conv_input(
         &mut self,
         op: &Conv,
         x: Value,

@@ -93,6 +93,8 @@ pub struct Trace<'a, 'g> {
     pub hero: Option<Hero>,
     /// What the sizes of symbolic axes must satisfy.
     pub fits: Vec<Fit>,
+    /// Sums of integers that are computed as floats, and those.
+    pub(super) exact: FxHashMap<TermId, TermId>,
     source_of: FxHashMap<Value, usize>,
     memo: FxHashMap<MemoKey, TermId>,
     depth: usize,
@@ -127,6 +129,7 @@ impl<'a, 'g> Trace<'a, 'g> {
             sources: vec![],
             hero: None,
             fits: vec![],
+            exact: FxHashMap::default(),
             source_of: FxHashMap::default(),
             memo: FxHashMap::default(),
             depth: 0,
@@ -446,6 +449,9 @@ impl<'a, 'g> Trace<'a, 'g> {
         }
         self.dtype(v)?;
         let x = self.value(operand, index, guards)?;
+        if let Some(&real) = self.exact.get(&x).filter(|_| to == DType::F32) {
+            return Ok(real);
+        }
         match is_small(to) && from != to {
             true => {
                 let x = if from == DType::F16 { self.unsigned_nan(x) } else { x };

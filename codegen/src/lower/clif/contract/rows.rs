@@ -456,6 +456,14 @@ impl Rows {
         }
     }
 
+    /// The dtype of the copy's elements, if there is a copy.
+    pub fn copied(&self, left: Left) -> Option<DType> {
+        match &self.place {
+            Place::Buffer(..) => None,
+            Place::Copy(_) | Place::Packed => Some(if self.flip { DType::I8 } else { left.dtype }),
+        }
+    }
+
     /// Sets the distance of packed rows of `depth` elements: an odd number of cache lines keeps them in different sets.
     pub fn pack(&mut self, depth: i64, element_bytes: i64) {
         if matches!(self.place, Place::Packed) {

@@ -146,12 +146,9 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         kernel.buffers.push(Buffer { dtype, access: Access::Scratch { len: Ix::Const(len) } });
         BufferId(kernel.buffers.len() as u32 - 1)
     };
-    let copied = if rows.flip { DType::I8 } else { left.dtype };
-    let copy = (!matches!(rows.place, Place::Buffer(..))).then(|| scratch(copied, rows.copy_len(block)));
+    let copy = rows.copied(left).map(|dtype| scratch(dtype, rows.copy_len(block)));
     let kept = match whole {
-        true if finished && single => {
-            narrow.iter().chain([&tile]).map(Tile::height).max().unwrap_or(0) as i64
-        }
+        true if finished && single => tallest(narrow.iter().chain([&tile])),
         true => chunk[0] * chunk[1],
         false => block_rows,
     };
@@ -183,6 +180,11 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         counts: [var(), var()],
         rows,
     })
+}
+
+/// Rows of the tallest tile.
+fn tallest<'a>(tiles: impl Iterator<Item = &'a Tile>) -> i64 {
+    tiles.map(Tile::height).max().unwrap_or(0) as i64
 }
 
 /// Sets how many lines of the next panel the tile asks for; gives tiles for few rows, where their number shows at run time
