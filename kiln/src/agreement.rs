@@ -62,7 +62,7 @@ impl Agreement {
             self.max_reference = self.max_reference.max(y.abs());
         }
         // Infinite numbers that are equal add nothing to either sum.
-        if !(same && !y.is_finite()) {
+        if !same || y.is_finite() {
             self.differences += d * d;
             self.references += y * y;
             self.values += x * x;

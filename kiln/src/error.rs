@@ -16,7 +16,7 @@ pub enum Error {
     Quantize(#[from] kiln_passes::quantize::QuantizeError),
     /// Calibration failed, or its data does not fit.
     #[error(transparent)]
-    Calibration(#[from] crate::quantize::CalibrationError),
+    Calibration(Box<crate::quantize::CalibrationError>),
     /// Code generation failed.
     #[error(transparent)]
     Compile(#[from] kiln_codegen::build::CompileError),
@@ -49,6 +49,12 @@ pub enum Error {
 
 impl From<crate::quantize::DataError> for Error {
     fn from(e: crate::quantize::DataError) -> Self {
-        Error::Calibration(e.into())
+        Error::Calibration(Box::new(e.into()))
+    }
+}
+
+impl From<crate::quantize::CalibrationError> for Error {
+    fn from(e: crate::quantize::CalibrationError) -> Self {
+        Error::Calibration(Box::new(e))
     }
 }

@@ -50,7 +50,7 @@ pub enum DataError {
         /// The input.
         name: String,
         /// Its type.
-        ty: Type,
+        ty: Box<Type>,
     },
     /// An array has another dtype or shape than the input.
     #[error("{}: array `{name}` is {found}, the model takes {ty}{why}", path.display())]
@@ -62,7 +62,7 @@ pub enum DataError {
         /// The array's type.
         found: String,
         /// The input's type.
-        ty: Type,
+        ty: Box<Type>,
         /// What does not fit, if the types do not show it.
         why: String,
     },
@@ -171,7 +171,8 @@ impl Data {
         let mut tensors = vec![];
         for (name, ty) in &self.ports {
             let found = arrays.iter().find(|(n, _)| n == name);
-            let missing = || DataError::Missing { path: path.to_owned(), name: name.clone(), ty: ty.clone() };
+            let missing =
+                || DataError::Missing { path: path.to_owned(), name: name.clone(), ty: Box::new(ty.clone()) };
             tensors.push(found.map(|(_, t)| t.clone()).ok_or_else(missing)?);
         }
         self.check(path, &tensors)?;
@@ -255,7 +256,7 @@ fn mismatch(path: &Path, name: &str, ty: &Type, found: &Tensor, why: String) -> 
         path: path.to_owned(),
         name: name.to_owned(),
         found: found.ty().to_string(),
-        ty: ty.clone(),
+        ty: Box::new(ty.clone()),
         why,
     }
 }

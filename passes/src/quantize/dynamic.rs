@@ -5,6 +5,8 @@
 //! and a row of large values does not cost the others their precision. Values of convolutions have one scale and zero
 //! point.
 
+use std::collections::HashMap;
+
 use kiln_ir::op::{Composite, Contract, Quant, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Module, Op, Patch, Scalar, Tensor, Value};
 
@@ -19,7 +21,7 @@ pub fn insert_dynamic(
     module: &Module,
     plan: &Plan,
 ) -> Result<(Module, Vec<(usize, Weights)>, Vec<Kept>), QuantizeError> {
-    let mut editor = Editor { module: module.clone(), graph: plan.graph };
+    let mut editor = Editor { module: module.clone(), graph: plan.graph, replaced: HashMap::new() };
     let (mut done, mut kept) = (vec![], vec![]);
     for (l, layer) in plan.layers.iter().enumerate() {
         if layer.kind == LayerKind::Depthwise {

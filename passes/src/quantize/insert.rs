@@ -1,5 +1,7 @@
 //! The quantized module: quantization and dequantization at the points, dequantized integers as weights.
 
+use std::collections::HashMap;
+
 use kiln_ir::op::Quant;
 use kiln_ir::{Build, DType, GraphId, InferError, Module, NodeId, Op, Patch, Tensor, TensorError, Value};
 
@@ -40,6 +42,8 @@ impl Fault {
 pub(super) struct Editor {
     pub(super) module: Module,
     pub(super) graph: GraphId,
+    /// What stands in the place of results of layers that were replaced.
+    pub(super) replaced: HashMap<Value, Value>,
 }
 
 impl Editor {
@@ -77,7 +81,7 @@ pub fn insert(
     quantized: &[bool],
     corrected: bool,
 ) -> Result<Module, QuantizeError> {
-    let mut editor = Editor { module: module.clone(), graph: plan.graph };
+    let mut editor = Editor { module: module.clone(), graph: plan.graph, replaced: HashMap::new() };
     let marked = |l: &usize| quantized.get(*l).copied().unwrap_or(false);
     for (point, choice) in plan.points.iter().zip(choices) {
         if !point.layers.iter().chain(&point.makers).any(marked) {
@@ -98,7 +102,9 @@ pub fn insert(
 fn values(editor: &mut Editor, point: &Point, choice: &Choice) -> Result<Option<Value>, QuantizeError> {
     let mut own = None;
     let moved = point.bases[..] != [point.value];
-    for &base in &point.bases {
+    for base in &point.bases {
+        // A layer computes it whose weights are quantized by now.
+        let base = editor.replaced.get(base).copied().unwrap_or(*base);
         let anchor = editor.first_user(base);
         let dequantized = editor.edit(anchor, |p| {
             let (all, layers) = dequantized(p, base, choice, point.axis)?;
@@ -193,7 +199,7 @@ fn products(
         let total = (constant.dims() == lack.dims()).then(|| sum_of(constant, lack))??;
         Some((sum, total))
     });
-    editor.edit(Some(layer.node), |p| {
+    let (old, new) = editor.edit(Some(layer.node), |p| {
         let node = p.graph().node(layer.node);
         let mut operands = node.operands.clone();
         let w = dequantized_weights(p, layer, weights)?;
@@ -206,16 +212,22 @@ fn products(
                 let total = p.constant(total)?;
                 let y = p.ew("add", &[y, total])?;
                 p.replace(sum, y);
+                Ok((sum, y))
             }
             (None, Some(lack)) => {
                 let lack = p.constant(lack)?;
                 let y = p.ew("add", &[y, lack])?;
                 p.replace(result, y);
+                Ok((result, y))
             }
-            (None, None) => p.replace(result, y),
+            (None, None) => {
+                p.replace(result, y);
+                Ok((result, y))
+            }
         }
-        Ok(())
-    })
+    })?;
+    editor.replaced.insert(old, new);
+    Ok(())
 }
 
 /// The sum of a layer's result and a constant that a node computes.
