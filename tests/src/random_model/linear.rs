@@ -123,6 +123,19 @@ pub(super) fn integers(g: &mut Grower<'_>) -> Option<()> {
     g.add("MatMulInteger", &[Some(x), Some(y), zero, zeros], 1, vec![], Rounding::Exact).map(drop)
 }
 
+/// A normalization of groups of channels.
+fn groups(g: &mut Grower<'_>, x: V) -> Option<()> {
+    let (dtype, dims) = (g.dtype(x), g.dims(x));
+    let groups = if g.c.flag() { 1 } else { dims[1] };
+    if g.numbers(x).chunks(g.tensor(x).numel() / dims[0] / groups).any(is_narrow) {
+        return None;
+    }
+    let [scale, bias] = [0; 2].map(|_| g.weights(dtype, &[dims[1]]));
+    let mut attributes = epsilon(g);
+    attributes.push(int("num_groups", groups as i64));
+    g.one("GroupNormalization", &[x, scale, bias], attributes, Rounding::USUAL).map(drop)
+}
+
 /// Whether numbers are so close to one another, for their size, that the difference between the mean of their squares and
 /// the square of their mean, as onnxruntime computes a variance here, has few digits left.
 fn is_narrow(numbers: &[f64]) -> bool {
@@ -185,16 +198,7 @@ pub(super) fn normalization(g: &mut Grower<'_>) -> Option<()> {
             let attributes = epsilon(g);
             g.one(op, &[x, scale, bias], attributes, Rounding::USUAL).map(drop)
         }
-        "GroupNormalization" if g.opset >= 21 => {
-            let groups = if g.c.flag() { 1 } else { dims[1] };
-            if g.numbers(x).chunks(g.tensor(x).numel() / dims[0] / groups).any(is_narrow) {
-                return None;
-            }
-            let [scale, bias] = [0; 2].map(|_| g.weights(dtype, &[dims[1]]));
-            let mut attributes = epsilon(g);
-            attributes.push(int("num_groups", groups as i64));
-            g.one(op, &[x, scale, bias], attributes, Rounding::USUAL).map(drop)
-        }
+        "GroupNormalization" if g.opset >= 21 => groups(g, x),
         // What is no number spreads to other channels in onnxruntime.
         "LRN" if g.is_finite(x) => {
             let attributes = vec![int("size", g.c.of(&[1, 3, 5])), float("alpha", 0.01), float("bias", 1.5)];

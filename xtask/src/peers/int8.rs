@@ -94,9 +94,7 @@ impl<'a> Quantizer<'a> {
         let mut command = Command::new(self.kiln);
         command.arg("compile");
         match self.source {
-            Source::Own => {
-                command.arg(&model.model).args(["--quantize", "int8", "--calibrate"]).arg(samples)
-            }
+            Source::Own => command.arg(&model.model).args(["--quantize", "int8", "--calibrate"]).arg(samples),
             Source::Dynamic => command.arg(&model.model).args(["--quantize", "int8-dynamic"]),
             Source::Ort => command.arg(of(Peer::Ort)?),
         };
