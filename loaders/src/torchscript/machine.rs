@@ -486,15 +486,7 @@ impl<'p> Machine<'p> {
             let id = self.g.open(if i == 0 { "then" } else { "else" })?;
             let learned = self.learn_in_arm(&mut state, fact.as_ref(), i)?;
             self.begin(&mut state, arm.clone(), Kept::Plain)?;
-            let (depth, growing) = (self.g.depth(), self.growing);
-            let mut flow = self.run(&mut state, stop, end);
-            if let (Err(Fault::Invalid(reason)), false) = (&flow, is_inner) {
-                // What is wrong on this path alone, such as a shape that no tensor has, is wrong when it is taken.
-                let reason = Val::text(reason.as_str());
-                self.g.unwind(depth);
-                self.growing = growing;
-                flow = self.raise(&reason);
-            }
+            let flow = self.run(&mut state, stop, end);
             if flow.is_err() {
                 done.iter().for_each(|(id, _)| self.g.forget(*id));
             }

@@ -55,7 +55,7 @@ fn is_tiny(graph: &Graph, v: Value) -> bool {
 fn widens_bytes(graph: &Graph, node: &Node) -> bool {
     let dtype = |v: Value| graph.ty(v).as_tensor().map(|t| t.dtype);
     let casts = |node: &Node| {
-        let bytes = matches!(dtype(node.operands[0]), Some(DType::I8 | DType::U8));
+        let bytes = node.operands.first().is_some_and(|&v| matches!(dtype(v), Some(DType::I8 | DType::U8)));
         matches!(&node.op, Op::Cast(cast) if cast.to == DType::I32 && bytes)
     };
     let [x, zero] = node.operands.as_slice() else { return casts(node) };
