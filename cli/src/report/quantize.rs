@@ -14,8 +14,23 @@ use crate::table::{Table, bytes};
 /// Layers that the text lists without `-v`.
 const LISTED: usize = 8;
 
+/// How outputs agree, a row each: samples, differences, cosine, rows of the same largest element.
+pub fn agreement_table<'a>(outputs: impl Iterator<Item = (&'a str, &'a Agreement)>) -> Table {
+    let mut table = Table::new(&[
+        "output",
+        "samples",
+        "max difference",
+        "max reference",
+        "relative",
+        "cosine",
+        "same top",
+    ]);
+    outputs.for_each(|(name, a)| table.row(agreement_row(name, a)));
+    table
+}
+
 /// The cells of an output: samples, differences, cosine, rows of the same largest element.
-pub fn agreement_row(name: &str, a: &Agreement) -> Vec<String> {
+fn agreement_row(name: &str, a: &Agreement) -> Vec<String> {
     let top = a.top_agreement().map_or_else(String::new, |t| format!("{:.2} %", 100.0 * t));
     let relative = a.mismatch.clone().unwrap_or_else(|| format!("{:.3e}", a.relative()));
     vec![
@@ -57,16 +72,7 @@ pub fn text(report: &QuantizeReport, verbose: bool) -> String {
         );
     }
     if !report.outputs.is_empty() {
-        let mut table = Table::new(&[
-            "output",
-            "samples",
-            "max difference",
-            "max reference",
-            "relative",
-            "cosine",
-            "same top",
-        ]);
-        report.outputs.iter().for_each(|(name, a)| table.row(agreement_row(name, a)));
+        let table = agreement_table(report.outputs.iter().map(|(name, a)| (name.as_str(), a)));
         out += &table.render();
     }
     let mut layers: Vec<&LayerReport> = report.layers.iter().collect();

@@ -10,7 +10,6 @@ use kiln::runtime::{Datum, Session, SessionOptions};
 use crate::args::CheckArgs;
 use crate::commands::{SEED, Usage, entry, open};
 use crate::out::{out, outln};
-use crate::table::Table;
 
 /// Samples that are made up where there is no data.
 const MADE_UP: u64 = 8;
@@ -94,18 +93,7 @@ fn session(path: &Path, args: &CheckArgs) -> Result<Session> {
 }
 
 fn print(names: &[&str], all: &[Agreement]) -> Result<()> {
-    let mut table = Table::new(&[
-        "output",
-        "samples",
-        "max difference",
-        "max reference",
-        "relative",
-        "cosine",
-        "same top",
-    ]);
-    for (name, a) in names.iter().zip(all) {
-        table.row(crate::report::quantize::agreement_row(name, a));
-    }
+    let table = crate::report::quantize::agreement_table(names.iter().copied().zip(all));
     out!("{}", table.render())?;
     let cosine = all.iter().map(Agreement::cosine).fold(1.0, f64::min);
     let worst = all.iter().map(Agreement::relative).fold(0.0, f64::max);
