@@ -45,7 +45,7 @@ impl Figures {
 }
 
 /// The middle of `values`; not a number if there are none.
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.get(middle) {

@@ -28,7 +28,7 @@ use int8::Quantizer;
 use worker::{Loaded, Worker};
 
 /// Time between turns: threads that spin for the next run fall asleep.
-const PAUSE: Duration = Duration::from_millis(100);
+pub const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(clap::Args)]
 pub struct Options {

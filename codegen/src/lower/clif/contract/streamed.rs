@@ -37,7 +37,7 @@ const COPY_ELEMENTS: i64 = 1 << 17;
 
 /// The same for rows that are read in place and whole: one more pass over all panels would cost more than rows that fall
 /// out of a small cache.
-const PLACE_ELEMENTS: i64 = 3 << 16;
+const PLACE_ELEMENTS: i64 = 7 << 15;
 
 /// Elements of a panel's part for one block of the reduction: 320 KiB of f32.
 const PART_ELEMENTS: i64 = 5 << 14;
@@ -48,6 +48,10 @@ const GOAL_ROWS: i64 = 128;
 /// Where the number of rows shows at run time: up to so many, a call asks for lines of the next panel at the pace that
 /// the second number of rows needs.
 const PACES: [(i64, i64); 2] = [(24, 16), (80, 40)];
+
+/// Rows that a block counts as having where their number shows at run time: few rows in two blocks of the reduction take
+/// up to a fifth longer, since their sums go through memory while no panel comes.
+const SHOWN_ROWS: i64 = 64;
 
 /// Rows of a chunk: their sums stay in the first-level cache until the epilogue.
 const CHUNK_ROWS: i64 = 64;
@@ -113,7 +117,8 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         // Which taps join depends on the copy's layout.
         rows.lay_out(copy_block(&rows, left, units));
     }
-    let part = parts(&rows, left, width, most);
+    let known = c.m.extent.as_const().is_some();
+    let part = parts(&rows, left, width, if known { most } else { most.map(|most| most.min(SHOWN_ROWS)) });
     rows.pack(part[1], bytes);
     let block = block(&rows, left, units, part);
     let whole = total_taps(&rows) <= part[0] && rows.run <= part[1];
@@ -301,6 +306,16 @@ pub(super) struct Part {
     whole: bool,
 }
 
+/// Where the panels go on after the last one of a part of the reduction.
+struct PartAfter {
+    /// Whether the reduction ends: then the next range of columns begins.
+    is_last: Value,
+    /// The first panel's next part.
+    begin: Value,
+    /// Bytes from the beginning of a panel to this part of it.
+    skip: Value,
+}
+
 /// Rows of a block, as values.
 pub(super) struct BlockRows {
     /// First row of the contraction's range.
@@ -417,11 +432,24 @@ impl Emitter<'_> {
         let skip = self.scaled(position, panels.step * storage_bytes);
         let start = self.b.ins().iadd(first_panel, skip);
         let n = self.ix(&c.n.extent)?;
+        let then = match part.whole {
+            true => None,
+            false => Some(self.part_after(
+                plan,
+                part,
+                (position, skip),
+                (first_panel, panels.step * storage_bytes),
+            )),
+        };
         let [rows, inner] = block.count;
         let known = plan.rows.split;
         self.counted(zero, n, panels.width, &[start], |s, column, args| {
             let panel = args[0];
-            let next = s.b.ins().iadd(panel, panel_bytes);
+            let following = s.b.ins().iadd(panel, panel_bytes);
+            let next = match &then {
+                None => following,
+                Some(then) => s.read_next(then, following, (column, panels.width, n)),
+            };
             let known_rows = if known.is_some() { None } else { Some(1) };
             s.parts(zero, rows, (known_rows, plan.chunk[0]), |s, o0, on| {
                 s.parts(zero, inner, (known, plan.chunk[1]), |s, i0, n| {
@@ -429,9 +457,44 @@ impl Emitter<'_> {
                     s.chunk(c, plan, panels, block, part, &chunk)
                 })
             })?;
-            Ok(vec![next])
+            Ok(vec![following])
         })?;
         Ok(())
+    }
+
+    /// What follows the last panel of a part that begins at a position, so many bytes into its panels, of which the first
+    /// begins there and an element of the reduction has so many bytes.
+    fn part_after(
+        &mut self,
+        plan: &Streamed,
+        part: &Part,
+        (position, skip): (Value, Value),
+        (first_panel, step): (Value, i64),
+    ) -> PartAfter {
+        let count = self.b.ins().imul(part.taps[1], part.run[1]);
+        let end = self.b.ins().iadd(position, count);
+        let is_last = self.b.ins().icmp_imm_s(
+            IntCC::SignedGreaterThanOrEqual,
+            end,
+            total_taps(&plan.rows).saturating_mul(plan.rows.run),
+        );
+        let end = self.scaled(end, step);
+        let begin = self.b.ins().iadd(first_panel, end);
+        PartAfter { is_last, begin, skip }
+    }
+
+    /// Where the panel that is read after one of these columns begins, from what follows this panel's part in memory.
+    fn read_next(
+        &mut self,
+        then: &PartAfter,
+        following: Value,
+        (column, width, n): (Value, i64, Value),
+    ) -> Value {
+        let end = self.b.ins().iadd_imm_s(column, width);
+        let is_last = self.b.ins().icmp(IntCC::SignedGreaterThanOrEqual, end, n);
+        let whole = self.b.ins().isub(following, then.skip);
+        let after = self.b.ins().select(then.is_last, whole, then.begin);
+        self.b.ins().select(is_last, after, following)
     }
 
     fn chunk(
