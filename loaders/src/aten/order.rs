@@ -12,6 +12,7 @@ use How::Fn;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
+    row("aten::_unique", Fn(unique_pair)),
     row("aten::_unique2", Fn(|cx| unique(cx, None))),
     row("aten::argsort", Fn(argsort)),
     row("aten::bucketize", Fn(bucketize)),
@@ -104,6 +105,13 @@ fn unique(cx: &mut Cx<'_, '_>, axis: Option<usize>) -> Results {
         (false, _) => empty,
     };
     many([values, inverse, if cx.flag("return_counts")? { *counts } else { empty }])
+}
+
+/// Without counts.
+fn unique_pair(cx: &mut Cx<'_, '_>) -> Results {
+    let mut results = unique(cx, None)?;
+    results.truncate(2);
+    Ok(results)
 }
 
 fn unique_along(cx: &mut Cx<'_, '_>) -> Results {
