@@ -176,7 +176,7 @@ pub(crate) fn call(
     for arg in args.iter().chain(kwargs.iter().map(|(_, arg)| arg)) {
         check_rank(b, arg)?;
     }
-    let (schema, bound) = resolve(b, &schemas, overload, args, kwargs)?;
+    let (schema, bound) = resolve(b, &schemas, overload, in_place, args, kwargs)?;
     let mut how = row.how;
     while let How::Alias(name) = how {
         how = table().get(name).ok_or_else(|| OpError::unsupported(format!("`{name}`")))?.how;
@@ -250,19 +250,24 @@ fn find(name: &str) -> Option<(&'static Row, bool)> {
     table().get(base).map(|row| (*row, true))
 }
 
-/// The overload that the file names, or that the arguments fit best, with the arguments in its order.
+/// The overload that the file names, or that the arguments fit best, with the arguments in its order. Variants in place
+/// may have other names: `pow_.Scalar` is `pow.Tensor_Scalar`.
 fn resolve<'s>(
     b: &GraphBuilder<'_>,
     schemas: &'s [Schema],
     overload: Option<&str>,
+    in_place: bool,
     args: Vec<Arg>,
     kwargs: Vec<(String, Arg)>,
 ) -> Result<(&'s Schema, Vec<Arg>), OpError> {
     let named = overload.and_then(|name| schemas.iter().find(|s| s.overload == name));
     if let Some(schema) = named {
-        let bound = bind(schema, &args, &kwargs).map_err(OpError::invalid)?;
-        check(b, schema, &bound)?;
-        return Ok((schema, bound));
+        let bound = bind(schema, &args, &kwargs).map_err(OpError::invalid);
+        match bound.and_then(|bound| check(b, schema, &bound).map(|()| bound)) {
+            Ok(bound) => return Ok((schema, bound)),
+            Err(error) if !in_place => return Err(error),
+            Err(_) => {}
+        }
     }
     let mut best: Option<(Fit, &Schema, Vec<Arg>)> = None;
     let mut reason = "torch has no such operator".to_owned();
