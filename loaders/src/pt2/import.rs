@@ -14,7 +14,7 @@ use super::program::{
     Argument, Constant, Graph, InputSpec, Named, Node, OptionalTensor, OutputSpec, Program, SymBoolArgument,
     SymFloatArgument, SymInt, SymIntArgument, TensorMeta,
 };
-use super::{expr, higher_order, operand, strides};
+use super::{autocast, expr, higher_order, operand, strides};
 use crate::aten::{self, Arg, Write};
 use crate::binding::{self, Binding};
 use crate::error::OpError;
@@ -46,6 +46,8 @@ pub(super) struct Frame<'p> {
     pub(super) borrowed: Vec<(usize, usize)>,
     /// Results of the nested graph just inlined that may share the memory of these names.
     pub(super) shared: Vec<(usize, &'p str)>,
+    /// The narrow type of automatic casts, where they are on.
+    pub(super) autocast: Option<DType>,
 }
 
 /// State of one load.
@@ -117,7 +119,13 @@ impl<'p> Frame<'p> {
             metas: None,
             borrowed: vec![],
             shared: vec![],
+            autocast: None,
         }
+    }
+
+    /// The frame of a graph that runs inside of this one.
+    pub(super) fn nested(&self, path: String) -> Self {
+        Frame { autocast: self.autocast, ..Frame::new(path, self.depth + 1) }
     }
 
     /// What a name stands for now. Views of memory that was written since are taken again.
@@ -607,6 +615,9 @@ pub(super) fn evaluate<'p>(
             true => args.push(arg),
             false => kwargs.push((input.name.clone(), arg)),
         }
+    }
+    if let Some(narrow) = frame.autocast {
+        autocast::cast(b, &name, narrow, &mut args, &mut kwargs)?;
     }
     // Python's power of integers is one.
     let int = |arg: &Arg| match arg {
