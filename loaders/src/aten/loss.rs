@@ -27,6 +27,7 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::multi_margin_loss", Fn(multi_margin)),
     row("aten::nll_loss", Fn(nll)),
     row("aten::nll_loss2d", Fn(nll)),
+    row("aten::nll_loss2d_forward", Fn(nll_forward)),
     row("aten::nll_loss_forward", Fn(nll_forward)),
     row("aten::nll_loss_nd", Fn(nll)),
     row("aten::pairwise_distance", Fn(pairwise_distance)),
@@ -295,12 +296,40 @@ fn cross_entropy(cx: &mut Cx<'_, '_>) -> Results {
     if cx.dtype(target)?.is_float() {
         return of_probabilities(cx, log, target, axis, smoothing);
     }
-    if smoothing != 0.0 {
-        return Err(OpError::unsupported("label_smoothing of classes"));
-    }
     let (losses, weight) = likelihood(cx, log)?;
-    let (y, _) = reduced(cx, losses, weight)?;
+    let (mut y, _) = reduced(cx, losses, weight)?;
+    if smoothing != 0.0 {
+        let even = of_all_classes(cx, log, target, axis)?;
+        let (even, _) = reduced(cx, even, weight)?;
+        let dtype = cx.dtype(log)?;
+        let classes = cx.as_dtype(&Arg::Int(shape.get(axis).cloned().unwrap_or(Dim::known(1))), dtype)?;
+        let even = cx.ew("div", &[even, classes])?;
+        let (kept, even) = (cx.ew_const("mul", y, 1.0 - smoothing)?, cx.ew_const("mul", even, smoothing)?);
+        y = cx.ew("add", &[kept, even])?;
+    }
     one(y)
+}
+
+/// Log-likelihoods of all classes summed up, times their weights; zero where the target is ignored.
+fn of_all_classes(cx: &mut Cx<'_, '_>, log: Value, target: Value, axis: usize) -> Result<Value, OpError> {
+    let mut losses = log;
+    if let Some(weight) = cx.maybe_tensor("weight")? {
+        let mut dims = vec![Dim::known(1); cx.rank(log)?];
+        if let Some(slot) = dims.get_mut(axis) {
+            *slot = cx.numel(weight)?;
+        }
+        let weight = cx.b.reshape(weight, &dims)?;
+        losses = cx.ew("mul", &[losses, weight])?;
+    }
+    let sum = cx.b.reduce(ReduceKind::Sum, losses, &[axis], false)?;
+    let losses = cx.ew("neg", &[sum])?;
+    let target = cx.b.cast(target, DType::I64)?;
+    let ignored = cx.get("ignore_index").clone();
+    let ignored = cx.as_dtype(&ignored, DType::I64)?;
+    let kept = cx.ew("ne", &[target, ignored])?;
+    let dtype = cx.dtype(losses)?;
+    let zero = cx.constant(dtype, 0.0)?;
+    cx.ew("where", &[kept, losses, zero])
 }
 
 /// Targets are probabilities of all classes.

@@ -1,6 +1,6 @@
 //! Sorting and searching.
 
-use kiln_ir::op::{Order, ReduceKind};
+use kiln_ir::op::{Index, Order, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Value};
 
 use super::arg::Arg;
@@ -192,10 +192,12 @@ fn bucketize(cx: &mut Cx<'_, '_>) -> Results {
 }
 
 fn searchsorted(cx: &mut Cx<'_, '_>) -> Results {
-    if cx.maybe_tensor("sorter")?.is_some() {
-        return Err(OpError::unsupported("a sorter"));
+    let mut boundaries = cx.tensor("sorted_sequence")?;
+    if let Some(sorter) = cx.maybe_tensor("sorter")? {
+        let axis = cx.rank(boundaries)?.saturating_sub(1);
+        let order = cx.b.cast(sorter, DType::I64)?;
+        boundaries = cx.b.add1(Index::GatherElements { axis }, &[boundaries, order])?;
     }
-    let boundaries = cx.tensor("sorted_sequence")?;
     let values = cx.get("self").clone();
     let side = cx.maybe_text("side")?.map(|side| side == "right");
     let right = match side {
