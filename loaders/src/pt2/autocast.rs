@@ -1,7 +1,8 @@
 //! Automatic casts of a region: `wrap_with_autocast`.
 //!
 //! Programs keep the casts implicit: operators in the region run with operands of another type, by lists that PyTorch's
-//! dispatcher has for the CPU (`aten/src/ATen/autocast_mode.cpp`). Operands that take part are floats of at most 32 bits.
+//! dispatcher has for the CPU (`aten/src/ATen/autocast_mode.cpp`), with operators that are made of those. Operands that
+//! take part are floats of at most 32 bits.
 
 use kiln_ir::{Build, DType, GraphBuilder, Value};
 
@@ -10,12 +11,12 @@ use crate::error::OpError;
 
 /// Operators in the narrow type.
 const NARROW: &[&str] = &[
-    "_convolution",
     "_native_multi_head_attention",
     "addbmm",
     "addmm",
     "baddbmm",
     "bmm",
+    "chain_matmul",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -23,12 +24,17 @@ const NARROW: &[&str] = &[
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "einsum",
+    "inner",
+    "linalg_matmul",
+    "linalg_multi_dot",
     "linalg_vecdot",
     "linear",
     "matmul",
     "mm",
     "prelu",
     "scaled_dot_product_attention",
+    "tensordot",
 ];
 
 /// Operators in f32.
@@ -42,6 +48,8 @@ const WIDE: &[&str] = &[
     "cosine_embedding_loss",
     "cross_entropy_loss",
     "grid_sampler",
+    "grid_sampler_2d",
+    "grid_sampler_3d",
     "hinge_embedding_loss",
     "huber_loss",
     "inverse",
@@ -58,6 +66,7 @@ const WIDE: &[&str] = &[
     "nanquantile",
     "nll_loss",
     "nll_loss2d",
+    "nll_loss_nd",
     "poisson_nll_loss",
     "prod",
     "quantile",
@@ -76,6 +85,22 @@ const WIDE: &[&str] = &[
 
 /// Operators in the widest type of their operands.
 const WIDEST: &[&str] = &["cat", "index_copy", "stack"];
+
+/// Operators that cast some of what they compute with.
+const PARTLY: &[&str] = &[
+    "_transformer_encoder_layer_fwd",
+    "affine_grid_generator",
+    "corrcoef",
+    "cov",
+    "gru",
+    "gru_cell",
+    "lstm",
+    "lstm_cell",
+    "rnn_relu",
+    "rnn_relu_cell",
+    "rnn_tanh",
+    "rnn_tanh_cell",
+];
 
 /// The narrow type of a region, by its device and the type that the program names.
 pub(super) fn narrow_type(device: &str, dtype: Option<DType>) -> Result<DType, OpError> {
@@ -115,6 +140,9 @@ pub(super) fn cast(
         _ if is_in(NARROW) => narrow,
         _ if is_in(WIDE) => DType::F32,
         _ if WIDEST.contains(&name) => narrow,
+        _ if PARTLY.contains(&name) => {
+            return Err(OpError::unsupported("an operator that automatic casts change in parts"));
+        }
         _ => return Ok(()),
     };
     let mut each = |change: &mut dyn FnMut(&mut Value) -> Result<(), OpError>| {

@@ -458,6 +458,8 @@ unary("_is_any_true", [BOOL])
 # Overloads that have another name in place.
 RENAMED = {
     "float_power": {"Tensor_Scalar": "Scalar"},
+    "floor_divide": {"default": "Tensor"},
+    "ldexp": {"Tensor": "default"},
     "pow": {"Tensor_Scalar": "Scalar", "Tensor_Tensor": "Tensor"},
     "transpose": {"int": "default"},
 }
