@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod agreement;
+#[cfg(feature = "candle")]
+pub mod candle;
 pub mod check;
 mod error;
 pub mod quantize;

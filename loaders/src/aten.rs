@@ -8,8 +8,11 @@
 //! symbolic; what must be known when the graph is built and is not, is refused by name.
 
 mod activation;
+mod algebra;
 mod arg;
 mod attention;
+mod bag;
+mod combine;
 mod compare;
 mod conv;
 mod create;
@@ -31,7 +34,10 @@ mod reduce;
 mod repeat;
 mod rnn;
 mod scalar;
+mod scan;
 mod schema;
+mod special;
+mod statistics;
 mod vision;
 
 use std::sync::OnceLock;
@@ -75,7 +81,10 @@ const fn row(name: &'static str, how: How) -> Row {
 
 static FAMILIES: &[&[Row]] = &[
     activation::ROWS,
+    algebra::ROWS,
     attention::ROWS,
+    bag::ROWS,
+    combine::ROWS,
     compare::ROWS,
     conv::ROWS,
     create::ROWS,
@@ -94,6 +103,9 @@ static FAMILIES: &[&[Row]] = &[
     repeat::ROWS,
     rnn::ROWS,
     scalar::ROWS,
+    scan::ROWS,
+    special::ROWS,
+    statistics::ROWS,
     vision::ROWS,
 ];
 
@@ -108,6 +120,8 @@ fn table() -> &'static FxHashMap<&'static str, &'static Row> {
 pub(crate) enum Write {
     /// The first result replaces this operand, as of `add_`; it has its element type and shape.
     Operand(usize),
+    /// The first operand has the shape of the first result from now on, its elements stay, as of `squeeze_`.
+    Shape,
     /// Results replace the operands given as `out`.
     Out,
 }
@@ -162,14 +176,12 @@ pub(crate) fn call(
     for arg in args.iter().chain(kwargs.iter().map(|(_, arg)| arg)) {
         check_rank(b, arg)?;
     }
-    let (schema, bound) = resolve(b, &schemas, overload, args, kwargs)?;
+    let (schema, bound) = resolve(b, &schemas, overload, in_place, args, kwargs)?;
     let mut how = row.how;
     while let How::Alias(name) = how {
         how = table().get(name).ok_or_else(|| OpError::unsupported(format!("`{name}`")))?.how;
     }
-    if in_place && RESHAPING.contains(&row.name) {
-        return Err(OpError::unsupported("an operator that changes the shape of a tensor in place"));
-    }
+    let reshapes = in_place && RESHAPING.contains(&row.name);
     let mut cx = Cx::new(b, schema, bound);
     let mut results = match how {
         How::Same(name) => pointwise::unary(&mut cx, name, false)?,
@@ -180,12 +192,15 @@ pub(crate) fn call(
     for result in &results {
         check_rank(b, result)?;
     }
-    if in_place && let (Some(Arg::Tensor(target)), Some(Arg::Tensor(result))) = (first, results.first_mut()) {
+    if in_place
+        && !reshapes
+        && let (Some(Arg::Tensor(target)), Some(Arg::Tensor(result))) = (first, results.first_mut()) {
         let (dtype, shape) = (b.dtype(target)?, b.shape(target)?.to_vec());
         let cast = b.cast(*result, dtype)?;
         *result = b.broadcast(cast, &shape)?;
     }
     let writes = match (in_place, out) {
+        (true, _) if reshapes => Some(Write::Shape),
         (true, _) => Some(Write::Operand(0)),
         (false, true) => Some(Write::Out),
         (false, false) => None,
@@ -197,8 +212,16 @@ pub(crate) fn call(
 const MOST_AXES: usize = 64;
 
 /// Operators whose variant in place gives the tensor another shape.
-const RESHAPING: &[&str] =
-    &["aten::squeeze", "aten::swapaxes", "aten::swapdims", "aten::t", "aten::transpose", "aten::unsqueeze"];
+const RESHAPING: &[&str] = &[
+    "aten::resize",
+    "aten::resize_as",
+    "aten::squeeze",
+    "aten::swapaxes",
+    "aten::swapdims",
+    "aten::t",
+    "aten::transpose",
+    "aten::unsqueeze",
+];
 
 /// Fails for tensors of more axes than any may have.
 fn check_rank(b: &GraphBuilder<'_>, arg: &Arg) -> Result<(), OpError> {
@@ -219,23 +242,32 @@ fn find(name: &str) -> Option<(&'static Row, bool)> {
     if let Some(row) = table().get(name) {
         return Some((row, false));
     }
+    // `normal` makes a tensor of others, `normal_` fills one.
+    if name == "aten::normal_" {
+        return table().get("aten::normal_functional").map(|row| (*row, true));
+    }
     let base = name.strip_suffix('_').filter(|base| !base.ends_with('_'))?;
     table().get(base).map(|row| (*row, true))
 }
 
-/// The overload that the file names, or that the arguments fit best, with the arguments in its order.
+/// The overload that the file names, or that the arguments fit best, with the arguments in its order. Variants in place
+/// may have other names: `pow_.Scalar` is `pow.Tensor_Scalar`.
 fn resolve<'s>(
     b: &GraphBuilder<'_>,
     schemas: &'s [Schema],
     overload: Option<&str>,
+    in_place: bool,
     args: Vec<Arg>,
     kwargs: Vec<(String, Arg)>,
 ) -> Result<(&'s Schema, Vec<Arg>), OpError> {
     let named = overload.and_then(|name| schemas.iter().find(|s| s.overload == name));
     if let Some(schema) = named {
-        let bound = bind(schema, &args, &kwargs).map_err(OpError::invalid)?;
-        check(b, schema, &bound)?;
-        return Ok((schema, bound));
+        let bound = bind(schema, &args, &kwargs).map_err(OpError::invalid);
+        match bound.and_then(|bound| check(b, schema, &bound).map(|()| bound)) {
+            Ok(bound) => return Ok((schema, bound)),
+            Err(error) if !in_place => return Err(error),
+            Err(_) => {}
+        }
     }
     let mut best: Option<(Fit, &Schema, Vec<Arg>)> = None;
     let mut reason = "torch has no such operator".to_owned();
@@ -322,7 +354,10 @@ mod tests {
     /// The sources that build operators.
     const SOURCES: &[&str] = &[
         include_str!("aten/activation.rs"),
+        include_str!("aten/algebra.rs"),
         include_str!("aten/attention.rs"),
+        include_str!("aten/bag.rs"),
+        include_str!("aten/combine.rs"),
         include_str!("aten/compare.rs"),
         include_str!("aten/conv.rs"),
         include_str!("aten/create.rs"),
@@ -341,6 +376,9 @@ mod tests {
         include_str!("aten/repeat.rs"),
         include_str!("aten/rnn.rs"),
         include_str!("aten/scalar.rs"),
+        include_str!("aten/scan.rs"),
+        include_str!("aten/special.rs"),
+        include_str!("aten/statistics.rs"),
         include_str!("aten/vision.rs"),
     ];
 
@@ -358,12 +396,14 @@ mod tests {
         ("cudnn_enable", "how a norm is computed"),
         ("cudnn_enabled", "how a convolution is computed"),
         ("deterministic", "how a convolution is computed"),
+        ("dropout_mask", "dropout is refused"),
         ("dtype", "metadata that the exporter has checked"),
         ("el", "a list is no tensor, which is refused"),
         ("HxW", "a size that the operand has"),
         ("i", "numbers are no tensors, which is refused"),
         ("idx", "a list is no tensor, which is refused"),
         ("implicit", "a mark of tracing"),
+        ("kernel_size", "that of the weight"),
         ("l", "lists are refused"),
         ("max", "strings are refused"),
         ("momentum", "running statistics do not change"),

@@ -221,6 +221,21 @@ impl<'c> Binding<'c> {
         }
     }
 
+    /// Whether the checkpoint has a tensor of that name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Another name of a tensor that has taken the place of `first`: the checkpoint may lack it, and has the same elements
+    /// otherwise.
+    pub(crate) fn also(&mut self, name: &str, bound: &Tensor, first: &str) {
+        let Some(&(_, tensor)) = self.tensors.get(name) else { return };
+        self.used.insert(name.to_owned());
+        if !replacement(tensor, bound).is_ok_and(|found| found == *bound) {
+            self.faults.mismatch(name, Mismatch::Twice(first.to_owned()));
+        }
+    }
+
     /// Fails with everything that did not fit.
     pub(crate) fn finish(mut self) -> Result<(), LoadError> {
         let left = |(name, _): &(&String, &(&str, &CheckpointTensor))| {

@@ -1,7 +1,8 @@
 //! The loader of `torch.export` archives (`.pt2`): schema versions 5 to 8.
 //!
 //! An archive is a zip: `models/NAME.json` is the program, `data/weights/` and `data/constants/` are raw bytes of its
-//! tensors, which stay in the map. Nothing that is pickled is read. The archive's layout is that of torch's
+//! tensors, which stay in the map. Tensors that are pickled one by one are not read. Before torch 2.8, a program had another
+//! name, and its tensors are two files of `torch.save`, which the reader of checkpoints reads. The archive's layout is that of torch's
 //! `export/pt2_archive`, the program's that of `_export/serde/schema.py`.
 //!
 //! Operators come from the table in `aten.rs`. Writes in place, which undecomposed programs have, become new values, for
@@ -9,6 +10,7 @@
 
 mod alias;
 mod archive;
+mod autocast;
 mod expr;
 mod higher_order;
 mod import;

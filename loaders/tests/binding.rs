@@ -9,26 +9,6 @@ use kiln_ir::{DType, Tensor};
 use kiln_loaders::onnx::proto::ModelProto;
 use kiln_loaders::{LoadError, LoadOptions, Mismatch, NameRule, NewWeights};
 
-/// A safetensors file: name, type, shape, bytes.
-fn safetensors(path: &PathBuf, tensors: &[(&str, &str, &[usize], Vec<u8>)]) {
-    let (mut header, mut data) = (serde_json::Map::new(), vec![]);
-    for (name, dtype, shape, bytes) in tensors {
-        let start = data.len();
-        data.extend_from_slice(bytes);
-        let entry = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]});
-        header.insert((*name).to_owned(), entry);
-    }
-    let header = serde_json::to_vec(&header).unwrap();
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend_from_slice(&header);
-    file.extend_from_slice(&data);
-    std::fs::write(path, file).unwrap();
-}
-
-fn f32_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
-
 /// `x * weight + bias`, reshaped to a shape that is an initializer, too.
 fn affine() -> ModelProto {
     let nodes = vec![

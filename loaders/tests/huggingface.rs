@@ -67,7 +67,7 @@ fn fields_that_ask_for_more_are_refused() {
         ("bert-mlm", "quantization_config", json!({"bits": 4})),
         ("bert-mlm", "layer_norm_eps", json!(-1.0)),
         ("gpt2-lm", "add_cross_attention", json!(true)),
-        ("llama-rope3", "rope_parameters", json!({"rope_type": "yarn", "factor": 4.0})),
+        ("llama-rope3", "rope_parameters", json!({"rope_type": "longrope", "factor": 4.0})),
         ("llama-rope3", "partial_rotary_factor", json!(0.5)),
         ("qwen2-window", "layer_types", json!(["full_attention", "chunked_attention"])),
         ("resnet", "layer_type", json!("inverted")),

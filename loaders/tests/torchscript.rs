@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::fixture;
+use common::{Folder, f32_bytes, fixture, safetensors};
 use kiln_ir::eval::EvalError;
 use kiln_ir::{DType, Datum, Dim, Evaluator, Module, Tensor, verify};
 use kiln_loaders::{LoadError, LoadOptions, load};
@@ -201,12 +201,39 @@ fn check_hostile(name: &str) {
     }
 }
 
+/// `Nested.pt` with the weights of a file: linear layers of the sizes 3 to 3 (two of them), 1 and 2.
+fn with_weights(tensors: &[(&str, &str, &[usize], Vec<u8>)], rules: &[&str]) -> Result<Module, LoadError> {
+    let folder = Folder::new("script-weights");
+    let file = folder.path("new.safetensors");
+    safetensors(&file, tensors);
+    let rules = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+    let weights = kiln_loaders::NewWeights { file, rules, partial: false };
+    load(&self::folder().join("Nested.pt"), &LoadOptions { weights: Some(weights), ..options(&[("x", "1,3")]) })
+}
+
 #[test]
-fn weights_are_refused() {
-    let weights = kiln_loaders::NewWeights { file: PathBuf::from("w.pt"), rules: vec![], partial: false };
-    let options = LoadOptions { weights: Some(weights), ..options(&[("x", "2,3")]) };
-    let error = load(&folder().join("Loops.pt"), &options).unwrap_err();
-    assert!(matches!(error, LoadError::Option { .. }), "{error}");
+fn weights_take_the_place_of_parameters() {
+    let zeros = |n: usize| f32_bytes(&vec![0.0; n]);
+    let mut tensors: Vec<(&str, &str, &[usize], Vec<u8>)> = vec![
+        ("net.layers.0.linear.weight", "F32", &[3, 3], zeros(9)),
+        ("net.layers.0.linear.bias", "F32", &[3], zeros(3)),
+        ("net.layers.1.linear.weight", "F32", &[3, 3], zeros(9)),
+        ("net.layers.1.linear.bias", "F32", &[3], zeros(3)),
+        ("net.heads.a.weight", "F32", &[1, 3], zeros(3)),
+        ("net.heads.a.bias", "F32", &[1], f32_bytes(&[7.0])),
+        ("net.heads.b.weight", "F32", &[2, 3], zeros(6)),
+        ("net.heads.b.bias", "F32", &[2], f32_bytes(&[-2.0, 4.0])),
+    ];
+    let module = with_weights(&tensors, &["net.="]).unwrap_or_else(|e| panic!("{e}"));
+    let found =
+        call(&mut Evaluator::new(&module), &module, "forward", &[f32s(&[1, 3], &[1.0, 2.0, 3.0])]).unwrap();
+    assert_eq!(found, [f32s(&[1, 1], &[7.0]), f32s(&[1, 2], &[-1.0, 2.0])]);
+    tensors.remove(0);
+    tensors.push(("net.more", "F32", &[1], zeros(1)));
+    let error = with_weights(&tensors, &["net.="]).unwrap_err();
+    let LoadError::Weights { faults, .. } = error else { panic!("{error}") };
+    assert_eq!(faults.missing, [("layers.0.linear.weight".to_owned(), vec![3, 3])]);
+    assert_eq!(faults.unexpected, ["net.more"]);
 }
 
 fn f32s(dims: &[usize], values: &[f32]) -> Datum {

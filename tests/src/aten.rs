@@ -122,7 +122,7 @@ impl Case {
         for (i, Stored(code, shape, _)) in self.inputs.iter().enumerate() {
             let name = format!("i{i}");
             let meta = json!({
-                "dtype": code, "sizes": sizes(shape), "strides": sizes(shape), "layout": 7,
+                "dtype": code, "sizes": sizes(shape), "strides": sizes(&dense(shape)), "layout": 7,
                 "storage_offset": {"as_int": 0},
             });
             values.insert(name.clone(), meta);
@@ -161,6 +161,15 @@ impl Case {
         });
         archive(&program.to_string())
     }
+}
+
+/// Strides of elements that lie one after the other.
+fn dense(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i].max(1);
+    }
+    strides
 }
 
 /// A zip archive with a program and no weights.

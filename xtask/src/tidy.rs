@@ -29,7 +29,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("iced-x86", &["kiln-codegen"]),
     ("prost", &["kiln-loaders"]),
     ("clap", &["kiln-cli", "xtask"]),
-    ("candle", &["kiln-loaders"]),
+    ("candle", &["kiln"]),
 ];
 
 /// What a server that only runs artifacts must not link, by the start of the package's name.

@@ -22,6 +22,7 @@ pub(super) fn host(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<V
         }
         Host::NonMaxSuppression { center_point_box } => non_max_suppression(cx, operands, *center_point_box),
         Host::Det {} => determinant(cx, at(0)?),
+        Host::Inverse {} => inverse(cx, at(0)?),
         Host::StringConcat {} => text::concat(cx, at(0)?, at(1)?),
         Host::StringCast { to } => text::cast(cx, at(0)?, *to),
         Host::StringEqual {} => text::equal(cx, at(0)?, at(1)?),
@@ -94,6 +95,58 @@ fn lookup(
         })
         .collect();
     pick(cx, &[values, default], x.dims(), picks.into_iter())
+}
+
+/// Inverses of the last two axes.
+fn inverse(cx: &mut Cx<'_>, x: &Tensor) -> Result<Tensor, Fault> {
+    let n = match x.dims() {
+        [.., n, m] if n == m => *n,
+        other => return invalid(format!("{other:?} holds no square matrices")),
+    };
+    let total = cx.admit(x.dtype(), x.dims())?;
+    if !x.dtype().is_float() {
+        return invalid(format!("does not apply to {}", x.dtype()));
+    }
+    let values = floats(x)?;
+    let size = n.saturating_mul(n);
+    let mut out = Vec::with_capacity(total);
+    for matrix in values.chunks_exact(size.max(1)) {
+        cx.tick(size.saturating_mul(n))?;
+        match inverse_of(matrix.to_vec(), n) {
+            Some(found) => out.extend(found),
+            None => return invalid("a matrix that has no inverse"),
+        }
+    }
+    Lanes::F(out).encode(x.dtype(), x.dims())
+}
+
+/// By elimination with partial pivoting; none if a pivot is zero.
+fn inverse_of(mut a: Vec<f64>, n: usize) -> Option<Vec<f64>> {
+    let mut inverse: Vec<f64> = (0..n * n).map(|i| f64::from(u8::from(i / n == i % n))).collect();
+    for c in 0..n {
+        let pivot =
+            (c..n).fold(c, |best, r| if a[r * n + c].abs() > a[best * n + c].abs() { r } else { best });
+        for k in 0..n {
+            a.swap(pivot * n + k, c * n + k);
+            inverse.swap(pivot * n + k, c * n + k);
+        }
+        let diagonal = a[c * n + c];
+        if diagonal == 0.0 {
+            return None;
+        }
+        for k in 0..n {
+            a[c * n + k] /= diagonal;
+            inverse[c * n + k] /= diagonal;
+        }
+        for r in (0..n).filter(|&r| r != c) {
+            let factor = a[r * n + c];
+            for k in 0..n {
+                a[r * n + k] -= factor * a[c * n + k];
+                inverse[r * n + k] -= factor * inverse[c * n + k];
+            }
+        }
+    }
+    Some(inverse)
 }
 
 /// Determinants of the last two axes, by elimination with partial pivoting.

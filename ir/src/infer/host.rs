@@ -45,6 +45,19 @@ pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
             };
             Inferred::tensor(x.dtype, shape)
         }
+        Host::Inverse {} => {
+            cx.expect_count(1)?;
+            cx.expect_float(0)?;
+            let x = cx.tensor(0)?;
+            match x.shape.dims() {
+                Some([.., a, b]) => {
+                    unify(a, b, "sizes of the last two axes")?;
+                }
+                Some(_) => return Err(InferError::new("an inverse needs two axes")),
+                None => {}
+            }
+            Inferred::tensor(x.dtype, x.shape.clone())
+        }
         Host::Fail { message: _ } => return Ok(vec![]),
         Host::BitCast { to } => {
             cx.expect_count(1)?;

@@ -116,6 +116,8 @@ family! {
         NonMaxSuppression = "non_max_suppression" { center_point_box: bool, }
         /// Determinant of the last two axes.
         Det = "det" {}
+        /// Inverse of the last two axes; a run-time error where there is none.
+        Inverse = "inverse" {}
         /// The operand's bits as elements of `to`, which has the same width.
         BitCast = "bit_cast" { to: DType, }
         /// Elementwise string concatenation.

@@ -240,3 +240,13 @@ fn lookups() {
     };
     same(&run(op, &[f32s(&[3], &[1.0, f64::NAN, 2.0])]), &words(&[3], &["one", "nan", "none"]));
 }
+
+#[test]
+fn inverses_of_matrices() {
+    let x = f32s(&[2, 2, 2], &[0.0, 2.0, 4.0, 0.0, 1.0, 1.0, 0.0, 1.0]);
+    let wanted = f32s(&[2, 2, 2], &[0.0, 0.25, 0.5, 0.0, 1.0, -1.0, 0.0, 1.0]);
+    same(&run(Host::Inverse {}, &[x]), &wanted);
+    same(&run(Host::Inverse {}, &[f32s(&[0, 0], &[])]), &f32s(&[0, 0], &[]));
+    assert!(fails(Host::Inverse {}, &[f32s(&[2, 2], &[1.0, 2.0, 2.0, 4.0])]).contains("no inverse"));
+    assert!(fails(Host::Inverse {}, &[f32s(&[1, 2], &[1.0, 2.0])]).contains("square"));
+}

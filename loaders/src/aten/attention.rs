@@ -12,6 +12,7 @@ use How::Fn;
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
     row("aten::_log_softmax", Fn(log_softmax)),
+    row("aten::_scaled_dot_product_attention_math", Fn(attention)),
     row("aten::_safe_softmax", Fn(safe_softmax)),
     row("aten::_scaled_dot_product_flash_attention_for_cpu", Fn(attention)),
     row("aten::_softmax", Fn(softmax)),

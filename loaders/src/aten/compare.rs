@@ -35,6 +35,7 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::isnan", Fn(isnan)),
     row("aten::isneginf", Fn(|cx| isinf(cx, [1.0, 0.0]))),
     row("aten::isposinf", Fn(|cx| isinf(cx, [0.0, 1.0]))),
+    row("aten::isreal", Fn(isreal)),
     row("aten::le", Fn(|cx| compare(cx, "le"))),
     row("aten::less", Fn(|cx| compare(cx, "lt"))),
     row("aten::less_equal", Fn(|cx| compare(cx, "le"))),
@@ -86,6 +87,14 @@ fn equal(cx: &mut Cx<'_, '_>) -> Results {
 /// A tensor's elements as bools.
 pub(super) fn truth(cx: &mut Cx<'_, '_>, v: Value) -> Result<Value, OpError> {
     Ok(cx.b.cast(v, DType::Bool)?)
+}
+
+/// All numbers are that are not complex.
+fn isreal(cx: &mut Cx<'_, '_>) -> Results {
+    let x = cx.first()?;
+    let shape = cx.shape(x)?;
+    let y = cx.filled(DType::Bool, 1.0, &shape)?;
+    one(y)
 }
 
 fn logical(cx: &mut Cx<'_, '_>, name: &str) -> Results {

@@ -21,6 +21,7 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::empty", Fn(|cx| sized(cx, Some(0.0)))),
     row("aten::empty_like", Fn(|cx| like(cx, Some(0.0)))),
     row("aten::empty_permuted", Fn(|cx| sized(cx, Some(0.0)))),
+    row("aten::empty_strided", Fn(|cx| sized(cx, Some(0.0)))),
     row("aten::eye", Fn(eye)),
     row("aten::fill", Fn(fill)),
     row("aten::full", Fn(|cx| sized(cx, None))),
@@ -30,19 +31,26 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::linspace", Fn(linspace)),
     row("aten::logspace", Fn(logspace)),
     row("aten::new_empty", Fn(|cx| renewed(cx, Some(0.0)))),
+    row("aten::new_empty_strided", Fn(|cx| renewed(cx, Some(0.0)))),
     row("aten::new_full", Fn(|cx| renewed(cx, None))),
     row("aten::new_ones", Fn(|cx| renewed(cx, Some(1.0)))),
     row("aten::new_zeros", Fn(|cx| renewed(cx, Some(0.0)))),
+    row("aten::normal", Fn(normal)),
+    row("aten::normal_functional", Fn(normal)),
     row("aten::ones", Fn(|cx| sized(cx, Some(1.0)))),
     row("aten::ones_like", Fn(|cx| like(cx, Some(1.0)))),
     row("aten::rand", Fn(|cx| random(cx, false))),
     row("aten::rand_like", Fn(|cx| random(cx, false))),
+    row("aten::randint", Fn(randint)),
+    row("aten::randint_like", Fn(randint)),
     row("aten::randn", Fn(|cx| random(cx, true))),
     row("aten::randn_like", Fn(|cx| random(cx, true))),
+    row("aten::randperm", Fn(randperm)),
     row("aten::scalar_tensor", Fn(scalar_tensor)),
     row("aten::tensor", Fn(tensor)),
     row("aten::tril_indices", Fn(|cx| triangle(cx, true))),
     row("aten::triu_indices", Fn(|cx| triangle(cx, false))),
+    row("aten::uniform", Fn(uniform)),
     row("aten::zero", Fn(zero)),
     row("aten::zeros", Fn(|cx| sized(cx, Some(0.0)))),
     row("aten::zeros_like", Fn(|cx| like(cx, Some(0.0)))),
@@ -389,6 +397,70 @@ fn random(cx: &mut Cx<'_, '_>, normal: bool) -> Results {
         false => Host::RandomUniform { shape, dtype, low: zero, high: unit, seed: None },
     };
     let y = cx.b.add1(op, &[])?;
+    one(y)
+}
+
+/// Integers from `low` up to but without `high`.
+fn randint(cx: &mut Cx<'_, '_>) -> Results {
+    let (shape, dtype) = match cx.takes("self") {
+        true => {
+            let x = cx.tensor("self")?;
+            (cx.shape(x)?, cx.dtype_arg("dtype")?.unwrap_or(cx.dtype(x)?))
+        }
+        false => (cx.dims("size")?, cx.dtype_arg("dtype")?.unwrap_or(DType::I64)),
+    };
+    let (low, high) = (cx.maybe_int("low")?.unwrap_or(0), cx.int("high")?);
+    if low >= high {
+        return Err(OpError::invalid(format!("random integers from {low} up to {high}")));
+    }
+    let (low, high) = (Float::new(low as f64), Float::new(high as f64));
+    let v = cx.b.add1(Host::RandomUniform { shape, dtype: DType::F64, low, high, seed: None }, &[])?;
+    let whole = cx.ew("floor", &[v])?;
+    let y = cx.b.cast(whole, dtype)?;
+    one(y)
+}
+
+/// `0, 1, ...` in random order: that of random numbers.
+fn randperm(cx: &mut Cx<'_, '_>) -> Results {
+    let n = cx.dim("n")?;
+    let dtype = cx.dtype_arg("dtype")?.unwrap_or(DType::I64);
+    let (low, high) = (Float::new(0.0), Float::new(1.0));
+    let shape = vec![n];
+    let keys = cx.b.add1(Host::RandomUniform { shape, dtype: DType::F64, low, high, seed: None }, &[])?;
+    let (_, order) = super::order::sorted(cx, keys, 0, false)?;
+    let y = cx.b.cast(order, dtype)?;
+    one(y)
+}
+
+/// New elements of the tensor's type and shape, uniform between two bounds.
+fn uniform(cx: &mut Cx<'_, '_>) -> Results {
+    let x = cx.tensor("self")?;
+    let (shape, dtype) = (cx.shape(x)?, cx.dtype(x)?);
+    let (low, high) = (Float::new(cx.float("from")?), Float::new(cx.float("to")?));
+    let y = cx.b.add1(Host::RandomUniform { shape, dtype, low, high, seed: None }, &[])?;
+    one(y)
+}
+
+/// Normal numbers of a mean and a deviation, which may be tensors.
+fn normal(cx: &mut Cx<'_, '_>) -> Results {
+    let (mean, spread) = (cx.get("mean").clone(), cx.get("std").clone());
+    let filled = cx.maybe_tensor("self")?;
+    let dtype = match (filled, cx.dtype_arg("dtype")?) {
+        (Some(filled), _) => cx.dtype(filled)?,
+        (None, Some(dtype)) => dtype,
+        (None, None) => cx.result_type(&[&mean, &spread])?,
+    };
+    let (mean, spread) = (cx.as_dtype(&mean, dtype)?, cx.as_dtype(&spread, dtype)?);
+    let shape = match filled {
+        Some(filled) => cx.shape(filled)?,
+        None if cx.takes("size") => cx.dims("size")?,
+        None => cx.common_shape(&[mean, spread])?,
+    };
+    let (zero, unit) = (Float::new(0.0), Float::new(1.0));
+    let op = Host::RandomNormal { shape, dtype, mean: zero, scale: unit, seed: None };
+    let v = cx.b.add1(op, &[])?;
+    let v = cx.ew("mul", &[v, spread])?;
+    let y = cx.ew("add", &[v, mean])?;
     one(y)
 }
 

@@ -25,12 +25,14 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::index_copy", Fn(index_copy)),
     row("aten::index_fill", Fn(index_fill)),
     row("aten::index_put", Fn(index_put)),
+    row("aten::index_reduce", Fn(index_reduce)),
     row("aten::index_select", Fn(index_select)),
     row("aten::masked_scatter", Fn(masked_scatter)),
     row("aten::masked_select", Fn(masked_select)),
     row("aten::nonzero", Fn(nonzero)),
     row("aten::nonzero_numpy", Fn(nonzero_numpy)),
     row("aten::one_hot", Fn(one_hot)),
+    row("aten::put", Fn(put)),
     row("aten::scatter", Fn(scatter)),
     row("aten::scatter_add", Fn(scatter_add)),
     row("aten::scatter_reduce", Fn(scatter_reduce)),
@@ -603,6 +605,46 @@ fn scatter_reduce(cx: &mut Cx<'_, '_>) -> Results {
     let index = indices(cx, "index")?;
     let source = cx.get("src").clone();
     let updates = cx.as_dtype(&source, dtype)?;
+    combined(cx, x, index, updates, axis)
+}
+
+/// The same with one index for all elements of a row.
+fn index_reduce(cx: &mut Cx<'_, '_>) -> Results {
+    let (x, updates) = (cx.tensor("self")?, cx.tensor("source")?);
+    let (dtype, rank) = (cx.dtype(x)?, cx.rank(x)?);
+    let axis = cx.axis("dim", rank)?;
+    let index = vector(cx, "index")?;
+    let sizes = cx.shape(updates)?;
+    if rank == 0 || sizes.len() != rank {
+        return Err(OpError::unsupported("rows of tensors without axes"));
+    }
+    let mut dims = vec![Dim::known(1); rank];
+    if let Some(slot) = dims.get_mut(axis) {
+        *slot = cx.numel(index)?;
+    }
+    let index = cx.b.reshape(index, &dims)?;
+    let index = cx.b.broadcast(index, &sizes)?;
+    let updates = cx.b.cast(updates, dtype)?;
+    combined(cx, x, index, updates, axis)
+}
+
+/// Elements at places of the tensor taken as a vector.
+fn put(cx: &mut Cx<'_, '_>) -> Results {
+    let (x, index) = (cx.tensor("self")?, vector(cx, "index")?);
+    let (dtype, shape) = (cx.dtype(x)?, cx.shape(x)?);
+    let source = cx.tensor("source")?;
+    let count = cx.numel(source)?;
+    let source = cx.b.cast(source, dtype)?;
+    let (flat, source) = (cx.b.reshape(x, &[product(&shape)])?, cx.b.reshape(source, &[count])?);
+    let mode = if cx.flag("accumulate")? { ScatterMode::Add } else { ScatterMode::Assign };
+    let y = cx.b.add1(Index::ScatterElements { axis: 0, mode }, &[flat, index, source])?;
+    let y = cx.b.reshape(y, &shape)?;
+    one(y)
+}
+
+/// What is written combines as the argument `reduce` says.
+fn combined(cx: &mut Cx<'_, '_>, x: Value, index: Value, updates: Value, axis: usize) -> Results {
+    let dtype = cx.dtype(x)?;
     let (mode, neutral) = match cx.maybe_text("reduce")? {
         Some("sum") => (ScatterMode::Add, 0.0),
         Some("prod") => (ScatterMode::Mul, 1.0),

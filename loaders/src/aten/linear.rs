@@ -8,10 +8,12 @@ use super::pointwise::pair;
 use super::{How, Results, Row, row};
 use crate::error::OpError;
 
-use How::Fn;
+use How::{Alias, Fn};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
+    row("aten::_cdist_forward", Alias("aten::cdist")),
+    row("aten::_euclidean_dist", Fn(|cx| distances(cx, 2.0))),
     row("aten::addbmm", Fn(addbmm)),
     row("aten::addmm", Fn(|cx| added(cx, "mat1", "mat2"))),
     row("aten::addmv", Fn(|cx| added(cx, "mat", "vec"))),
@@ -21,6 +23,7 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::bmm", Fn(|cx| matmul_of(cx, "self", "mat2"))),
     row("aten::cdist", Fn(cdist)),
     row("aten::cross", Fn(cross)),
+    row("aten::det", Alias("aten::linalg_det")),
     row("aten::dot", Fn(|cx| matmul_of(cx, "self", "tensor"))),
     row("aten::einsum", Fn(super::einsum::einsum)),
     row("aten::ger", Fn(outer)),
@@ -352,8 +355,13 @@ fn det(cx: &mut Cx<'_, '_>) -> Results {
     one(y)
 }
 
-/// Distances of all pairs of rows.
 fn cdist(cx: &mut Cx<'_, '_>) -> Results {
+    let p = cx.float("p")?;
+    distances(cx, p)
+}
+
+/// Distances of all pairs of rows of `x1` and `x2`, by the `p`-norm.
+pub(super) fn distances(cx: &mut Cx<'_, '_>, p: f64) -> Results {
     let (a, b) = (cx.tensor("x1")?, cx.tensor("x2")?);
     let (mut sa, mut sb) = (cx.shape(a)?, cx.shape(b)?);
     if sa.len() < 2 || sb.len() < 2 {
@@ -364,6 +372,6 @@ fn cdist(cx: &mut Cx<'_, '_>) -> Results {
     let (a, b) = (cx.b.reshape(a, &sa)?, cx.b.reshape(b, &sb)?);
     let difference = cx.ew("sub", &[a, b])?;
     let axis = cx.rank(difference)?.saturating_sub(1);
-    let y = super::reduce::norm_over(cx, difference, cx.float("p")?, &[axis], false)?;
+    let y = super::reduce::norm_over(cx, difference, p, &[axis], false)?;
     one(y)
 }

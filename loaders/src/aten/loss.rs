@@ -15,6 +15,7 @@ use How::Fn;
 pub(super) const ROWS: &[Row] = &[
     row("aten::binary_cross_entropy", Fn(binary_cross_entropy)),
     row("aten::binary_cross_entropy_with_logits", Fn(with_logits)),
+    row("aten::cosine_embedding_loss", Fn(cosine_embedding)),
     row("aten::cosine_similarity", Fn(cosine_similarity)),
     row("aten::cross_entropy_loss", Fn(cross_entropy)),
     row("aten::hinge_embedding_loss", Fn(hinge_embedding)),
@@ -23,14 +24,17 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::l1_loss", Fn(l1)),
     row("aten::margin_ranking_loss", Fn(margin_ranking)),
     row("aten::mse_loss", Fn(mse)),
+    row("aten::multi_margin_loss", Fn(multi_margin)),
     row("aten::nll_loss", Fn(nll)),
     row("aten::nll_loss2d", Fn(nll)),
+    row("aten::nll_loss2d_forward", Fn(nll_forward)),
     row("aten::nll_loss_forward", Fn(nll_forward)),
     row("aten::nll_loss_nd", Fn(nll)),
     row("aten::pairwise_distance", Fn(pairwise_distance)),
     row("aten::poisson_nll_loss", Fn(poisson)),
     row("aten::smooth_l1_loss", Fn(smooth_l1)),
     row("aten::soft_margin_loss", Fn(soft_margin)),
+    row("aten::triplet_margin_loss", Fn(triplet_margin)),
 ];
 
 /// All losses, their mean or their sum.
@@ -292,12 +296,40 @@ fn cross_entropy(cx: &mut Cx<'_, '_>) -> Results {
     if cx.dtype(target)?.is_float() {
         return of_probabilities(cx, log, target, axis, smoothing);
     }
-    if smoothing != 0.0 {
-        return Err(OpError::unsupported("label_smoothing of classes"));
-    }
     let (losses, weight) = likelihood(cx, log)?;
-    let (y, _) = reduced(cx, losses, weight)?;
+    let (mut y, _) = reduced(cx, losses, weight)?;
+    if smoothing != 0.0 {
+        let even = of_all_classes(cx, log, target, axis)?;
+        let (even, _) = reduced(cx, even, weight)?;
+        let dtype = cx.dtype(log)?;
+        let classes = cx.as_dtype(&Arg::Int(shape.get(axis).cloned().unwrap_or(Dim::known(1))), dtype)?;
+        let even = cx.ew("div", &[even, classes])?;
+        let (kept, even) = (cx.ew_const("mul", y, 1.0 - smoothing)?, cx.ew_const("mul", even, smoothing)?);
+        y = cx.ew("add", &[kept, even])?;
+    }
     one(y)
+}
+
+/// Log-likelihoods of all classes summed up, times their weights; zero where the target is ignored.
+fn of_all_classes(cx: &mut Cx<'_, '_>, log: Value, target: Value, axis: usize) -> Result<Value, OpError> {
+    let mut losses = log;
+    if let Some(weight) = cx.maybe_tensor("weight")? {
+        let mut dims = vec![Dim::known(1); cx.rank(log)?];
+        if let Some(slot) = dims.get_mut(axis) {
+            *slot = cx.numel(weight)?;
+        }
+        let weight = cx.b.reshape(weight, &dims)?;
+        losses = cx.ew("mul", &[losses, weight])?;
+    }
+    let sum = cx.b.reduce(ReduceKind::Sum, losses, &[axis], false)?;
+    let losses = cx.ew("neg", &[sum])?;
+    let target = cx.b.cast(target, DType::I64)?;
+    let ignored = cx.get("ignore_index").clone();
+    let ignored = cx.as_dtype(&ignored, DType::I64)?;
+    let kept = cx.ew("ne", &[target, ignored])?;
+    let dtype = cx.dtype(losses)?;
+    let zero = cx.constant(dtype, 0.0)?;
+    cx.ew("where", &[kept, losses, zero])
 }
 
 /// Targets are probabilities of all classes.
@@ -358,4 +390,94 @@ fn pairwise_distance(cx: &mut Cx<'_, '_>) -> Results {
     let (p, keepdim) = (cx.float("p")?, cx.flag("keepdim")?);
     let y = super::reduce::norm_over(cx, difference, p, &[last], keepdim)?;
     one(y)
+}
+
+/// `1 - cos` of pairs whose target is 1, how far `cos` is above the margin for -1. A term keeps norms from zero.
+fn cosine_embedding(cx: &mut Cx<'_, '_>) -> Results {
+    let (values, dtype) = cx.promoted_floats(&["input1", "input2"])?;
+    let [a, b] = pair(&values)?;
+    let target = cx.tensor("target")?;
+    let axis = cx.rank(target)?;
+    let mut sums = vec![];
+    for (x, y) in [(a, b), (a, a), (b, b)] {
+        let product = cx.ew("mul", &[x, y])?;
+        sums.push(cx.b.reduce(ReduceKind::Sum, product, &[axis], false)?);
+    }
+    let [product, first, second] = super::pointwise::triple(&sums)?;
+    let (first, second) = (cx.ew_const("add", first, 1e-12)?, cx.ew_const("add", second, 1e-12)?);
+    let squared = cx.ew("mul", &[first, second])?;
+    let norm = cx.ew("sqrt", &[squared])?;
+    let cosine = cx.ew("div", &[product, norm])?;
+    let (zero, unit) = (cx.constant(dtype, 0.0)?, cx.constant(dtype, 1.0)?);
+    let apart = cx.ew("sub", &[unit, cosine])?;
+    let near = cx.ew_const("sub", cosine, cx.float("margin")?)?;
+    let near = cx.ew("max", &[near, zero])?;
+    let target = cx.b.cast(target, dtype)?;
+    let (is_pair, is_none) = (cx.ew_const("eq", target, 1.0)?, cx.ew_const("eq", target, -1.0)?);
+    let near = cx.ew("where", &[is_none, near, zero])?;
+    let losses = cx.ew("where", &[is_pair, apart, near])?;
+    finish(cx, losses)
+}
+
+/// How much farther the negative must be than the positive, by the last axis.
+fn triplet_margin(cx: &mut Cx<'_, '_>) -> Results {
+    let (values, _) = cx.promoted_floats(&["anchor", "positive", "negative"])?;
+    let [anchor, positive, negative] = super::pointwise::triple(&values)?;
+    let (p, eps) = (cx.float("p")?, cx.float("eps")?);
+    let far = |cx: &mut Cx<'_, '_>, a: Value, b: Value| {
+        let difference = cx.ew("sub", &[a, b])?;
+        let difference = cx.ew_const("add", difference, eps)?;
+        let last = cx.rank(difference)?.saturating_sub(1);
+        super::reduce::norm_over(cx, difference, p, &[last], false)
+    };
+    let to_positive = far(cx, anchor, positive)?;
+    let mut to_negative = far(cx, anchor, negative)?;
+    if cx.flag("swap")? {
+        let other = far(cx, positive, negative)?;
+        to_negative = cx.ew("min", &[to_negative, other])?;
+    }
+    let difference = cx.ew("sub", &[to_positive, to_negative])?;
+    let losses = cx.ew_const("add", difference, cx.float("margin")?)?;
+    let losses = cx.ew_const("max", losses, 0.0)?;
+    finish(cx, losses)
+}
+
+/// By how much other classes come within a margin of the target's score, on average over classes.
+fn multi_margin(cx: &mut Cx<'_, '_>) -> Results {
+    let x = cx.tensor("self")?;
+    let target = super::index::indices(cx, "target")?;
+    let (dtype, shape) = (cx.dtype(x)?, cx.shape(x)?);
+    let (rows, classes) = match shape.as_slice() {
+        [c] => (Dim::known(1), c.clone()),
+        [n, c] => (n.clone(), c.clone()),
+        _ => return Err(OpError::invalid("scores are a vector or a matrix")),
+    };
+    let (x, target) = (
+        cx.b.reshape(x, &[rows.clone(), classes.clone()])?,
+        cx.b.reshape(target, &[rows.clone(), Dim::known(1)])?,
+    );
+    let own = cx.b.add1(Index::GatherElements { axis: 1 }, &[x, target])?;
+    let ahead = cx.ew("sub", &[x, own])?;
+    let ahead = cx.ew_const("add", ahead, cx.float("margin")?)?;
+    let ahead = cx.ew_const("max", ahead, 0.0)?;
+    let mut losses = match cx.float("p")? {
+        1.0 => ahead,
+        2.0 => cx.ew("square", &[ahead])?,
+        p => return Err(OpError::invalid(format!("the power {p}"))),
+    };
+    if let Some(weight) = cx.maybe_tensor("weight")? {
+        let factor = cx.b.add1(Index::Gather { axis: 0 }, &[weight, target])?;
+        losses = cx.ew("mul", &[losses, factor])?;
+    }
+    let class = cx.positions(&classes, DType::I64, 1, 2)?;
+    let is_own = cx.ew("eq", &[class, target])?;
+    let zero = cx.constant(dtype, 0.0)?;
+    let losses = cx.ew("where", &[is_own, zero, losses])?;
+    let sum = cx.b.reduce(ReduceKind::Sum, losses, &[1], false)?;
+    let count = cx.as_dtype(&Arg::Int(classes), dtype)?;
+    let mut losses = cx.ew("div", &[sum, count])?;
+    if shape.len() == 1 {
+        losses = cx.b.reshape(losses, &[])?;
+    }
+    finish(cx, losses)
 }

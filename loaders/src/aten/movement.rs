@@ -12,6 +12,14 @@ use How::{Alias, Fn};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
+    row("aten::_cast_Byte", Fn(|cx| cast_to(cx, DType::U8))),
+    row("aten::_cast_Char", Fn(|cx| cast_to(cx, DType::I8))),
+    row("aten::_cast_Double", Fn(|cx| cast_to(cx, DType::F64))),
+    row("aten::_cast_Float", Fn(|cx| cast_to(cx, DType::F32))),
+    row("aten::_cast_Half", Fn(|cx| cast_to(cx, DType::F16))),
+    row("aten::_cast_Int", Fn(|cx| cast_to(cx, DType::I32))),
+    row("aten::_cast_Long", Fn(|cx| cast_to(cx, DType::I64))),
+    row("aten::_cast_Short", Fn(|cx| cast_to(cx, DType::I16))),
     row("aten::_reshape_alias", Fn(view)),
     row("aten::_to_copy", Fn(convert)),
     row("aten::_unsafe_view", Fn(view)),
@@ -22,6 +30,7 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::concat", Alias("aten::cat")),
     row("aten::concatenate", Alias("aten::cat")),
     row("aten::contiguous", Fn(same)),
+    row("aten::data", Fn(same)),
     row("aten::detach", Fn(same)),
     row("aten::detach_copy", Fn(same)),
     row("aten::expand", Fn(expand)),
@@ -33,6 +42,7 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::lift_fresh_copy", Fn(same)),
     row("aten::permute", Fn(permute)),
     row("aten::permute_copy", Fn(permute)),
+    row("aten::pin_memory", Fn(same)),
     row("aten::reshape", Fn(view)),
     row("aten::reshape_as", Fn(view_as)),
     row("aten::select", Fn(select)),
@@ -70,6 +80,13 @@ fn convert(cx: &mut Cx<'_, '_>) -> Results {
         Some(dtype) => cx.b.cast(x, dtype)?,
         None => x,
     };
+    one(y)
+}
+
+/// Conversions that the operator's name tells.
+fn cast_to(cx: &mut Cx<'_, '_>, dtype: DType) -> Results {
+    let x = cx.tensor("self")?;
+    let y = cx.b.cast(x, dtype)?;
     one(y)
 }
 

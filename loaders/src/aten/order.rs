@@ -1,6 +1,6 @@
 //! Sorting and searching.
 
-use kiln_ir::op::{Order, ReduceKind};
+use kiln_ir::op::{Index, Order, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Value};
 
 use super::arg::Arg;
@@ -12,6 +12,7 @@ use How::Fn;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
+    row("aten::_unique", Fn(unique_pair)),
     row("aten::_unique2", Fn(|cx| unique(cx, None))),
     row("aten::argsort", Fn(argsort)),
     row("aten::bucketize", Fn(bucketize)),
@@ -106,6 +107,13 @@ fn unique(cx: &mut Cx<'_, '_>, axis: Option<usize>) -> Results {
     many([values, inverse, if cx.flag("return_counts")? { *counts } else { empty }])
 }
 
+/// Without counts.
+fn unique_pair(cx: &mut Cx<'_, '_>) -> Results {
+    let mut results = unique(cx, None)?;
+    results.truncate(2);
+    Ok(results)
+}
+
 fn unique_along(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.tensor("self")?;
     let rank = cx.rank(x)?;
@@ -184,10 +192,12 @@ fn bucketize(cx: &mut Cx<'_, '_>) -> Results {
 }
 
 fn searchsorted(cx: &mut Cx<'_, '_>) -> Results {
-    if cx.maybe_tensor("sorter")?.is_some() {
-        return Err(OpError::unsupported("a sorter"));
+    let mut boundaries = cx.tensor("sorted_sequence")?;
+    if let Some(sorter) = cx.maybe_tensor("sorter")? {
+        let axis = cx.rank(boundaries)?.saturating_sub(1);
+        let order = cx.b.cast(sorter, DType::I64)?;
+        boundaries = cx.b.add1(Index::GatherElements { axis }, &[boundaries, order])?;
     }
-    let boundaries = cx.tensor("sorted_sequence")?;
     let values = cx.get("self").clone();
     let side = cx.maybe_text("side")?.map(|side| side == "right");
     let right = match side {

@@ -12,6 +12,7 @@ use How::Fn;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
+    row("aten::_pad_circular", Fn(pad_circular)),
     row("aten::constant_pad_nd", Fn(constant_pad)),
     row("aten::pad", Fn(pad)),
     row("aten::reflection_pad1d", Fn(|cx| padded(cx, PadMode::Reflect))),
@@ -68,6 +69,12 @@ fn constant_pad(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.tensor("self")?;
     let fill = cx.get("value").clone();
     let y = padding(cx, x, "pad", PadMode::Constant, &fill)?;
+    one(y)
+}
+
+fn pad_circular(cx: &mut Cx<'_, '_>) -> Results {
+    let x = cx.tensor("self")?;
+    let y = padding(cx, x, "pad", PadMode::Wrap, &Arg::int(0))?;
     one(y)
 }
 

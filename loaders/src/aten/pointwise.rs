@@ -537,8 +537,15 @@ fn ldexp(cx: &mut Cx<'_, '_>) -> Results {
 
 /// `log(exp(a) + exp(b))`, or with base 2.
 fn logaddexp(cx: &mut Cx<'_, '_>, log_base: f64) -> Results {
-    let (values, dtype) = cx.promoted_floats(&["self", "other"])?;
+    let (values, _) = cx.promoted_floats(&["self", "other"])?;
     let [a, b] = pair(&values)?;
+    let y = log_of_sum(cx, a, b, log_base)?;
+    one(y)
+}
+
+/// The logarithm of the sum of two numbers whose logarithms are given.
+pub(super) fn log_of_sum(cx: &mut Cx<'_, '_>, a: Value, b: Value, log_base: f64) -> Result<Value, OpError> {
+    let dtype = cx.dtype(a)?;
     let top = cx.ew("max", &[a, b])?;
     let difference = cx.ew("sub", &[a, b])?;
     let distance = cx.ew("abs", &[difference])?;
@@ -553,8 +560,7 @@ fn logaddexp(cx: &mut Cx<'_, '_>, log_base: f64) -> Results {
     let infinite = cx.b.ew_with("is_inf", &[1.0, 1.0], &[a])?;
     let same = cx.ew("and", &[same, infinite])?;
     let plain = cx.ew("add", &[a, zero])?;
-    let y = cx.ew("where", &[same, plain, sum])?;
-    one(y)
+    cx.ew("where", &[same, plain, sum])
 }
 
 fn heaviside(cx: &mut Cx<'_, '_>) -> Results {
@@ -601,6 +607,18 @@ fn lerp(cx: &mut Cx<'_, '_>) -> Results {
     let dtype = cx.dtype(start)?;
     let (end, weight) = (cx.get("end").clone(), cx.get("weight").clone());
     let (end, weight) = (cx.as_dtype(&end, dtype)?, cx.as_dtype(&weight, dtype)?);
+    let y = between(cx, start, end, weight)?;
+    one(y)
+}
+
+/// `start + weight * (end - start)`, counted from the nearer end.
+pub(super) fn between(
+    cx: &mut Cx<'_, '_>,
+    start: Value,
+    end: Value,
+    weight: Value,
+) -> Result<Value, OpError> {
+    let dtype = cx.dtype(start)?;
     let difference = cx.ew("sub", &[end, start])?;
     let part = cx.ew("mul", &[weight, difference])?;
     let from_start = cx.ew("add", &[start, part])?;
@@ -611,8 +629,7 @@ fn lerp(cx: &mut Cx<'_, '_>) -> Results {
     let from_end = cx.ew("sub", &[end, back])?;
     let size = cx.ew("abs", &[weight])?;
     let near = cx.ew("lt", &[size, half])?;
-    let y = cx.ew("where", &[near, from_start, from_end])?;
-    one(y)
+    cx.ew("where", &[near, from_start, from_end])
 }
 
 fn addcmul(cx: &mut Cx<'_, '_>) -> Results {

@@ -13,6 +13,7 @@ use How::{Alias, Fn};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
+    row("aten::adjoint", Fn(matrix_transpose)),
     row("aten::atleast_1d", Fn(|cx| at_least(cx, 1))),
     row("aten::atleast_2d", Fn(|cx| at_least(cx, 2))),
     row("aten::atleast_3d", Fn(|cx| at_least(cx, 3))),
@@ -23,8 +24,10 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::column_stack", Fn(column_stack)),
     row("aten::diag", Fn(diag)),
     row("aten::diag_embed", Fn(diag_embed)),
+    row("aten::diagflat", Fn(diagflat)),
     row("aten::diagonal", Fn(diagonal)),
     row("aten::diagonal_copy", Fn(diagonal)),
+    row("aten::dsplit", Fn(|cx| split_along(cx, 2))),
     row("aten::dstack", Fn(|cx| stacked(cx, 3, 2))),
     row("aten::flip", Fn(flip)),
     row("aten::fliplr", Fn(|cx| flip_of(cx, 1))),
@@ -32,6 +35,7 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::hsplit", Fn(|cx| split_along(cx, 1))),
     row("aten::hstack", Fn(hstack)),
     row("aten::linalg_diagonal", Fn(diagonal)),
+    row("aten::mH", Fn(matrix_transpose)),
     row("aten::mT", Fn(matrix_transpose)),
     row("aten::matrix_H", Fn(matrix_transpose)),
     row("aten::meshgrid", Fn(meshgrid)),
@@ -39,12 +43,14 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::movedim", Fn(movedim)),
     row("aten::narrow", Fn(narrow)),
     row("aten::narrow_copy", Fn(narrow)),
+    row("aten::native_channel_shuffle", Alias("aten::channel_shuffle")),
     row("aten::numpy_T", Fn(numpy_t)),
     row("aten::pixel_shuffle", Fn(pixel_shuffle)),
     row("aten::pixel_unshuffle", Fn(pixel_unshuffle)),
     row("aten::ravel", Fn(ravel)),
     row("aten::roll", Fn(roll)),
     row("aten::rot90", Fn(rot90)),
+    row("aten::row_stack", Alias("aten::vstack")),
     row("aten::split", Fn(split)),
     row("aten::split_copy", Fn(split)),
     row("aten::split_with_sizes", Fn(split)),
@@ -340,7 +346,7 @@ fn meshgrid(cx: &mut Cx<'_, '_>) -> Results {
 }
 
 /// Elements of axes in reverse order.
-fn reversed(cx: &mut Cx<'_, '_>, x: Value, axes: &[usize]) -> Result<Value, OpError> {
+pub(super) fn reversed(cx: &mut Cx<'_, '_>, x: Value, axes: &[usize]) -> Result<Value, OpError> {
     let sizes = cx.shape(x)?;
     let mut starts = vec![Dim::known(0); sizes.len()];
     let mut steps = vec![1; sizes.len()];
@@ -621,6 +627,15 @@ fn diag(cx: &mut Cx<'_, '_>) -> Results {
         2 => diagonal_of(cx, x, (0, 1, offset))?,
         rank => return Err(OpError::invalid(format!("{rank} axes"))),
     };
+    one(y)
+}
+
+/// All elements as a diagonal.
+fn diagflat(cx: &mut Cx<'_, '_>) -> Results {
+    let x = cx.tensor("self")?;
+    let (total, offset) = (cx.numel(x)?, cx.int("offset")?);
+    let flat = cx.b.reshape(x, &[total])?;
+    let y = embedded(cx, flat, offset)?;
     one(y)
 }
 

@@ -13,6 +13,8 @@ use How::Fn;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
+    row("aten::_is_all_true", Fn(|cx| truths(cx, ReduceKind::All))),
+    row("aten::_is_any_true", Fn(|cx| truths(cx, ReduceKind::Any))),
     row("aten::all", Fn(|cx| truths(cx, ReduceKind::All))),
     row("aten::amax", Fn(|cx| extremum(cx, ReduceKind::Max))),
     row("aten::amin", Fn(|cx| extremum(cx, ReduceKind::Min))),
@@ -35,6 +37,7 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::nanmean", Fn(nanmean)),
     row("aten::nansum", Fn(nansum)),
     row("aten::norm", Fn(norm)),
+    row("aten::norm_except_dim", Fn(norm_except_dim)),
     row("aten::prod", Fn(prod)),
     row("aten::special_logsumexp", Fn(logsumexp)),
     row("aten::std", Fn(|cx| spread(cx, true, false))),
@@ -421,25 +424,34 @@ fn norm(cx: &mut Cx<'_, '_>) -> Results {
     one(y)
 }
 
-/// Of vectors; of matrices the Frobenius norm.
+/// A norm for each index of one axis; for -1 that of all elements.
+fn norm_except_dim(cx: &mut Cx<'_, '_>) -> Results {
+    let x = cx.tensor("v")?;
+    let (rank, p, dim) = (cx.rank(x)?, cx.float("pow")?, cx.int("dim")?);
+    let kept = if dim == -1 { None } else { Some(super::cx::normal_axis(dim, rank)?) };
+    let axes: Vec<usize> = (0..rank).filter(|&axis| kept != Some(axis)).collect();
+    let y = norm_over(cx, x, p, &axes, kept.is_some())?;
+    one(y)
+}
+
+/// Of vectors, or of matrices.
 fn linalg_norm(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.tensor("self")?;
     let axes_given = cx.maybe_dims("dim")?.map_or(0, |d| d.len());
     let rank = cx.rank(x)?;
     let of_matrix = axes_given == 2 || (axes_given == 0 && rank == 2);
-    let p = match cx.get("ord") {
-        Arg::None => 2.0,
-        Arg::Str(text) if text == "fro" => 2.0,
-        Arg::Str(text) => return Err(OpError::unsupported(format!("ord `{text}`"))),
-        _ if of_matrix => return Err(OpError::unsupported("matrix norms by number")),
-        _ => cx.float("ord")?,
-    };
+    let order = super::algebra::order(cx)?;
     let x = match cx.dtype_arg("dtype")? {
         Some(dtype) => cx.b.cast(x, dtype)?,
         None => cx.as_floats(x)?,
     };
     let (axes, keepdim) = extent(cx, x)?;
-    let y = norm_over(cx, x, p, &axes, keepdim)?;
+    let y = match axes.as_slice() {
+        [rows, columns] if of_matrix => {
+            super::algebra::norm_of_matrix(cx, x, order, (*rows, *columns), keepdim)?
+        }
+        _ => norm_over(cx, x, order.unwrap_or(2.0), &axes, keepdim)?,
+    };
     one(y)
 }
 

@@ -1,23 +1,14 @@
 //! Llama, Mistral and Qwen2: decoders with rotary positions, grouped heads and gated layers.
 
 use kiln_ir::op::Composite;
-use kiln_ir::{Build, DType, Dim, Tensor, Value};
+use kiln_ir::{Build, Dim, Value};
 
 use super::config::{Activation, Config};
 use super::decoder::{Ends, head, windowed};
 use super::inputs::tokens;
 use super::layers::{Heads, Linear, Net, Seen};
+use super::rotary::Rotary;
 use super::{Fault, Request};
-
-/// How the angles of rotary positions follow from the frequencies.
-enum Scaling {
-    /// As they are.
-    None,
-    /// Divided by a factor.
-    Linear(f64),
-    /// Llama 3's: long waves divided by the factor, short ones as they are, and a blend between.
-    Llama3 { factor: f64, low: f64, high: f64, original: f64 },
-}
 
 /// The fields that change the computation.
 struct Decoder {
@@ -27,8 +18,7 @@ struct Decoder {
     vocabulary: usize,
     epsilon: f64,
     activation: Activation,
-    theta: f64,
-    scaling: Scaling,
+    rotary: Rotary,
     /// Biases of queries, keys and values; of the product with the heads; of the gated layers.
     biases: [bool; 3],
     /// For each layer the keys that a query sees, its own with them.
@@ -60,7 +50,6 @@ impl Decoder {
             return Err(config.wrong("head_dim", format!("{size} elements of a head are not pairs")));
         }
         let layers = config.layers("num_hidden_layers", Some(32))?;
-        let (theta, scaling) = rotary(config)?;
         let biases = match model_type {
             "qwen2" => [true, false, false],
             "llama" => {
@@ -76,84 +65,12 @@ impl Decoder {
             vocabulary: config.size("vocab_size", Some(32000))?,
             epsilon: config.positive("rms_norm_eps", 1e-6)?,
             activation: config.activation("hidden_act", "silu")?,
-            theta,
-            scaling,
+            rotary: Rotary::read(config, size)?,
             biases,
             windows: windows(config, model_type, layers)?,
             tied: config.flag("tie_word_embeddings", false)?,
         })
     }
-
-    /// One frequency for each pair of elements of a head, in the precision in which transformers computes them.
-    fn frequencies(&self) -> Vec<f32> {
-        let size = self.heads.size as f32;
-        let theta = self.theta as f32;
-        let plain = (0..self.heads.size / 2).map(|i| 1.0 / theta.powf((2 * i) as f32 / size));
-        plain.map(|frequency| self.scaling.apply(frequency)).collect()
-    }
-}
-
-impl Scaling {
-    fn apply(&self, frequency: f32) -> f32 {
-        match *self {
-            Scaling::None => frequency,
-            Scaling::Linear(factor) => frequency / factor as f32,
-            Scaling::Llama3 { factor, low, high, original } => {
-                let wave = 2.0 * std::f32::consts::PI / frequency;
-                if wave < (original / high) as f32 {
-                    frequency
-                } else if wave > (original / low) as f32 {
-                    frequency / factor as f32
-                } else {
-                    let smooth = (original as f32 / wave - low as f32) / (high - low) as f32;
-                    (1.0 - smooth) * frequency / factor as f32 + smooth * frequency
-                }
-            }
-        }
-    }
-}
-
-/// Base and scaling of the frequencies: `rope_parameters`, or `rope_theta` and `rope_scaling` of older files.
-fn rotary(config: &Config) -> Result<(f64, Scaling), Fault> {
-    let theta = config.positive("rope_theta", 10000.0)?;
-    let newer = config.object("rope_parameters")?;
-    let fields = match newer {
-        Some(fields) => Some(fields),
-        None => config.object("rope_scaling")?,
-    };
-    if config.float("partial_rotary_factor", 1.0)? != 1.0 {
-        return Err(config.wrong("partial_rotary_factor", "rotating a part of a head is not supported"));
-    }
-    let Some(fields) = fields else { return Ok((theta, Scaling::None)) };
-    if fields.float("partial_rotary_factor", 1.0)? != 1.0 {
-        return Err(fields.wrong("partial_rotary_factor", "rotating a part of a head is not supported"));
-    }
-    let theta = fields.positive("rope_theta", theta)?;
-    let kind = match fields.text("rope_type")? {
-        Some(kind) => kind,
-        None => fields.text("type")?.unwrap_or("default"),
-    };
-    let required = |field: &str| match fields.get(field) {
-        Some(_) => fields.positive(field, 1.0),
-        None => Err(fields.wrong(field, "the field is missing")),
-    };
-    let scaling = match kind {
-        "default" => Scaling::None,
-        "linear" => Scaling::Linear(required("factor")?),
-        "llama3" => {
-            let (low, high) = (required("low_freq_factor")?, required("high_freq_factor")?);
-            if high <= low {
-                return Err(fields.wrong("high_freq_factor", "expected more than `low_freq_factor`"));
-            }
-            let original = required("original_max_position_embeddings")?;
-            Scaling::Llama3 { factor: required("factor")?, low, high, original }
-        }
-        other => {
-            let reason = format!("`{other:.80}` is not supported, default, linear and llama3 are");
-            return Err(fields.wrong("rope_type", reason));
-        }
-    };
-    Ok((theta, scaling))
 }
 
 /// The window of each layer.
@@ -211,7 +128,7 @@ pub(super) fn build(net: &mut Net<'_, '_>, request: &Request<'_>) -> Result<(), 
     let padding = net.padding_bias(mask)?;
     let window = decoder.windows.iter().flatten().next();
     let windowed = window.map(|&window| windowed(net, padding, &length, window)).transpose()?;
-    let shared = Shared { angles: angles(net, &decoder, &length)?, padding, windowed };
+    let shared = Shared { angles: decoder.rotary.angles(net, &length)?, padding, windowed };
     for i in 0..decoder.windows.len() {
         hidden = layer(net, &decoder, i, hidden, &shared)?;
     }
@@ -222,25 +139,6 @@ pub(super) fn build(net: &mut Net<'_, '_>, request: &Request<'_>) -> Result<(), 
         Ends { hidden: decoder.hidden, vocabulary: decoder.vocabulary, table: &table, tied: decoder.tied };
     head(net, request, &ends, ids, hidden)
 }
-
-fn angles(net: &mut Net<'_, '_>, decoder: &Decoder, length: &Dim) -> Result<[Value; 2], Fault> {
-    net.at("rotary_emb", "RotaryEmbedding");
-    if decoder.heads.size > MOST_HEAD {
-        let zero = net.b.scalar(DType::F32, 0.0)?;
-        return Ok([zero; 2]);
-    }
-    let places = net.coordinate(length, 0, 2)?;
-    let places = net.b.cast(places, DType::F32)?;
-    let frequencies = decoder.frequencies();
-    let frequencies = Tensor::from_slice(&[1, frequencies.len()], &frequencies);
-    let frequencies = frequencies.map_err(|e| kiln_ir::InferError::new(e.to_string()))?;
-    let frequencies = net.b.constant(frequencies)?;
-    let angles = net.b.ew("mul", &[places, frequencies])?;
-    Ok([net.b.ew("cos", &[angles])?, net.b.ew("sin", &[angles])?])
-}
-
-/// Most elements of a head for which frequencies are computed. No weights are so wide: what is wider fails for them.
-const MOST_HEAD: usize = 1 << 16;
 
 fn layer(
     net: &mut Net<'_, '_>,

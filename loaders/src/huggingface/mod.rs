@@ -17,6 +17,7 @@ mod layers;
 mod llama;
 mod pooling;
 mod resnet;
+mod rotary;
 mod vit;
 mod weights;
 

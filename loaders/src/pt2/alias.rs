@@ -38,6 +38,8 @@ pub(super) struct Aliases<'p> {
     children: FxHashMap<&'p str, Vec<&'p str>>,
     /// Names whose memory was written since they were taken.
     stale: FxHashSet<&'p str>,
+    /// Names of tensors whose shape was changed in place: programs go on with the result's name.
+    reshaped: FxHashSet<&'p str>,
     /// How many views are being taken again, each for another.
     depth: usize,
 }
@@ -97,10 +99,13 @@ fn rule(name: &str, node: &Node) -> Option<Rule> {
         "aten::view"
         | "aten::unflatten"
         | "aten::unsqueeze"
+        | "aten::unsqueeze_"
         | "aten::squeeze"
+        | "aten::squeeze_"
         | "aten::view_as"
         | "aten::_reshape_alias"
         | "aten::alias"
+        | "aten::data"
         | "aten::detach"
         | "aten::lift_fresh"
         | "aten::positive"
@@ -114,8 +119,9 @@ fn rule(name: &str, node: &Node) -> Option<Rule> {
         "aten::reshape" | "aten::reshape_as" | "aten::flatten" => return Some(Rule::Reshaped),
         "aten::ravel" => return Some(Rule::Flattened),
         "aten::contiguous" | "aten::to" | "aten::type_as" => return Some(Rule::Converted),
-        "aten::transpose" | "aten::t" | "aten::swapaxes" | "aten::swapdims" | "aten::mT"
-        | "aten::matrix_H" | "aten::numpy_T" => Kind::Swap,
+        "aten::transpose" | "aten::transpose_" | "aten::t" | "aten::t_" | "aten::swapaxes"
+        | "aten::swapaxes_" | "aten::swapdims" | "aten::swapdims_" | "aten::adjoint" | "aten::mT"
+        | "aten::mH" | "aten::matrix_H" | "aten::numpy_T" => Kind::Swap,
         "aten::permute" => Kind::Permute,
         "aten::movedim" | "aten::moveaxis" => Kind::Move,
         "aten::select" => Kind::Select,
@@ -130,7 +136,8 @@ fn rule(name: &str, node: &Node) -> Option<Rule> {
         | "aten::broadcast_tensors"
         | "aten::meshgrid" => Kind::Expand,
         "aten::diagonal" => Kind::Diagonal,
-        "aten::linalg_diagonal" | "aten::unfold" | "aten::hsplit" | "aten::vsplit" => Kind::Opaque,
+        "aten::as_strided" | "aten::dsplit" | "aten::linalg_diagonal" | "aten::unfold" | "aten::hsplit"
+        | "aten::resize_" | "aten::resize_as_" | "aten::vsplit" => Kind::Opaque,
         _ => return None,
     }))
 }
@@ -203,9 +210,10 @@ fn views<'p>(node: &'p Node, metas: Option<&'p Metas>) -> Vec<(&'p str, View<'p>
     }
 }
 
-/// Whether an operator is named as one that writes to its first operand.
+/// Whether an operator is named as one that writes to its first operand. What changes its shape only is a view.
 fn is_write(node: &Node) -> bool {
-    target(&node.target).is_some_and(|(name, _)| name.ends_with('_') && !name.ends_with("__"))
+    let named = |name: &str| name.ends_with('_') && !name.ends_with("__");
+    target(&node.target).is_some_and(|(name, _)| named(&name) && rule(&name, node).is_none())
 }
 
 /// Whether it gives its operand itself and writes nothing.
@@ -259,6 +267,20 @@ impl<'p> Aliases<'p> {
         for (name, view) in views(node, metas) {
             self.add(name, view);
         }
+    }
+
+    /// Remembers the result of a node that changed the shape of its operand in place.
+    pub(super) fn reshaped(&mut self, node: &'p Node, metas: Option<&'p Metas>) {
+        self.record(node, metas);
+        self.reshaped.extend(base_of(node));
+    }
+
+    /// Fails for a name whose tensor got another shape since. Views are taken again of what it was.
+    pub(super) fn check(&self, name: &str) -> Result<(), OpError> {
+        if self.depth == 0 && self.reshaped.contains(name) {
+            return Err(OpError::unsupported("a tensor by the name from before its shape changed in place"));
+        }
+        Ok(())
     }
 
     /// Remembers that the results of a node are the tensor `base`.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use kiln_ir::{DType, Tensor};
@@ -11,7 +12,8 @@ use serde::de::DeserializeOwned;
 use super::FORMAT;
 use super::program::{Payload, Payloads, Program, SymInt, TensorMeta};
 use crate::checkpoint::zip::{Archive, ZipError};
-use crate::checkpoint::{ByteOrder, CheckpointTensor, Element, Storage};
+use crate::checkpoint::{self, ByteOrder, Checkpoint, CheckpointTensor, Element, Storage};
+use crate::detect::Format;
 use crate::{Limits, LoadError};
 
 /// The element type that a number of the schema stands for (`schema.ScalarType`).
@@ -44,16 +46,29 @@ pub(super) fn element_type(code: i64) -> Option<DType> {
 /// Bytes of JSON a byte of structures comes from, at least.
 const STRUCTURE_PER_BYTE: usize = 8;
 
+/// Where the tensors of an archive are.
+enum Tensors {
+    /// Entries of raw bytes.
+    Raw { weights: Payloads, constants: Payloads },
+    /// Files of `torch.save` in it, as torch wrote before 2.8: the state dict and the constants.
+    Saved(Vec<Checkpoint>),
+}
+
+/// The program of an archive that torch wrote before 2.8.
+const OLD_PROGRAM: &str = "serialized_exported_program.json";
+
+/// The tensors of such an archive.
+const OLD_TENSORS: [&str; 2] = ["serialized_state_dict.pt", "serialized_constants.pt"];
+
 /// An open archive.
 pub(super) struct Package {
     file: String,
     zip: Archive,
     /// The folder that all entries are in, with its slash.
     root: String,
-    /// Name of the program.
-    model: String,
-    weights: Payloads,
-    constants: Payloads,
+    /// The entry that the program is.
+    program: String,
+    tensors: Tensors,
     order: ByteOrder,
     storages: RefCell<FxHashMap<String, Arc<Storage>>>,
     /// Most bytes of a text.
@@ -72,11 +87,11 @@ impl Package {
         let malformed =
             |reason: String| LoadError::Malformed { path: file.to_owned(), format: FORMAT, reason };
         let zip = Archive::open(bytes).map_err(|e| malformed(e.to_string()))?;
-        if zip.names().any(|name| name.ends_with("serialized_exported_program.json")) {
-            let reason =
-                "it was written before torch 2.8; exporting again with a newer torch gives one that loads";
-            return Err(malformed(reason.to_owned()));
-        }
+        let old = zip.names().find_map(|name| {
+            let root = name.strip_suffix(OLD_PROGRAM)?;
+            (root.is_empty() || root.find('/') == Some(root.len() - 1)).then(|| root.to_owned())
+        });
+        let is_old = old.is_some();
         let programs: Vec<(String, String)> = zip
             .names()
             .filter_map(|name| {
@@ -86,18 +101,18 @@ impl Package {
                 (at_root && !model.contains('/')).then(|| (folder.to_owned(), model.to_owned()))
             })
             .collect();
-        let (root, model) = match programs.as_slice() {
-            [one] => one.clone(),
-            [] => return Err(malformed("it has no program `models/*.json`".to_owned())),
-            many => return Err(malformed(format!("it has {} programs, expected one", many.len()))),
+        let (root, model) = match (old, programs.as_slice()) {
+            (Some(root), _) => (root, String::new()),
+            (None, [one]) => one.clone(),
+            (None, []) => return Err(malformed("it has no program `models/*.json`".to_owned())),
+            (None, many) => return Err(malformed(format!("it has {} programs, expected one", many.len()))),
         };
         let mut package = Package {
             file: file.to_owned(),
             zip,
             root,
-            model,
-            weights: Payloads::default(),
-            constants: Payloads::default(),
+            program: if is_old { OLD_PROGRAM.to_owned() } else { format!("models/{model}.json") },
+            tensors: Tensors::Saved(vec![]),
             order: ByteOrder::Little,
             storages: RefCell::default(),
             text: limits.structure_of(size) / STRUCTURE_PER_BYTE,
@@ -107,9 +122,34 @@ impl Package {
         if package.text("byteorder").is_ok_and(|order| order.trim_ascii() == b"big") {
             package.order = ByteOrder::Big;
         }
-        package.weights = package.payloads("weights")?;
-        package.constants = package.payloads("constants")?;
+        package.tensors = if is_old {
+            Tensors::Saved(package.saved(limits)?)
+        } else {
+            let (weights, constants) =
+                (package.payloads(&model, "weights")?, package.payloads(&model, "constants")?);
+            Tensors::Raw { weights, constants }
+        };
         Ok(package)
+    }
+
+    /// The tensors of an old archive. Entries that are empty hold none.
+    fn saved(&self, limits: &Limits) -> Result<Vec<Checkpoint>, LoadError> {
+        let mut found = vec![];
+        for entry in OLD_TENSORS {
+            let bytes = match self.zip.read(&format!("{}{entry}", self.root), self.copies.get()) {
+                Ok(bytes) if bytes.is_empty() => continue,
+                Ok(bytes) => bytes,
+                Err(ZipError::Missing(_)) => continue,
+                Err(error) => return Err(self.malformed(error.to_string())),
+            };
+            self.charge(&bytes, &self.mapped).map_err(|reason| self.malformed(reason))?;
+            if !matches!(Format::of(&bytes), Some(Format::TorchZip | Format::Pickle)) {
+                return Err(self.malformed(format!("`{entry}` is no file of `torch.save`")));
+            }
+            let name = format!("{}: {entry}", self.file);
+            found.push(checkpoint::read(Path::new(&name), bytes, limits)?);
+        }
+        Ok(found)
     }
 
     fn malformed(&self, reason: String) -> LoadError {
@@ -136,8 +176,8 @@ impl Package {
         serde_json::from_slice(&bytes).map_err(|e| self.malformed(format!("`{entry}`: {e}")))
     }
 
-    fn payloads(&self, folder: &str) -> Result<Payloads, LoadError> {
-        let entry = format!("data/{folder}/{}_{folder}_config.json", self.model);
+    fn payloads(&self, model: &str, folder: &str) -> Result<Payloads, LoadError> {
+        let entry = format!("data/{folder}/{model}_{folder}_config.json");
         match self.text(&entry) {
             Err(ZipError::Missing(_)) => Ok(Payloads::default()),
             _ => self.json(&entry),
@@ -146,17 +186,30 @@ impl Package {
 
     /// The program.
     pub(super) fn program(&self) -> Result<Program, LoadError> {
-        self.json(&format!("models/{}.json", self.model))
+        self.json(&self.program)
     }
 
     /// A parameter, a buffer or a constant by its name in the module.
     pub(super) fn tensor(&self, name: &str) -> Result<Tensor, String> {
-        let found = self.weights.config.get(name).map(|payload| ("weights", payload));
-        let found = found.or_else(|| self.constants.config.get(name).map(|payload| ("constants", payload)));
-        let Some((folder, payload)) = found else {
-            return Err("the archive has no tensor of that name".to_owned());
-        };
-        self.payload(folder, payload)
+        let missing = || "the archive has no tensor of that name".to_owned();
+        match &self.tensors {
+            Tensors::Raw { weights, constants } => {
+                let found = weights.config.get(name).map(|payload| ("weights", payload));
+                let found = found.or_else(|| constants.config.get(name).map(|payload| ("constants", payload)));
+                let (folder, payload) = found.ok_or_else(missing)?;
+                self.payload(folder, payload)
+            }
+            Tensors::Saved(files) => {
+                let tensor = files.iter().find_map(|file| file.get(name)).ok_or_else(missing)?;
+                if tensor.quantization.is_some() {
+                    return Err("it is quantized".to_owned());
+                }
+                let held = tensor.view().map_or(0..0, |view| range_of(&view.storage.bytes));
+                let found = tensor.to_tensor(self.copies.get()).map_err(|e| e.to_string())?;
+                self.charge(found.bytes(), &held)?;
+                Ok(found)
+            }
+        }
     }
 
     fn payload(&self, folder: &str, payload: &Payload) -> Result<Tensor, String> {

@@ -3,6 +3,7 @@
 use kiln_ir::op::{Control, Index};
 use kiln_ir::{Build, DType, GraphBuilder, GraphId, Tensor, Type, Value};
 
+use super::autocast;
 use super::import::{Frame, Session, Slot, import_graph, node_name};
 use super::operand::operand;
 use super::program::{Argument, Graph, Named, Node, SymIntArgument};
@@ -35,15 +36,15 @@ pub(super) fn import<'p>(
         ("cond", [then, other]) => branches(session, frame, b, node, [then, other], args),
         ("while_loop", [condition, body]) => repeat(session, frame, b, node, [condition, body], args),
         ("map_impl" | "map", [body]) => map(session, frame, b, node, body, args),
-        ("wrap_with_autocast", _) if args.get(2) != Some(&Arg::Bool(false)) => {
-            Err(OpError::unsupported("automatic casts"))
+        ("wrap_with_autocast", [body]) => {
+            let outer = frame.autocast;
+            frame.autocast = narrow_type(&args)?;
+            let results = inline(session, frame, b, body, last(&args, body));
+            frame.autocast = outer;
+            results
         }
-        ("wrap_with_set_grad_enabled" | "wrap_with_autocast" | "hints_wrapper", [body]) => {
-            // Modes come first, then the operands of the graph.
-            let count = body.inputs.len();
-            let skip = flat(&args).len().saturating_sub(count);
-            let operands: Vec<Arg> = flat(&args).into_iter().skip(skip).collect();
-            inline(session, frame, b, body, operands)
+        ("wrap_with_set_grad_enabled" | "hints_wrapper", [body]) => {
+            inline(session, frame, b, body, last(&args, body))
         }
         ("invoke_subgraph", [body]) => {
             let operands: Vec<Arg> = flat(&args).into_iter().filter(|a| !matches!(a, Arg::Str(_))).collect();
@@ -53,6 +54,25 @@ pub(super) fn import<'p>(
     }?;
     share(frame, &graphs, &names)?;
     Ok(results)
+}
+
+/// The operands of a graph: modes come before them.
+fn last(args: &[Arg], graph: &Graph) -> Vec<Arg> {
+    let all = flat(args);
+    let skip = all.len().saturating_sub(graph.inputs.len());
+    all.into_iter().skip(skip).collect()
+}
+
+/// The type of automatic casts by the arguments device, type, whether they are on; none if they are off.
+fn narrow_type(args: &[Arg]) -> Result<Option<DType>, OpError> {
+    match args {
+        [Arg::Str(_), _, Arg::Bool(false), ..] => Ok(None),
+        [Arg::Str(device), Arg::None, Arg::Bool(true), ..] => autocast::narrow_type(device, None).map(Some),
+        [Arg::Str(device), Arg::DType(dtype), Arg::Bool(true), ..] => {
+            autocast::narrow_type(device, Some(*dtype)).map(Some)
+        }
+        _ => Err(OpError::unsupported("automatic casts that are told in another way")),
+    }
 }
 
 /// Names of the tensors among the parts of an operand.
@@ -107,7 +127,7 @@ fn inline<'p>(
     graph: &'p Graph,
     operands: Vec<Arg>,
 ) -> Result<Vec<Arg>, OpError> {
-    let mut inner = Frame::new(frame.path.clone(), frame.depth + 1);
+    let mut inner = frame.nested(frame.path.clone());
     let results = run(session, &mut inner, b, graph, operands)?;
     frame.borrowed.clear();
     let mut roots: Vec<&str> = vec![];
@@ -239,7 +259,7 @@ fn branches<'p>(
     let passed = Passed::of(b, operands);
     let mut ids: Vec<GraphId> = vec![];
     for (graph, part) in graphs.into_iter().zip(["true", "false"]) {
-        let mut inner = Frame::new(label(frame, node, part), frame.depth + 1);
+        let mut inner = frame.nested(label(frame, node, part));
         let mut nested = GraphBuilder::new(b.module(), part);
         let inputs: Vec<Value> = enumerated(&mut nested, &passed.types);
         let results = run(session, &mut inner, &mut nested, graph, passed.inside(&inputs))?;
@@ -291,7 +311,7 @@ fn repeat<'p>(
     let start = condition(b, first)?;
     frame.borrowed.clear();
     let passed = Passed::of(b, [carried, extra].concat());
-    let mut inner = Frame::new(label(frame, node, "body"), frame.depth + 1);
+    let mut inner = frame.nested(label(frame, node, "body"));
     let mut nested = GraphBuilder::new(b.module(), "body");
     nested.input("iteration", Type::fixed(DType::I64, &[]));
     nested.input("go", Type::fixed(DType::Bool, &[]));
@@ -302,7 +322,7 @@ fn repeat<'p>(
     if results.len() != count {
         return Err(OpError::invalid(format!("a loop of {count} values gives {}", results.len())));
     }
-    let mut again = Frame::new(label(frame, node, "cond"), frame.depth + 1);
+    let mut again = frame.nested(label(frame, node, "cond"));
     let go = run(session, &mut again, &mut nested, cond_graph, [results.clone(), extra_inside].concat())?;
     let go = go.first().ok_or_else(|| OpError::invalid("a condition without a result"))?;
     let go = condition(&mut nested, go)?;
@@ -335,7 +355,7 @@ fn map<'p>(
     let Some(Arg::Tensor(x)) = xs.first() else { return Err(OpError::invalid("a map over nothing")) };
     let length = b.shape(*x)?.first().cloned().ok_or_else(|| OpError::invalid("a map over a scalar"))?;
     let passed = Passed::of(b, [xs, others].concat());
-    let mut inner = Frame::new(label(frame, node, "body"), frame.depth + 1);
+    let mut inner = frame.nested(label(frame, node, "body"));
     let mut nested = GraphBuilder::new(b.module(), "body");
     let iteration = nested.input("iteration", Type::fixed(DType::I64, &[]));
     let go = nested.input("go", Type::fixed(DType::Bool, &[]));

@@ -14,7 +14,7 @@ use super::program::{
     Argument, Constant, Graph, InputSpec, Named, Node, OptionalTensor, OutputSpec, Program, SymBoolArgument,
     SymFloatArgument, SymInt, SymIntArgument, TensorMeta,
 };
-use super::{expr, higher_order, operand};
+use super::{autocast, expr, higher_order, operand, strides};
 use crate::aten::{self, Arg, Write};
 use crate::binding::{self, Binding};
 use crate::error::OpError;
@@ -46,6 +46,8 @@ pub(super) struct Frame<'p> {
     pub(super) borrowed: Vec<(usize, usize)>,
     /// Results of the nested graph just inlined that may share the memory of these names.
     pub(super) shared: Vec<(usize, &'p str)>,
+    /// The narrow type of automatic casts, where they are on.
+    pub(super) autocast: Option<DType>,
 }
 
 /// State of one load.
@@ -117,7 +119,13 @@ impl<'p> Frame<'p> {
             metas: None,
             borrowed: vec![],
             shared: vec![],
+            autocast: None,
         }
+    }
+
+    /// The frame of a graph that runs inside of this one.
+    pub(super) fn nested(&self, path: String) -> Self {
+        Frame { autocast: self.autocast, ..Frame::new(path, self.depth + 1) }
     }
 
     /// What a name stands for now. Views of memory that was written since are taken again.
@@ -550,6 +558,7 @@ fn import_node<'p>(
             alias::write(session, frame, b, name, v)?;
             frame.aliases.same(node, name);
         }
+        (Some(Write::Shape), ..) => frame.aliases.reshaped(node, frame.metas),
         (Some(Write::Operand(_)), Some(_), _) => {
             return Err(OpError::unsupported("a write to something other than a tensor"));
         }
@@ -595,6 +604,9 @@ pub(super) fn evaluate<'p>(
 ) -> Result<(Vec<Arg>, Option<Write>), OpError> {
     let (name, overload) =
         target(&node.target).ok_or_else(|| OpError::unsupported("the operator is not known"))?;
+    if name.starts_with("aten::as_strided") && !lies_densely(frame, node) {
+        return Err(OpError::unsupported("places in the memory of a tensor that may not lie densely"));
+    }
     let (mut args, mut kwargs) = (vec![], vec![]);
     for input in &node.inputs {
         let arg = operand::operand(session, frame, b, &input.arg)?;
@@ -603,6 +615,9 @@ pub(super) fn evaluate<'p>(
             true => args.push(arg),
             false => kwargs.push((input.name.clone(), arg)),
         }
+    }
+    if let Some(narrow) = frame.autocast {
+        autocast::cast(b, &name, narrow, &mut args, &mut kwargs)?;
     }
     // Python's power of integers is one.
     let int = |arg: &Arg| match arg {
@@ -616,6 +631,15 @@ pub(super) fn evaluate<'p>(
     let outcome = aten::call(b, &name, overload, args, kwargs)?;
     session.count_nodes(b.graph().node_count().saturating_sub(before))?;
     Ok((outcome.results, outcome.writes))
+}
+
+/// Whether the elements of the first operand lie one after the other from the start of its memory.
+fn lies_densely(frame: &Frame<'_>, node: &Node) -> bool {
+    let meta = match node.inputs.first().map(|input| &input.arg) {
+        Some(Argument::AsTensor(Named { name })) => frame.metas.and_then(|metas| metas.get(name)),
+        _ => None,
+    };
+    meta.is_some_and(|m| m.storage_offset == SymInt::AsInt(0) && strides::contiguous(m) == Some(true))
 }
 
 /// Binds results to the names that the node gives them.

@@ -15,7 +15,10 @@ pub(super) fn operand<'p>(
     b: &mut kiln_ir::GraphBuilder<'_>,
     arg: &'p Argument,
 ) -> Result<Arg, OpError> {
-    let mut named = |name: &'p str| frame.resolve(session, b, name);
+    let mut named = |name: &'p str| {
+        frame.aliases.check(name)?;
+        frame.resolve(session, b, name)
+    };
     Ok(match arg {
         Argument::AsNone(_) => Arg::None,
         Argument::AsTensor(Named { name }) => named(name)?,

@@ -389,9 +389,38 @@ fn parameters_that_are_written_by_any_name_are_states() {
 }
 
 #[test]
-fn shapes_do_not_change_in_place() {
-    let squeeze = node("aten.unsqueeze_.default", &[("self", named("x")), ("dim", int(0))], "s");
-    assert!(refusal(&after(vec![squeeze], &[])).contains("changes the shape"));
+fn shapes_change_in_place() {
+    // s = x.transpose_(0, 1); s[0] += 100, which a view of `x` from before shows; y = v + w.
+    let row = |of: &str, name: &str| {
+        node("aten.select.int", &[("self", named(of)), ("dim", int(0)), ("index", int(0))], name)
+    };
+    let nodes = vec![
+        node("aten.alias.default", &[("self", named("x"))], "v"),
+        node("aten.transpose_.default", &[("self", named("x")), ("dim0", int(0)), ("dim1", int(1))], "s"),
+        row("s", "first"),
+        node("aten.add_.Scalar", &[("self", named("first")), ("other", int(100))], "f"),
+    ];
+    let program = after(nodes.clone(), &[]);
+    let sum = format!("/graph_module/graph/nodes/{}/inputs/0/arg", nodes.len());
+    assert_eq!(run(&with(program.clone(), &sum, named("v"))), [101., 11., 103., 13., 105., 15.]);
+    // The old name would be a tensor of another shape.
+    assert!(refusal(&program).contains("before its shape changed"), "{}", refusal(&program));
+}
+
+#[test]
+fn places_in_memory_need_dense_tensors() {
+    let places = |of: &str| {
+        let given = [("self", named(of)), ("size", ints(&[3, 2])), ("stride", ints(&[0, 1])), ("storage_offset", int(2))];
+        node("aten.as_strided.default", &given, "v")
+    };
+    let sum = |nodes: Vec<Json>| {
+        let at = format!("/graph_module/graph/nodes/{}/inputs/0/arg", nodes.len());
+        with(after(nodes, &[("t", meta(&[2, 3], &[1, 2], 0))]), &at, named("v"))
+    };
+    assert_eq!(run(&sum(vec![places("x")])), [3., 13., 3., 13., 3., 13.]);
+    let swap = node("aten.transpose.int", &[("self", named("x")), ("dim0", int(0)), ("dim1", int(1))], "t");
+    let error = refusal(&sum(vec![swap, places("t")]));
+    assert!(error.contains("may not lie densely"), "{error}");
 }
 
 /// `torch.ops.higher_order.wrap_with_set_grad_enabled(False, graph, x)`.
@@ -424,19 +453,40 @@ fn nested_graphs_do_not_write_to_their_operands() {
     assert_eq!(run(&program), [3., 14., 7., 18., 11., 22.]);
 }
 
-#[test]
-fn autocast_is_refused() {
-    let graph = json!({"inputs": [named("a")], "outputs": [named("a")], "nodes": [], "tensor_values": {}});
+/// `torch.ops.higher_order.wrap_with_autocast(device, dtype, True, None, graph, x)`: sums and products of rows of
+/// `7 a.a^T`.
+fn with_casts(device: &str, dtype: Json) -> Json {
+    let nodes = [
+        node("aten.linear.default", &[("input", named("a")), ("weight", named("a"))], "p"),
+        node("aten.mul.Scalar", &[("self", named("p")), ("other", int(7))], "m"),
+        node("aten.sum.dim_IntList", &[("self", named("m")), ("dim", ints(&[1]))], "q"),
+        node("aten.prod.dim_int", &[("self", named("m")), ("dim", int(1))], "r"),
+        node("aten.stack.default", &[("tensors", json!({"as_tensors": [{"name": "q"}, {"name": "r"}]})),
+            ("dim", int(1))], "b"),
+    ];
+    let graph = json!({"inputs": [named("a")], "outputs": [named("b")], "nodes": nodes, "tensor_values": {}});
     let inputs = [
-        ("", json!({"as_string": "cpu"})),
-        ("", json!({"as_scalar_type": 13})),
+        ("", json!({"as_string": device})),
+        ("", dtype),
         ("", json!({"as_bool": true})),
         ("", json!({"as_none": true})),
         ("", json!({"as_graph": {"name": "body", "graph": graph}})),
         ("", named("x")),
     ];
     let program = after(vec![node("higher_order.wrap_with_autocast", &inputs, "g")], &[]);
-    assert!(refusal(&program).contains("automatic casts"));
+    with(program, "/graph_module/graph/nodes/1/inputs/0/arg", named("g"))
+}
+
+#[test]
+fn automatic_casts_follow_the_lists_of_pytorch() {
+    // `[[7, 21, 35], [21, 91, 161], [35, 161, 287]]` is bf16, where 287 is 288, and so are its sums, where 273 is 272.
+    // Its products are f32, and so is what is stacked of both.
+    let wanted = [64., 5155., 273., 307_681., 485., 1_622_890.];
+    for dtype in [json!({"as_scalar_type": 13}), json!({"as_none": true})] {
+        assert_eq!(run(&with_casts("cpu", dtype)), wanted);
+    }
+    let error = refusal(&with_casts("cuda", json!({"as_scalar_type": 13})));
+    assert!(error.contains("automatic casts"), "{error}");
 }
 
 #[test]
@@ -504,4 +554,38 @@ fn weights_of_a_checkpoint_take_their_places() {
     assert_eq!(faults.missing, [("layer.w".to_owned(), vec![2])]);
     assert_eq!(faults.unexpected, ["other"]);
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// What `torch.save` writes of `{"layer.w": tensor([1., 10.])}`.
+fn saved() -> Vec<u8> {
+    let pickle: &[u8] = b"\x80\x02}X\x07\0\0\0layer.wctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storage\
+        ctorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQK\x00K\x02\x85K\x01\x85\x89ccollections\n\
+        OrderedDict\n)RtRs.";
+    let w = [1f32.to_le_bytes(), 10f32.to_le_bytes()].concat();
+    archive(&[("data.pkl", pickle), ("data/0", &w), ("version", b"3\n")])
+}
+
+#[test]
+fn archives_from_before_torch_2_8_have_their_tensors_in_two_files() {
+    let old = |program: &Json, state: &[u8]| {
+        archive(&[
+            ("serialized_exported_program.json", program.to_string().as_bytes()),
+            ("serialized_state_dict.pt", state),
+            ("serialized_constants.pt", b""),
+            ("version", b"7.3"),
+        ])
+    };
+    for major in 5..=8 {
+        let program = with(program(), "/schema_version/major", json!(major));
+        let module = load(old(&program, &saved())).unwrap();
+        let x = kiln_ir::Tensor::from_slice(&[3, 2], &[0f32; 6]).unwrap();
+        let mut evaluator = kiln_ir::Evaluator::new(&module);
+        let y = evaluator.run(module.entries()[0], &[kiln_ir::Datum::Tensor(x)]).unwrap();
+        let kiln_ir::Datum::Tensor(y) = &y[0] else { panic!("no tensor") };
+        assert_eq!(y.to_vec::<f32>().unwrap(), [1., 10., 1., 10., 1., 10.]);
+    }
+    assert!(load(old(&program(), b"")).unwrap_err().to_string().contains("no tensor of that name"));
+    // An index of other files is none of `torch.save`.
+    let error = load(old(&program(), br#"{"weight_map": {"layer.w": "/etc/passwd"}}"#)).unwrap_err();
+    assert!(error.to_string().contains("torch.save"), "{error}");
 }

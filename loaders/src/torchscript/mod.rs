@@ -35,6 +35,7 @@ mod tests;
 mod text;
 mod traced;
 mod value;
+mod weights;
 mod writes;
 
 use std::path::Path;
@@ -51,6 +52,7 @@ use objects::Objects;
 use program::Program;
 use value::{Ref, State, Val};
 
+use crate::binding::{self, Binding};
 use crate::{LoadError, LoadOptions};
 
 /// How often entry points are built until no new state shows.
@@ -64,14 +66,10 @@ const COPIES: usize = 32 << 20;
 
 /// Loads an archive.
 pub(crate) fn load(path: &Path, bytes: Bytes, options: &LoadOptions) -> Result<Module, LoadError> {
-    if let Some(weights) = &options.weights {
-        let reason = "new weights are not supported for TorchScript programs".to_owned();
-        return Err(LoadError::Option { path: weights.file.display().to_string(), reason });
-    }
     let package = Package::open(path, bytes, &options.limits)?;
     let nodes = options.limits.nodes_of(package.size());
     let mut machine = Machine::new(Program::new(&package), nodes, nodes.saturating_mul(STEPS));
-    let loaded = read(&mut machine, &package).and_then(|read| build(&mut machine, &read, options, nodes));
+    let loaded = read(&mut machine, &package, options).and_then(|read| build(&mut machine, &read, options, nodes));
     match loaded {
         Ok(()) => Ok(std::mem::take(&mut machine.g.module)),
         Err(Stopped::Load(error)) => Err(error),
@@ -133,11 +131,20 @@ struct Read {
 }
 
 /// Reads the module tree, the constants and the traced inputs.
-fn read(machine: &mut Machine<'_>, package: &Package<'_>) -> Result<Read, Stopped> {
+fn read(machine: &mut Machine<'_>, package: &Package<'_>, options: &LoadOptions) -> Result<Read, Stopped> {
     let mut copies = package.size().saturating_add(COPIES);
     let mut st = State::default();
     let data = package.part("data")?;
-    let root = Objects::new(&data, &mut machine.program, &mut copies).root(&mut st, &mut machine.states)?;
+    let mut objects = Objects::new(&data, &mut machine.program, &mut copies);
+    let root = match &options.weights {
+        Some(new) => {
+            let (root, weights) = objects.root_and_weights(&mut st, &mut machine.states)?;
+            let checkpoint = binding::open(new, &options.limits).map_err(LoadError::from)?;
+            weights::bind(&mut st, &weights, Binding::new(new, &checkpoint, &options.limits))?;
+            root
+        }
+        None => objects.root(&mut st, &mut machine.states)?,
+    };
     let Val::Instance(object) = root else {
         return Err(Fault::invalid("the archive holds no module").into());
     };

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::ast::Expr;
 use super::expr::literal;
 use super::fault::{Fault, Res};
 use super::program::{self, Program};
 use super::states::States;
-use super::value::{Cell, State, Traced, Val};
+use super::value::{Cell, Ref, State, Traced, Val};
 use crate::checkpoint::{Checkpoint, Item, ItemId, Opaque};
 
 /// Nesting of values; that of a file is bounded when it is read.
@@ -25,11 +26,24 @@ pub(crate) struct Objects<'c, 'p> {
     made: FxHashMap<ItemId, Val>,
     /// Bytes that copies of tensors may still take.
     copies: &'c mut usize,
+    /// Parameters and buffers of modules by name, if they are asked for.
+    weights: Option<Vec<(String, Ref)>>,
 }
 
 impl<'c, 'p> Objects<'c, 'p> {
     pub fn new(checkpoint: &'c Checkpoint, program: &'c mut Program<'p>, copies: &'c mut usize) -> Self {
-        Objects { checkpoint, program, made: FxHashMap::default(), copies }
+        Objects { checkpoint, program, made: FxHashMap::default(), copies, weights: None }
+    }
+
+    /// The whole pickle, with the names of parameters and buffers, as a state dict has them.
+    pub fn root_and_weights(
+        &mut self,
+        st: &mut State,
+        states: &mut States,
+    ) -> Res<(Val, Vec<(String, Ref)>)> {
+        self.weights = Some(vec![]);
+        let root = self.root(st, states)?;
+        Ok((root, self.weights.take().unwrap_or_default()))
     }
 
     /// The whole pickle. Objects are named by their attributes.
@@ -171,18 +185,42 @@ impl<'c, 'p> Objects<'c, 'p> {
         states.name_object(r, path);
         self.made.insert(id, Val::Instance(r));
         let mut attrs = BTreeMap::new();
+        let weights = match &self.weights {
+            Some(_) => self.weights_of(&opaque.name)?,
+            None => FxHashSet::default(),
+        };
         for &(key, value) in pairs {
             let Item::Text(key) = tree.item(key) else {
                 return Err(Fault::invalid("an attribute has no name"));
             };
             let key = key.as_str();
             let inner = joined(path, key)?;
-            attrs.insert(key.into(), self.value(st, states, value, &inner, depth + 1)?);
+            let found = self.value(st, states, value, &inner, depth + 1)?;
+            if let (Some(named), Val::Tensor(r)) = (self.weights.as_mut(), &found)
+                && weights.contains(key)
+            {
+                named.push((inner, *r));
+            }
+            attrs.insert(key.into(), found);
         }
         if let Some(cell) = st.cell_mut(r) {
             *cell = Cell::Instance(opaque.name.as_str().into(), attrs);
         }
         Ok(Val::Instance(r))
+    }
+
+    /// Names of the parameters and buffers that a class declares.
+    fn weights_of(&mut self, class: &str) -> Res<FxHashSet<String>> {
+        let Some(program::Item::Class(found)) = self.program.item(class)? else {
+            return Ok(FxHashSet::default());
+        };
+        let mut names = FxHashSet::default();
+        for (name, _, value) in found.attributes() {
+            if let ("__parameters__" | "__buffers__", Some(Expr::List(items))) = (name, value) {
+                names.extend(items.iter().filter_map(|item| item.as_str().map(str::to_owned)));
+            }
+        }
+        Ok(names)
     }
 
     /// The member of an enumeration that has a value.

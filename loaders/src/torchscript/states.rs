@@ -1,7 +1,7 @@
 //! Attributes that methods change: they are states of the module.
 //!
 //! What a state holds has one of a few forms, found by following the entry points until no new one shows: a known number
-//! (or `None`), a number of run time, a tensor of a rank. Which combination of forms the states have is a state itself,
+//! (or `None`), a number of run time, a tensor of a rank, a list or a dict of these, whose elements are states each. Which combination of forms the states have is a state itself,
 //! the mode; an entry point begins with a branch on it, so that in every mode forms are known and most conditions on states
 //! are decided when the model is loaded.
 
@@ -36,6 +36,56 @@ pub(crate) enum Form {
     Number(Kind),
     /// A tensor; unknown dims where they differ.
     Tensor(Type),
+    /// A list of so many elements.
+    List(Vec<Form>),
+    /// A dict with these keys.
+    Dict(Vec<(Val, Form)>),
+}
+
+/// Most elements of lists and dicts that are states, and how deep they may be nested.
+const MAX_ELEMENTS: usize = 256;
+const MAX_NESTING: usize = 4;
+
+impl Form {
+    /// The parts that are no containers, with the names of their states.
+    fn leaves<'f>(&'f self, name: &str, out: &mut Vec<(String, &'f Form)>) {
+        match self {
+            Form::List(items) => {
+                items.iter().enumerate().for_each(|(i, item)| item.leaves(&format!("{name}.{i}"), out));
+            }
+            Form::Dict(pairs) => {
+                for (i, (key, item)) in pairs.iter().enumerate() {
+                    let key = match key {
+                        Val::Str(text) => text.to_string(),
+                        Val::Int(n) => n.to_string(),
+                        _ => i.to_string(),
+                    };
+                    item.leaves(&format!("{name}.{key}"), out);
+                }
+            }
+            leaf => out.push((name.to_owned(), leaf)),
+        }
+    }
+
+    /// Takes in the sizes of tensors of another form of this kind; tells whether that changes it.
+    fn widen(&mut self, other: &Form) -> bool {
+        match (self, other) {
+            (Form::Tensor(a), Form::Tensor(b)) => {
+                let Some(wide) = widened(a, b).filter(|wide| wide != a) else { return false };
+                let wide = super::scope::any_size(&wide);
+                let changed = wide != *a;
+                *a = wide;
+                changed
+            }
+            (Form::List(a), Form::List(b)) => {
+                a.iter_mut().zip(b).fold(false, |changed, (a, b)| a.widen(b) || changed)
+            }
+            (Form::Dict(a), Form::Dict(b)) => {
+                a.iter_mut().zip(b).fold(false, |changed, ((_, a), (_, b))| a.widen(b) || changed)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A state: an attribute of an object.
@@ -48,7 +98,8 @@ struct Slot {
     wide: bool,
     /// What it was in the archive.
     initial: Form,
-    value: Option<Tensor>,
+    /// The tensors of its parts, as [`Form::leaves`] has them.
+    values: Vec<Option<Tensor>>,
 }
 
 /// All states of a program.
@@ -115,13 +166,64 @@ fn same_form(a: &Form, b: &Form) -> bool {
             let empty = |t: &kiln_ir::TensorType| t.shape.numel().as_known() == Some(0);
             x.dtype == y.dtype && x.shape.rank() == y.shape.rank() && empty(x) == empty(y)
         }
+        (Form::List(x), Form::List(y)) => {
+            x.len() == y.len() && x.iter().zip(y).all(|(x, y)| same_form(x, y))
+        }
+        (Form::Dict(x), Form::Dict(y)) => {
+            let same = |((k, x), (l, y)): (&(Val, Form), &(Val, Form))| same_key(k, l) && same_form(x, y);
+            x.len() == y.len() && x.iter().zip(y).all(same)
+        }
         _ => false,
     }
 }
 
 impl Machine<'_> {
-    /// The form of an attribute's value, and the value for the graph.
-    fn form(&mut self, st: &mut State, v: &Val) -> Res<(Form, Option<Traced>)> {
+    /// The form of an attribute's value, and the values of its parts for the graph.
+    fn form(&mut self, st: &mut State, v: &Val) -> Res<(Form, Vec<Option<Traced>>)> {
+        let mut parts = vec![];
+        let form = self.form_of(st, v, &mut parts, 0)?;
+        Ok((form, parts))
+    }
+
+    fn form_of(
+        &mut self,
+        st: &mut State,
+        v: &Val,
+        parts: &mut Vec<Option<Traced>>,
+        depth: usize,
+    ) -> Res<Form> {
+        let items = match v {
+            Val::List(_) => st.items(v),
+            Val::Dict(r) => match st.cell(*r) {
+                Some(Cell::Dict(pairs)) => Some(pairs.iter().map(|(_, v)| v.clone()).collect()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let Some(items) = items else {
+            let (form, part) = self.leaf(st, v)?;
+            parts.push(part);
+            return Ok(form);
+        };
+        if depth >= MAX_NESTING || parts.len().saturating_add(items.len()) > MAX_ELEMENTS {
+            return Err(Fault::unsupported("an attribute that changes and holds so many values"));
+        }
+        let mut forms = vec![];
+        for item in &items {
+            forms.push(self.form_of(st, item, parts, depth + 1)?);
+        }
+        let keys = match v {
+            Val::Dict(r) => match st.cell(*r) {
+                Some(Cell::Dict(pairs)) => pairs.iter().map(|(k, _)| k.clone()).collect(),
+                _ => vec![],
+            },
+            _ => return Ok(Form::List(forms)),
+        };
+        Ok(Form::Dict(keys.into_iter().zip(forms).collect()))
+    }
+
+    /// The form of what is no container.
+    fn leaf(&mut self, st: &mut State, v: &Val) -> Res<(Form, Option<Traced>)> {
         Ok(match v {
             Val::Tensor(r) => {
                 let t = self.read_tensor(st, *r)?;
@@ -149,30 +251,42 @@ impl Machine<'_> {
         let forms = self.states.modes.get(mode).cloned().ok_or_else(|| Fault::invalid("no mode"))?;
         let slots = self.states.slots.clone();
         for (slot, form) in slots.iter().zip(forms) {
-            let value = match form {
-                Form::Known(v) => v,
-                Form::Number(kind) => {
-                    let ty = Type::fixed(kind.dtype(), &[]);
-                    Val::Num(kind, self.g.add(Object::StateRead { name: slot.name.clone(), ty }, &[])?)
-                }
-                Form::Tensor(ty) => {
-                    let fixed = ty.as_tensor().and_then(|t| Some((t.dtype, t.shape.as_fixed()?)));
-                    let t = match fixed {
-                        Some((dtype, dims)) if dims.contains(&0) => {
-                            let dims: Vec<usize> =
-                                dims.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
-                            Traced::Constant(Tensor::zeros(dtype, &dims)?)
-                        }
-                        _ => self.g.add(Object::StateRead { name: slot.name.clone(), ty }, &[])?,
-                    };
-                    st.tensor(t)
-                }
-            };
+            let mut leaves = vec![];
+            form.leaves(&slot.name, &mut leaves);
+            let mut values = vec![];
+            for (name, leaf) in leaves {
+                values.push(self.read_state(st, name, leaf)?);
+            }
+            let value = assembled(st, &form, &mut values.into_iter());
             if let Some(Cell::Instance(_, attrs)) = st.cell_mut(slot.object) {
                 attrs.insert(slot.attr.clone(), value);
             }
         }
         Ok(Val::None)
+    }
+
+    /// What a state has at the beginning of a run.
+    fn read_state(&mut self, st: &mut State, name: String, form: &Form) -> Res<Val> {
+        Ok(match form {
+            Form::Known(v) => v.clone(),
+            Form::Number(kind) => {
+                let ty = Type::fixed(kind.dtype(), &[]);
+                Val::Num(*kind, self.g.add(Object::StateRead { name, ty }, &[])?)
+            }
+            Form::Tensor(ty) => {
+                let fixed = ty.as_tensor().and_then(|t| Some((t.dtype, t.shape.as_fixed()?)));
+                let t = match fixed {
+                    Some((dtype, dims)) if dims.contains(&0) => {
+                        let dims: Vec<usize> =
+                            dims.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
+                        Traced::Constant(Tensor::zeros(dtype, &dims)?)
+                    }
+                    _ => self.g.add(Object::StateRead { name, ty: ty.clone() }, &[])?,
+                };
+                st.tensor(t)
+            }
+            Form::List(_) | Form::Dict(_) => return Err(Fault::invalid("a state that is a container")),
+        })
     }
 
     /// The mode of the run, as a value of run time.
@@ -235,10 +349,7 @@ impl Machine<'_> {
         let mut held = rustc_hash::FxHashSet::default();
         for cell in &self.states.origin.heap {
             if let Cell::Instance(_, attrs) = &**cell {
-                held.extend(attrs.values().filter_map(|v| match v {
-                    Val::Tensor(r) => Some(*r),
-                    _ => None,
-                }));
+                attrs.values().for_each(|v| self.tensors_of(v, 0, &mut held));
             }
         }
         let is_stray = |(r, value): (Ref, &Traced)| {
@@ -250,8 +361,46 @@ impl Machine<'_> {
         }
     }
 
-    /// Fails where a tensor that changes is another attribute as well, or shares elements with another tensor.
+    /// Tensors of the archive that are an attribute, or elements of one that is a list or a dict.
+    fn tensors_of(&self, v: &Val, depth: usize, out: &mut rustc_hash::FxHashSet<Ref>) {
+        if depth > MAX_NESTING {
+            return;
+        }
+        let items: Vec<&Val> = match v {
+            Val::Tensor(r) => {
+                out.insert(*r);
+                return;
+            }
+            Val::List(r) => match self.states.origin.cell(*r) {
+                Some(Cell::List(ListCell::Items(items))) => items.iter().collect(),
+                _ => return,
+            },
+            Val::Dict(r) => match self.states.origin.cell(*r) {
+                Some(Cell::Dict(pairs)) => pairs.iter().map(|(_, v)| v).collect(),
+                _ => return,
+            },
+            _ => return,
+        };
+        items.into_iter().for_each(|item| self.tensors_of(item, depth + 1, out));
+    }
+
+    /// Fails where a tensor that changes is another attribute as well, or shares elements with another tensor; of lists
+    /// and dicts also where they are held twice.
     fn check_single_name(&mut self, old: &Val) -> Res<()> {
+        let container = match old {
+            Val::List(r) | Val::Dict(r) => Some(*r),
+            _ => None,
+        };
+        if let Some(r) = container {
+            let is_it = |v: &Val| matches!(v, Val::List(other) | Val::Dict(other) if *other == r);
+            if self.holders(&is_it) > 1 {
+                return Err(Fault::unsupported("a container that changes and is held under several names"));
+            }
+            let mut tensors = rustc_hash::FxHashSet::default();
+            self.tensors_of(old, 0, &mut tensors);
+            self.tick(tensors.len().saturating_mul(self.states.origin.heap.len()) / 4)?;
+            return tensors.into_iter().try_for_each(|r| self.check_single_name(&Val::Tensor(r)));
+        }
         let Val::Tensor(r) = old else { return Ok(()) };
         let Some(Cell::Tensor(cell)) = self.states.origin.cell(*r) else { return Ok(()) };
         let Traced::Constant(own) = &cell.value else { return Ok(()) };
@@ -271,16 +420,21 @@ impl Machine<'_> {
             _ => false,
         };
         let is_it = |v: &Val| matches!(v, Val::Tensor(other) if other == r);
-        let names = self.states.origin.heap.iter().map(|cell| match &**cell {
+        if self.holders(&is_it) > 1 || self.archived().any(overlaps) {
+            return Err(Fault::unsupported("a tensor that changes and is held under several names"));
+        }
+        Ok(())
+    }
+
+    /// How many attributes and elements of the archive a test holds of.
+    fn holders(&self, is_it: &dyn Fn(&Val) -> bool) -> usize {
+        let of = |cell: &Cell| match cell {
             Cell::Instance(_, attrs) => attrs.values().filter(|v| is_it(v)).count(),
             Cell::List(ListCell::Items(items)) => items.iter().filter(|v| is_it(v)).count(),
             Cell::Dict(pairs) => pairs.iter().filter(|(_, v)| is_it(v)).count(),
             _ => 0,
-        });
-        if names.sum::<usize>() > 1 || self.archived().any(overlaps) {
-            return Err(Fault::unsupported("a tensor that changes and is held under several names"));
-        }
-        Ok(())
+        };
+        self.states.origin.heap.iter().map(|cell| of(cell)).sum()
     }
 
     /// Whether an attribute holds something else than in the archive.
@@ -328,16 +482,17 @@ impl Machine<'_> {
     fn add_slot(&mut self, object: Ref, attr: Name, old: &Val) -> Res<()> {
         let mut origin = self.states.origin.clone();
         let (initial, traced) = self.form(&mut origin, old)?;
-        let value = match traced {
+        let constant = |part| match part {
             Some(Traced::Constant(t)) => Some(t),
             _ => None,
         };
+        let values = traced.into_iter().map(constant).collect();
         let path = self.states.path(object).unwrap_or_default();
         let mut name = if path.is_empty() { attr.to_string() } else { format!("{path}.{attr}") };
         while name == MODE || self.states.slots.iter().any(|s| s.name == name) {
             name.push('_');
         }
-        self.states.slots.push(Slot { object, attr, name, wide: false, initial, value });
+        self.states.slots.push(Slot { object, attr, name, wide: false, initial, values });
         // Forms of what was no state before are not known: all modes are found again.
         let first = self.states.slots.iter().map(|s| s.initial.clone()).collect();
         self.states.modes = vec![first];
@@ -373,17 +528,19 @@ impl Machine<'_> {
                 && let Form::Known(v) = &form
                 && let Some(kind) = kind_of(v)
             {
-                traced = Some(self.traced(v)?.1);
+                traced = vec![Some(self.traced(v)?.1)];
                 form = Form::Number(kind);
             }
+            let mut leaves = vec![];
+            form.leaves(&slot.name, &mut leaves);
+            values.extend(leaves.into_iter().map(|(name, _)| name).zip(traced));
             forms.push(form);
-            values.push(traced);
         }
         let Some(mode) = self.mode_of(&forms)? else { return Ok(()) };
-        for (slot, traced) in slots.iter().zip(&values) {
+        for (name, traced) in values {
             let Some(t) = traced else { continue };
-            let v = self.g.value(t)?;
-            self.g.try_build(|b| b.add(Object::StateAssign { name: slot.name.clone() }.into(), &[v]))?;
+            let v = self.g.value(&t)?;
+            self.g.try_build(|b| b.add(Object::StateAssign { name }.into(), &[v]))?;
         }
         if self.states.has_dispatch() {
             let mode = i64::try_from(mode).unwrap_or(0);
@@ -401,14 +558,7 @@ impl Machine<'_> {
             let mut changed = false;
             if let Some(mode) = self.states.modes.get_mut(at) {
                 for (have, form) in mode.iter_mut().zip(forms) {
-                    if let (Form::Tensor(a), Form::Tensor(b)) = (&*have, form)
-                        && let Some(wide) = widened(a, b)
-                        && wide != *a
-                    {
-                        let wide = super::scope::any_size(&wide);
-                        changed |= wide != *a;
-                        *have = Form::Tensor(wide);
-                    }
+                    changed |= have.widen(form);
                 }
             }
             self.states.changed |= changed;
@@ -456,42 +606,63 @@ impl Machine<'_> {
     /// Declares the states of the module.
     pub fn declare_states(&mut self) -> Res<()> {
         let slots = self.states.slots.clone();
+        let modes = self.states.modes.clone();
         for (i, slot) in slots.iter().enumerate() {
-            let forms: Vec<&Form> = self.states.modes.iter().filter_map(|m| m.get(i)).collect();
-            let ty = forms.iter().find_map(|f| match f {
-                Form::Known(_) => None,
-                Form::Number(kind) => Some(Type::fixed(kind.dtype(), &[])),
-                Form::Tensor(ty) => Some(ty.clone()),
-            });
-            let Some(ty) = ty else { continue };
-            let dtype =
-                ty.as_tensor().map(|t| t.dtype).ok_or_else(|| Fault::invalid("a state is no tensor"))?;
-            for form in &forms {
-                let other = match form {
-                    Form::Known(_) => continue,
-                    Form::Number(kind) => kind.dtype(),
-                    Form::Tensor(t) => t.as_tensor().map_or(dtype, |t| t.dtype),
-                };
-                if other != dtype {
-                    return Err(Fault::unsupported(format!(
-                        "the attribute `{}` changes its dtype",
-                        slot.attr
-                    )));
+            let mut forms: BTreeMap<String, Vec<&Form>> = BTreeMap::new();
+            for form in modes.iter().filter_map(|m| m.get(i)) {
+                let mut leaves = vec![];
+                form.leaves(&slot.name, &mut leaves);
+                for (name, leaf) in leaves {
+                    forms.entry(name).or_default().push(leaf);
                 }
             }
-            let init = match (&slot.value, &slot.initial) {
-                (Some(t), _) if t.dtype() == dtype => t.clone(),
-                (_, Form::Known(v)) => match self.traced(v) {
-                    Ok((_, Traced::Constant(t))) if t.dtype() == dtype => t,
-                    _ => Tensor::zeros(dtype, &[0])?,
-                },
-                _ => Tensor::zeros(dtype, &[0])?,
-            };
-            self.g.module.add_state(StateDecl { name: slot.name.clone(), init });
+            let mut leaves = vec![];
+            slot.initial.leaves(&slot.name, &mut leaves);
+            for (name, forms) in forms {
+                let first = leaves.iter().position(|(own, _)| *own == name);
+                let initial = first.and_then(|at| Some((leaves.get(at)?.1, slot.values.get(at)?.as_ref())));
+                self.declare_state(&slot.attr, name, &forms, initial)?;
+            }
         }
         if self.states.has_dispatch() {
             self.g.module.add_state(StateDecl { name: MODE.to_owned(), init: Tensor::scalar(0i64) });
         }
+        Ok(())
+    }
+
+    /// Declares one state, unless it is known in every mode.
+    fn declare_state(
+        &mut self,
+        attr: &str,
+        name: String,
+        forms: &[&Form],
+        initial: Option<(&Form, Option<&Tensor>)>,
+    ) -> Res<()> {
+        let mut dtype = None;
+        for form in forms {
+            let own = match form {
+                Form::Number(kind) => kind.dtype(),
+                Form::Tensor(ty) => match ty.as_tensor() {
+                    Some(t) => t.dtype,
+                    None => return Err(Fault::invalid("a state is no tensor")),
+                },
+                Form::Known(_) | Form::List(_) | Form::Dict(_) => continue,
+            };
+            if dtype.is_some_and(|dtype| dtype != own) {
+                return Err(Fault::unsupported(format!("the attribute `{attr}` changes its dtype")));
+            }
+            dtype = Some(own);
+        }
+        let Some(dtype) = dtype else { return Ok(()) };
+        let init = match initial {
+            Some((_, Some(t))) if t.dtype() == dtype => t.clone(),
+            Some((Form::Known(v), _)) => match self.traced(v) {
+                Ok((_, Traced::Constant(t))) if t.dtype() == dtype => t,
+                _ => Tensor::zeros(dtype, &[0])?,
+            },
+            _ => Tensor::zeros(dtype, &[0])?,
+        };
+        self.g.module.add_state(StateDecl { name, init });
         Ok(())
     }
 
@@ -508,6 +679,22 @@ impl Machine<'_> {
             Some(Cell::Instance(class, attrs)) => Some((class.clone(), attrs.clone())),
             _ => None,
         }
+    }
+}
+
+/// The value of a form, of the values of its parts.
+fn assembled(st: &mut State, form: &Form, parts: &mut impl Iterator<Item = Val>) -> Val {
+    match form {
+        Form::List(items) => {
+            let items: Vec<Val> = items.iter().map(|item| assembled(st, item, parts)).collect();
+            st.list(items)
+        }
+        Form::Dict(pairs) => {
+            let pairs: Vec<(Val, Val)> =
+                pairs.iter().map(|(key, item)| (key.clone(), assembled(st, item, parts))).collect();
+            st.dict(pairs)
+        }
+        _ => parts.next().unwrap_or(Val::None),
     }
 }
 

@@ -18,7 +18,9 @@ use crate::aten::{self, Arg, Write, scalar_type};
 const VIEWS: &[&str] = &[
     "_reshape_alias",
     "_unsafe_view",
+    "adjoint",
     "alias",
+    "as_strided",
     "atleast_1d",
     "atleast_2d",
     "atleast_3d",
@@ -31,6 +33,9 @@ const VIEWS: &[&str] = &[
     "expand_as",
     "flatten",
     "hsplit",
+    "mH",
+    "mT",
+    "matrix_H",
     "moveaxis",
     "movedim",
     "narrow",
@@ -107,7 +112,16 @@ const KEEP_PLAIN: &[&str] = &[
 ];
 
 /// Changes in place of the shape.
-const RESHAPES: &[&str] = &["squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_"];
+const RESHAPES: &[&str] = &[
+    "resize_",
+    "resize_as_",
+    "squeeze_",
+    "swapaxes_",
+    "swapdims_",
+    "t_",
+    "transpose_",
+    "unsqueeze_",
+];
 
 /// Why a tensor is not read.
 fn is_lost() -> Fault {
@@ -341,6 +355,12 @@ impl Machine<'_> {
         {
             self.check_single(st, *r)?;
         }
+        if matches!(name, "as_strided" | "as_strided_copy")
+            && let Some(Val::Tensor(r)) = args.first()
+            && !self.is_plain(st, *r)
+        {
+            return Err(Fault::unsupported("places in the memory of a tensor that may not lie densely"));
+        }
         let ns = if ns == "builtin" { "prim" } else { ns };
         let full = format!("{ns}::{name}");
         let mut operands = vec![];
@@ -357,6 +377,7 @@ impl Machine<'_> {
         let outcome = self.g.try_build(|b| aten::call(b, &full, None, operands, named_operands))?;
         match outcome.writes {
             Some(Write::Operand(i)) => self.replaced(st, args.get(i), outcome.results),
+            Some(Write::Shape) => self.replaced(st, args.first(), outcome.results),
             Some(Write::Out) => {
                 let out = named(&kwargs, "out").cloned();
                 self.replaced(st, out.as_ref(), outcome.results)

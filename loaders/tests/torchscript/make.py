@@ -398,17 +398,26 @@ class AtRunTime(nn.Module):
         return xs[0]
 
 
-@program({"x": [3]}, refused="an attribute that changes and holds a dict")
+@program({"x": [3]}, [("forward", (t(1, 2, 3),)), ("forward", (t(5, 0, -1),)), ("forward", (t(1, 1, 1),))])
 class InDict(nn.Module):
+    """Elements of containers that change: they are states each."""
+
     c: Dict[str, Tensor]
+    past: List[Tensor]
+    counts: List[int]
 
     def __init__(self):
         super().__init__()
-        self.c = {"a": torch.zeros(3)}
+        self.c = {"a": torch.zeros(3), "b": torch.ones(1)}
+        self.past = [torch.zeros(3), torch.ones(3)]
+        self.counts = [0, 7]
 
     def forward(self, x: Tensor):
         self.c["a"].add_(x)
-        return self.c["a"] + 1
+        self.c["b"] = self.c["b"] * 2
+        self.past[1] = self.past[0] + 1
+        self.past[0] = x
+        return self.c["a"] + 1, self.c["b"], self.past, self.counts
 
 
 @program({"x": [3]}, refused="several names")

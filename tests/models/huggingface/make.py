@@ -30,6 +30,8 @@ RESNET = dict(embedding_size=8, hidden_sizes=[16, 24], depths=[2, 2])
 LLAMA3 = dict(rope_type="llama3", rope_theta=5000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=16)
 
+YARN = dict(rope_type="yarn", rope_theta=5000.0, factor=4.0, original_max_position_embeddings=16)
+
 # Name, class of the model, class of its configuration, fields.
 MODELS = [
     ("bert", "BertModel", "BertConfig", ENCODER),
@@ -69,6 +71,11 @@ MODELS = [
     ("llama-rope3", "LlamaForCausalLM", "LlamaConfig", dict(DECODER, rope_parameters=LLAMA3)),
     ("llama-linear", "LlamaForCausalLM", "LlamaConfig",
      dict(DECODER, rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=2.0))),
+    ("llama-dynamic", "LlamaForCausalLM", "LlamaConfig",
+     dict(DECODER, max_position_embeddings=12, rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, factor=2.0))),
+    ("llama-yarn", "LlamaForCausalLM", "LlamaConfig", dict(DECODER, head_dim=16, rope_parameters=YARN)),
+    ("qwen2-yarn", "Qwen2ForCausalLM", "Qwen2Config", dict(DECODER, head_dim=16, rope_parameters=dict(
+        YARN, mscale=0.9, mscale_all_dim=0.7, beta_fast=16.0, truncate=False))),
     ("llama-sequence", "LlamaForSequenceClassification", "LlamaConfig", dict(DECODER, pad_token_id=60)),
     ("mistral", "MistralForCausalLM", "MistralConfig", dict(DECODER, sliding_window=5)),
     ("mistral-whole", "MistralForCausalLM", "MistralConfig", dict(DECODER, sliding_window=None)),
@@ -83,7 +90,7 @@ MODELS = [
      dict(RESNET, layer_type="bottleneck", downsample_in_bottleneck=True, downsample_in_first_stage=True)),
 ]
 # Kept in the repository: a family each.
-PACKED = ["bert-mlm", "roberta-sequence", "electra", "distilbert", "gpt2-lm", "llama-rope3", "mistral", "qwen2-window",
+PACKED = ["bert-mlm", "roberta-sequence", "electra", "distilbert", "gpt2-lm", "llama-rope3", "llama-dynamic", "llama-yarn", "mistral", "qwen2-window",
           "vit", "resnet"]
 # Batch, length, padding.
 SHAPES = [(1, 1, "none"), (2, 7, "right"), (3, 16, "right"), (2, 11, "left"), (1, 33, "none")]

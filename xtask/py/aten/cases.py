@@ -20,6 +20,7 @@ import torchvision  # noqa: F401 (registers its operators)
 
 import draws
 import edges
+import rare  # noqa: F401 (registers its draws)
 
 DTYPES = {
     torch.uint8: 1,

@@ -1392,6 +1392,9 @@ def _():
     s, v = tensor(sizes + [5]).sort()[0], tensor(sizes + [4])
     if maybe(0.3):
         s = tensor([5]).sort()[0]
+    if maybe(0.2):
+        order = torch.rand(s.shape).argsort(-1)
+        return "Tensor", [s.gather(-1, order), v], {"sorter": order.argsort(-1)}
     return "Tensor", [s, v], choice([{}, {"right": True}, {"side": "right"}, {"out_int32": True}])
 
 
@@ -1608,6 +1611,7 @@ def draw_nll(sizes):
 OPERATORS["aten::nll_loss"] = draw_nll(lambda: [])
 OPERATORS["aten::nll_loss_nd"] = draw_nll(lambda: choice([[], [2], [2, 3]]))
 OPERATORS["aten::nll_loss2d"] = draw_nll(lambda: [2, 3])
+OPERATORS["aten::nll_loss2d_forward"] = draw_nll(lambda: [2, 3])
 OPERATORS["aten::nll_loss_forward"] = draw_nll(lambda: [])
 
 
@@ -1617,7 +1621,7 @@ def _():
     if maybe(0.3):
         args[1] = torch.softmax(tensor(list(args[0].shape)), 1)
         return name, args + [choice([0.0, 0.2])], {}
-    return name, args, {}
+    return name, args + ([0.2] if maybe(0.3) else []), {}
 
 
 # recurrent
