@@ -131,6 +131,7 @@ fn rule(name: &str, node: &Node) -> Option<Rule> {
         | "aten::meshgrid" => Kind::Expand,
         "aten::diagonal" => Kind::Diagonal,
         "aten::linalg_diagonal" | "aten::unfold" | "aten::hsplit" | "aten::vsplit" => Kind::Opaque,
+        "aten::view_as_complex" | "aten::view_as_real" | "aten::real" | "aten::imag" => Kind::Opaque,
         _ => return None,
     }))
 }

@@ -114,7 +114,7 @@ fn error_of(machine: &Machine<'_>, fault: Fault) -> LoadError {
             }
             LoadError::Program { path, place: place(), reason }
         }
-        Fault::Invalid(reason) => LoadError::Program { path, place: place(), reason },
+        Fault::Invalid(reason) | Fault::Raises(reason) => LoadError::Program { path, place: place(), reason },
         Fault::Apart(reason) => LoadError::Program {
             path,
             place: place(),

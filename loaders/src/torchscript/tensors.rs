@@ -31,6 +31,7 @@ const VIEWS: &[&str] = &[
     "expand_as",
     "flatten",
     "hsplit",
+    "imag",
     "moveaxis",
     "movedim",
     "narrow",
@@ -58,6 +59,8 @@ const VIEWS: &[&str] = &[
     "unsqueeze",
     "view",
     "view_as",
+    "view_as_complex",
+    "view_as_real",
     "vsplit",
 ];
 
