@@ -168,6 +168,7 @@ programs! {
     keys_of_run_time: "KeyOfRunTime";
     places_of_text: "Find";
     comparisons_of_formatted_text: "Formatted";
+    attributes_made_late: "Lazy";
     members_of_enumerations: "Enumerated";
     wrong_on_one_path: "OnOnePath";
     spectra: "Spectrum";

@@ -16,6 +16,7 @@ mod expr;
 mod facts;
 mod fault;
 mod fold;
+mod frozen;
 mod join;
 mod lexer;
 mod loops;

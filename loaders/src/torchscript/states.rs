@@ -1,11 +1,12 @@
 //! Attributes that methods change: they are states of the module.
 //!
 //! What a state holds has one of a few forms, found by following the entry points until no new one shows: a known number
-//! (or `None`), a number of run time, a tensor of a rank. Which combination of forms the states have is a state itself,
+//! (or `None`), a container or object of known parts, a number of run time, a tensor of a rank. Which combination of forms the states have is a state itself,
 //! the mode; an entry point begins with a branch on it, so that in every mode forms are known and most conditions on states
 //! are decided when the model is loaded.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use kiln_ir::op::Object;
 use kiln_ir::{Build, StateDecl, Tensor, Type};
@@ -13,6 +14,7 @@ use rustc_hash::FxHashMap;
 
 use super::ast::Name;
 use super::fault::{Fault, Res};
+use super::frozen::{Frozen, Met};
 use super::join::same_key;
 use super::machine::Machine;
 use super::scope::widened;
@@ -36,6 +38,8 @@ pub(crate) enum Form {
     Number(Kind),
     /// A tensor; unknown dims where they differ.
     Tensor(Type),
+    /// A container or an object of known parts.
+    Frozen(Rc<Frozen>),
 }
 
 /// A state: an attribute of an object.
@@ -111,6 +115,7 @@ fn same_form(a: &Form, b: &Form) -> bool {
     match (a, b) {
         (Form::Known(x), Form::Known(y)) => same_key(x, y),
         (Form::Number(x), Form::Number(y)) => x == y,
+        (Form::Frozen(x), Form::Frozen(y)) => x.same(y),
         (Form::Tensor(Type::Tensor(x)), Form::Tensor(Type::Tensor(y))) => {
             let empty = |t: &kiln_ir::TensorType| t.shape.numel().as_known() == Some(0);
             x.dtype == y.dtype && x.shape.rank() == y.shape.rank() && empty(x) == empty(y)
@@ -121,7 +126,7 @@ fn same_form(a: &Form, b: &Form) -> bool {
 
 impl Machine<'_> {
     /// The form of an attribute's value, and the value for the graph.
-    fn form(&mut self, st: &mut State, v: &Val) -> Res<(Form, Option<Traced>)> {
+    fn form(&mut self, st: &mut State, v: &Val, met: &mut Met) -> Res<(Form, Option<Traced>)> {
         Ok(match v {
             Val::Tensor(r) => {
                 let t = self.read_tensor(st, *r)?;
@@ -133,12 +138,15 @@ impl Machine<'_> {
             Val::None | Val::Bool(_) | Val::Int(_) | Val::Str(_) | Val::Device(_) => {
                 (Form::Known(v.clone()), None)
             }
-            other => {
-                return Err(Fault::unsupported(format!(
-                    "an attribute that changes and holds {}",
-                    other.kind()
-                )));
-            }
+            other => match self.freeze(st, other, met, 0)? {
+                Some(frozen) => (Form::Frozen(frozen.into()), None),
+                None => {
+                    return Err(Fault::unsupported(format!(
+                        "an attribute that changes and holds {}",
+                        other.kind()
+                    )));
+                }
+            },
         })
     }
 
@@ -151,6 +159,7 @@ impl Machine<'_> {
         for (slot, form) in slots.iter().zip(forms) {
             let value = match form {
                 Form::Known(v) => v,
+                Form::Frozen(frozen) => frozen.thaw(st),
                 Form::Number(kind) => {
                     let ty = Type::fixed(kind.dtype(), &[]);
                     Val::Num(kind, self.g.add(Object::StateRead { name: slot.name.clone(), ty }, &[])?)
@@ -327,7 +336,7 @@ impl Machine<'_> {
 
     fn add_slot(&mut self, object: Ref, attr: Name, old: &Val) -> Res<()> {
         let mut origin = self.states.origin.clone();
-        let (initial, traced) = self.form(&mut origin, old)?;
+        let (initial, traced) = self.form(&mut origin, old, &mut Met::default())?;
         let value = match traced {
             Some(Traced::Constant(t)) => Some(t),
             _ => None,
@@ -365,10 +374,11 @@ impl Machine<'_> {
         let slots = self.states.slots.clone();
         let mut forms = vec![];
         let mut values = vec![];
+        let mut met = Met::default();
         for slot in &slots {
             let Some(Cell::Instance(_, attrs)) = st.cell(slot.object) else { continue };
             let value = attrs.get(&slot.attr).cloned().unwrap_or(Val::None);
-            let (mut form, mut traced) = self.form(st, &value)?;
+            let (mut form, mut traced) = self.form(st, &value, &mut met)?;
             if slot.wide
                 && let Form::Known(v) = &form
                 && let Some(kind) = kind_of(v)
@@ -459,7 +469,7 @@ impl Machine<'_> {
         for (i, slot) in slots.iter().enumerate() {
             let forms: Vec<&Form> = self.states.modes.iter().filter_map(|m| m.get(i)).collect();
             let ty = forms.iter().find_map(|f| match f {
-                Form::Known(_) => None,
+                Form::Known(_) | Form::Frozen(_) => None,
                 Form::Number(kind) => Some(Type::fixed(kind.dtype(), &[])),
                 Form::Tensor(ty) => Some(ty.clone()),
             });
@@ -468,7 +478,7 @@ impl Machine<'_> {
                 ty.as_tensor().map(|t| t.dtype).ok_or_else(|| Fault::invalid("a state is no tensor"))?;
             for form in &forms {
                 let other = match form {
-                    Form::Known(_) => continue,
+                    Form::Known(_) | Form::Frozen(_) => continue,
                     Form::Number(kind) => kind.dtype(),
                     Form::Tensor(t) => t.as_tensor().map_or(dtype, |t| t.dtype),
                 };

@@ -451,6 +451,41 @@ class Formatted(nn.Module):
         return x
 
 
+class Scale:
+    def __init__(self, low: int, factor: float):
+        self.low = low
+        self.factor = factor
+
+
+@program({"x": [2, 3]}, [("forward", (x23,)), ("forward", (x23 + 1,)), ("reset", ()), ("forward", (x23,))])
+class Lazy(nn.Module):
+    """Attributes that are made when they are first needed."""
+
+    scales: Optional[List[float]]
+    scale: Optional[Scale]
+
+    def __init__(self):
+        super().__init__()
+        self.scales = None
+        self.scale = None
+
+    def forward(self, x: Tensor):
+        first = 0
+        if self.scales is None:
+            self.scales = [1.0 / x.size(0), float(x.size(1))]
+            self.scale = Scale(x.size(0), 2.5)
+            first = 1
+        scales, scale = self.scales, self.scale
+        assert scales is not None
+        assert scale is not None
+        return x * scales[0] + scales[1] * scale.factor, scale.low, first
+
+    @torch.jit.export
+    def reset(self):
+        self.scales = None
+        self.scale = None
+
+
 class Order(enum.Enum):
     ROWS = "rows"
     COLUMNS = "columns"
