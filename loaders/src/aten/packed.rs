@@ -40,7 +40,7 @@ pub(super) fn packed(cx: &mut Cx<'_, '_>, values: Value, mask: Value) -> Result<
     let shape = cx.shape(values)?;
     let (lead, rest) = shape.split_at(2.min(shape.len()));
     let count = product(lead);
-    let rows = cx.b.reshape(values, &[&[count.clone()], rest].concat())?;
+    let rows = cx.b.reshape(values, &[&[count.clone()][..], rest].concat())?;
     let mask = cx.b.reshape(mask, &[count])?;
     let places = cx.b.add1(Order::NonZero {}, &[mask])?;
     let places = super::movement::picked(cx, places, 0, Dim::known(0))?;
