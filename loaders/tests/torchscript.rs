@@ -170,6 +170,7 @@ programs! {
     comparisons_of_formatted_text: "Formatted";
     attributes_made_late: "Lazy";
     members_of_enumerations: "Enumerated";
+    ranks_of_what_is_found: "SomeOrNone";
     wrong_on_one_path: "OnOnePath";
     spectra: "Spectrum";
     packed_sequences: "Packed";

@@ -521,6 +521,20 @@ class OnOnePath(nn.Module):
         return x[keep].reshape([keep.size(0), -1]) + 1
 
 
+@program({"x": [4]}, [("forward", (t(1, -2, 3, 4),)), ("forward", (t(-1, -2, -3, -4),))])
+class SomeOrNone(nn.Module):
+    """A tensor of another rank where nothing is found."""
+
+    def forward(self, x: Tensor):
+        found = x[x > 0]
+        n = found.size(0)
+        if n > 0:
+            y = found.reshape([n, 1, 1]).expand([n, 2, 3])
+        else:
+            y = found
+        return y.sum(), y.numel(), n
+
+
 wave = torch.sin(torch.arange(700) * 0.37) + torch.cos(torch.arange(700) * 1.1)
 
 
