@@ -52,10 +52,19 @@ fn table(
     Ok(cx.b.constant(Tensor::from_scalars(dtype, &dims, &scalars)?)?)
 }
 
-/// Cosine and sine of `k` of `n` parts of a turn.
+/// Cosine and sine of `k` of `n` parts of a turn. Those of quarters are exact, so that what is real by itself stays so.
 fn turn(k: i64, n: i64) -> (f64, f64) {
-    let angle = TAU * (k.rem_euclid(n)) as f64 / n as f64;
-    (angle.cos(), angle.sin())
+    let k = k.rem_euclid(n);
+    match 4 * k {
+        0 => (1.0, 0.0),
+        k if k == n => (0.0, 1.0),
+        k if k == 2 * n => (-1.0, 0.0),
+        k if k == 3 * n => (0.0, -1.0),
+        _ => {
+            let angle = TAU * k as f64 / n as f64;
+            (angle.cos(), angle.sin())
+        }
+    }
 }
 
 /// The matrix of a transform of length `n`: from parts one after the other (or a real part alone) to parts one after the

@@ -551,7 +551,7 @@ class Spectrum(nn.Module):
         y = torch.istft(turned, 320, 80, 320, window, length=700)
         short = torch.stft(y[0, :40], 12, 5, 10, center=False, normalized=True, onesided=False, return_complex=True)
         whole = torch.istft(z / (2.0 + turned.conj() * 0.0), 320, 80, 320, window)
-        return y, z.abs().mean(2), short.real, (short - short * 2.0).imag, short.angle(), whole
+        return y, z.abs().mean(2), short.real, (short - short * 2.0).imag, torch.complex(x[0, :9], x[0, 9:18]).angle(), whole
 
 
 @program(
