@@ -14,10 +14,12 @@ mod attention;
 mod bag;
 mod combine;
 mod compare;
+mod complex;
 mod conv;
 mod create;
 mod cx;
 mod einsum;
+mod fourier;
 mod fused;
 mod index;
 mod linear;
@@ -25,6 +27,7 @@ mod loss;
 mod movement;
 mod norm;
 mod order;
+mod packed;
 mod padding;
 mod pointwise;
 mod pool;
@@ -86,8 +89,10 @@ static FAMILIES: &[&[Row]] = &[
     bag::ROWS,
     combine::ROWS,
     compare::ROWS,
+    complex::ROWS,
     conv::ROWS,
     create::ROWS,
+    fourier::ROWS,
     fused::ROWS,
     index::ROWS,
     linear::ROWS,
@@ -95,6 +100,7 @@ static FAMILIES: &[&[Row]] = &[
     movement::ROWS,
     norm::ROWS,
     order::ROWS,
+    packed::ROWS,
     padding::ROWS,
     pointwise::ROWS,
     pool::ROWS,
@@ -177,24 +183,29 @@ pub(crate) fn call(
         check_rank(b, arg)?;
     }
     let (schema, bound) = resolve(b, &schemas, overload, in_place, args, kwargs)?;
-    let mut how = row.how;
-    while let How::Alias(name) = how {
-        how = table().get(name).ok_or_else(|| OpError::unsupported(format!("`{name}`")))?.how;
+    let mut meant = row;
+    while let How::Alias(name) = meant.how {
+        meant = table().get(name).ok_or_else(|| OpError::unsupported(format!("`{name}`")))?;
     }
+    let (name, how) = (meant.name, meant.how);
     let reshapes = in_place && RESHAPING.contains(&row.name);
-    let mut cx = Cx::new(b, schema, bound);
-    let mut results = match how {
-        How::Same(name) => pointwise::unary(&mut cx, name, false)?,
-        How::Float(name) => pointwise::unary(&mut cx, name, true)?,
-        How::Fn(build) => build(&mut cx)?,
-        How::Alias(_) => vec![],
+    let build = |cx: &mut Cx<'_, '_>| match how {
+        How::Same(name) => pointwise::unary(cx, name, false),
+        How::Float(name) => pointwise::unary(cx, name, true),
+        How::Fn(build) => build(cx),
+        How::Alias(_) => Ok(vec![]),
+    };
+    let mut results = match bound.iter().any(|arg| complex::holds(b, arg)) {
+        true => complex::call(b, name, (schema, bound), &build)?,
+        false => build(&mut Cx::new(b, schema, bound))?,
     };
     for result in &results {
         check_rank(b, result)?;
     }
     if in_place
         && !reshapes
-        && let (Some(Arg::Tensor(target)), Some(Arg::Tensor(result))) = (first, results.first_mut()) {
+        && let (Some(Arg::Tensor(target)), Some(Arg::Tensor(result))) = (first, results.first_mut())
+    {
         let (dtype, shape) = (b.dtype(target)?, b.shape(target)?.to_vec());
         let cast = b.cast(*result, dtype)?;
         *result = b.broadcast(cast, &shape)?;
@@ -359,8 +370,10 @@ mod tests {
         include_str!("aten/bag.rs"),
         include_str!("aten/combine.rs"),
         include_str!("aten/compare.rs"),
+        include_str!("aten/complex.rs"),
         include_str!("aten/conv.rs"),
         include_str!("aten/create.rs"),
+        include_str!("aten/fourier.rs"),
         include_str!("aten/fused.rs"),
         include_str!("aten/index.rs"),
         include_str!("aten/linear.rs"),
@@ -368,6 +381,7 @@ mod tests {
         include_str!("aten/movement.rs"),
         include_str!("aten/norm.rs"),
         include_str!("aten/order.rs"),
+        include_str!("aten/packed.rs"),
         include_str!("aten/padding.rs"),
         include_str!("aten/pointwise.rs"),
         include_str!("aten/pool.rs"),
@@ -388,7 +402,6 @@ mod tests {
         ("average_attn_weights", "only of weights that are not given"),
         ("assume_unique", "how a search is made"),
         ("b", "numbers are read by position"),
-        ("batch_sizes", "packed sequences are refused"),
         ("benchmark", "how a convolution is computed"),
         ("C", "a size that the operand has"),
         ("compute_mode", "how distances are computed"),

@@ -105,6 +105,9 @@ fn check(name: &str) {
     for (name, value) in case["arguments"].as_object().unwrap() {
         options.arguments.insert(name.clone(), value.as_str().unwrap().to_owned());
     }
+    for (name, wanted) in case["dtypes"].as_object().unwrap() {
+        options.dtypes.insert(name.clone(), dtype(wanted.as_str().unwrap()));
+    }
     let path = folder().join(format!("{name}.pt"));
     if let Some(refused) = case["refused"].as_str() {
         let error = load(&path, &options).unwrap_err().to_string();
@@ -165,6 +168,12 @@ programs! {
     keys_of_run_time: "KeyOfRunTime";
     places_of_text: "Find";
     comparisons_of_formatted_text: "Formatted";
+    attributes_made_late: "Lazy";
+    members_of_enumerations: "Enumerated";
+    ranks_of_what_is_found: "SomeOrNone";
+    wrong_on_one_path: "OnOnePath";
+    spectra: "Spectrum";
+    packed_sequences: "Packed";
 }
 
 /// Programs that no compiler writes: they end with an error, or load.
@@ -208,7 +217,10 @@ fn with_weights(tensors: &[(&str, &str, &[usize], Vec<u8>)], rules: &[&str]) -> 
     safetensors(&file, tensors);
     let rules = rules.iter().map(|rule| rule.parse().unwrap()).collect();
     let weights = kiln_loaders::NewWeights { file, rules, partial: false };
-    load(&self::folder().join("Nested.pt"), &LoadOptions { weights: Some(weights), ..options(&[("x", "1,3")]) })
+    load(
+        &self::folder().join("Nested.pt"),
+        &LoadOptions { weights: Some(weights), ..options(&[("x", "1,3")]) },
+    )
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::op::Host;
 use crate::{DType, Tensor};
 
 use super::cx::Cx;
+use super::elementwise::complex_tensor;
 use super::fault::{Fault, invalid};
 use super::lanes::{Lanes, floats, ints, single};
 use super::ngrams::Ngrams;
@@ -27,6 +28,8 @@ pub(super) fn host(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<V
         Host::StringCast { to } => text::cast(cx, at(0)?, *to),
         Host::StringEqual {} => text::equal(cx, at(0)?, at(1)?),
         Host::BitCast { to } => bit_cast(at(0)?, *to),
+        Host::Complex {} => complex(at(0)?, at(1)?),
+        Host::ComplexParts {} => return complex_parts(at(0)?),
         Host::Fail { message } => Err(Fault::Failed(text::fill(message, operands))),
         Host::StringSlice { start, end } => text::slice(cx, at(0)?, *start, *end),
         Host::StringSplit { delimiter, max_splits } => {
@@ -54,6 +57,31 @@ pub(super) fn host(cx: &mut Cx<'_>, op: &Host, operands: &[&Tensor]) -> Result<V
         Host::ImageDecode { pixels } => pictures::decode(cx, at(0)?, *pixels),
     };
     result.map(|t| vec![t])
+}
+
+/// Complex numbers of their parts.
+fn complex(re: &Tensor, im: &Tensor) -> Result<Tensor, Fault> {
+    let dtype = match (re.dtype(), im.dtype()) {
+        (DType::F32, DType::F32) => DType::C64,
+        (DType::F64, DType::F64) => DType::C128,
+        (a, b) => return invalid(format!("complex numbers of {a} and {b}")),
+    };
+    if re.dims() != im.dims() {
+        return invalid(format!("parts of shapes {:?} and {:?}", re.dims(), im.dims()));
+    }
+    let pairs: Vec<(f64, f64)> = floats(re)?.into_iter().zip(floats(im)?).collect();
+    complex_tensor(dtype, re.dims(), &pairs)
+}
+
+/// Real and imaginary parts.
+fn complex_parts(x: &Tensor) -> Result<Vec<Tensor>, Fault> {
+    let dtype = match x.dtype() {
+        DType::C64 => DType::F32,
+        DType::C128 => DType::F64,
+        other => return invalid(format!("parts of {other}")),
+    };
+    let (re, im): (Vec<f64>, Vec<f64>) = super::elementwise::complex_parts(x).into_iter().unzip();
+    Ok(vec![Lanes::F(re).encode(dtype, x.dims())?, Lanes::F(im).encode(dtype, x.dims())?])
 }
 
 /// The same bits in another dtype of the same width.

@@ -65,6 +65,8 @@ pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
             ensure!(x.dtype.bits() == to.bits() && to.bits() > 0, "{} and {to} differ in width", x.dtype);
             Inferred::tensor(*to, x.shape.clone())
         }
+        Host::Complex {} => complex(cx)?,
+        Host::ComplexParts {} => return complex_parts(cx),
         Host::StringSplit { .. } => return split(cx),
         Host::StringConcat {}
         | Host::StringSlice { .. }
@@ -92,6 +94,39 @@ pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
         Host::ImageDecode { pixels } => picture(*pixels, cx)?,
     };
     Ok(vec![result])
+}
+
+fn complex(cx: &InferCx<'_>) -> Result<Inferred, InferError> {
+    cx.expect_count(2)?;
+    let (re, im) = (cx.tensor(0)?, cx.tensor(1)?);
+    ensure!(re.dtype == im.dtype, "parts of {} and {}", re.dtype, im.dtype);
+    let dtype = match re.dtype {
+        DType::F32 => DType::C64,
+        DType::F64 => DType::C128,
+        other => return Err(InferError::new(format!("complex numbers of {other}"))),
+    };
+    let shape = match (re.shape.dims(), im.shape.dims()) {
+        (Some(x), Some(y)) => {
+            ensure!(x.len() == y.len(), "parts of rank {} and {}", x.len(), y.len());
+            let dims = x.iter().zip(y).map(|(x, y)| unify(x, y, "sizes of the parts"));
+            Shape::new(dims.collect::<Result<Vec<_>, _>>()?)
+        }
+        (Some(x), None) | (None, Some(x)) => Shape::new(x),
+        (None, None) => Shape::unranked(),
+    };
+    Ok(Inferred::tensor(dtype, shape))
+}
+
+fn complex_parts(cx: &InferCx<'_>) -> Results {
+    cx.expect_count(1)?;
+    let x = cx.tensor(0)?;
+    let dtype = match x.dtype {
+        DType::C64 => DType::F32,
+        DType::C128 => DType::F64,
+        other => return Err(InferError::new(format!("parts of {other}"))),
+    };
+    let part = || Inferred::tensor(dtype, x.shape.clone());
+    Ok(vec![part(), part()])
 }
 
 fn picture(pixels: PixelFormat, cx: &InferCx<'_>) -> Result<Inferred, InferError> {

@@ -120,6 +120,10 @@ family! {
         Inverse = "inverse" {}
         /// The operand's bits as elements of `to`, which has the same width.
         BitCast = "bit_cast" { to: DType, }
+        /// Complex numbers of real and imaginary parts: two operands of f32 or f64 and of one shape.
+        Complex = "complex" {}
+        /// Real and imaginary parts of complex numbers, two results.
+        ComplexParts = "complex_parts" {}
         /// Elementwise string concatenation.
         StringConcat = "string_concat" {}
         /// Number or bool to text, as ONNX Cast to string does; or text to a number.

@@ -18,6 +18,18 @@ fn bits_as_another_dtype() {
     assert!(fails(Host::BitCast { to: DType::Bool }, &[byte]).contains("no bool"));
 }
 
+#[test]
+fn parts_of_complex_numbers() {
+    let (re, im) = (f32s(&[2], &[1.0, -2.0]), f32s(&[2], &[0.5, 4.0]));
+    let z = run(Host::Complex {}, &[re.clone(), im.clone()]);
+    assert_eq!((z.dtype(), z.dims()), (DType::C64, &[2][..]));
+    let parts = run_all(Host::ComplexParts {}, &[z]);
+    same(&parts[0], &re);
+    same(&parts[1], &im);
+    assert!(fails(Host::Complex {}, &[re.clone(), f32s(&[1], &[0.0])]).contains("parts"));
+    assert!(fails(Host::ComplexParts {}, &[re]).contains("parts of f32"));
+}
+
 fn grid(mode: Interpolation, padding: GridPadding, points: &[f64]) -> Tensor {
     let x = f32s(&[1, 1, 3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
     let both: Vec<f64> = points.iter().flat_map(|&p| [p, p]).collect();

@@ -1,10 +1,11 @@
 //! Recurrent layers and cells.
 
 use kiln_ir::op::{Composite, Direction, RnnActivation, RnnGate};
-use kiln_ir::{Build, Dim, Float, Value};
+use kiln_ir::{Build, DType, Dim, Float, Value};
 
 use super::cx::{Cx, many, one};
 use super::linear::dense;
+use super::packed::{self, Padded};
 use super::{Arg, How, Results, Row, row};
 use crate::error::OpError;
 
@@ -107,13 +108,17 @@ fn weights(
 
 /// All layers of a recurrent network, each over the results of the one before.
 fn layers(cx: &mut Cx<'_, '_>, kind: Kind) -> Results {
-    if cx.overload() != "input" {
-        return Err(OpError::unsupported("packed sequences"));
-    }
-    let mut x = cx.tensor("input")?;
     let hx = match kind {
         Kind::Lstm => cx.tensors("hx")?,
         Kind::Gru | Kind::Rnn(_) => vec![cx.tensor("hx")?],
+    };
+    let sequences = match cx.overload() {
+        "data" => Some(unpacked(cx, &hx)?),
+        _ => None,
+    };
+    let mut x = match &sequences {
+        Some(sequences) => sequences.values,
+        None => cx.tensor("input")?,
     };
     let (has_biases, bidirectional) = (cx.flag("has_biases")?, cx.flag("bidirectional")?);
     let (count, batch_first) = (cx.int("num_layers")?, cx.flag("batch_first")?);
@@ -125,7 +130,7 @@ fn layers(cx: &mut Cx<'_, '_>, kind: Kind) -> Results {
     let layer_size = directions * if has_biases { 4 } else { 2 };
     let count = usize::try_from(count).ok().filter(|&n| n.checked_mul(layer_size) == Some(params.len()));
     let count = count.ok_or_else(|| OpError::unsupported("projections, or a wrong number of weights"))?;
-    let single = cx.rank(x)? == 2;
+    let single = sequences.is_none() && cx.rank(x)? == 2;
     let mut states = vec![];
     for v in hx {
         let mut shape = cx.shape(v)?;
@@ -141,6 +146,8 @@ fn layers(cx: &mut Cx<'_, '_>, kind: Kind) -> Results {
     } else if batch_first {
         x = cx.b.transpose(x, &[1, 0, 2])?;
     }
+    let lengths = sequences.as_ref().map(|s| cx.b.cast(s.lengths, DType::I32)).transpose()?;
+    let network = Network { kind, has_biases, bidirectional, lengths };
     let mut finals: Vec<Vec<Value>> = vec![vec![]; states.len()];
     for (i, own) in params.chunks(layer_size).take(count).enumerate() {
         let start = Dim::known((i * directions) as i64);
@@ -148,12 +155,14 @@ fn layers(cx: &mut Cx<'_, '_>, kind: Kind) -> Results {
         for &v in &states {
             initial.push(cx.b.slice_axis(v, 0, start.clone(), Dim::known(directions as i64))?);
         }
-        let (y, last) = layer(cx, kind, x, own, &initial, (has_biases, bidirectional))?;
+        let (y, last) = layer(cx, network, x, own, &initial)?;
         x = y;
         finals.iter_mut().zip(last).for_each(|(list, v)| list.push(v));
     }
     let mut results = vec![];
-    if single {
+    if let Some(sequences) = sequences {
+        results.push(packed::packed(cx, x, sequences.mask)?);
+    } else if single {
         let mut shape = cx.shape(x)?;
         shape.remove(1);
         results.push(cx.b.reshape(x, &shape)?);
@@ -171,15 +180,34 @@ fn layers(cx: &mut Cx<'_, '_>, kind: Kind) -> Results {
     many(results)
 }
 
+/// Packed sequences as a rectangle; how many there are the states tell.
+fn unpacked(cx: &mut Cx<'_, '_>, hx: &[Value]) -> Result<Padded, OpError> {
+    let (data, batch_sizes) = (cx.tensor("data")?, cx.tensor("batch_sizes")?);
+    let state = hx.first().copied().ok_or_else(|| OpError::invalid("no initial state"))?;
+    let batch =
+        cx.shape(state)?.get(1).cloned().ok_or_else(|| OpError::invalid("a state of too few axes"))?;
+    packed::padded(cx, (data, batch_sizes), &batch, 0.0)
+}
+
+/// What all layers of a network have in common.
+#[derive(Clone, Copy)]
+struct Network {
+    kind: Kind,
+    has_biases: bool,
+    bidirectional: bool,
+    /// Lengths of the sequences, if they differ.
+    lengths: Option<Value>,
+}
+
 /// One layer: `[T, B, I]` to `[T, B, directions * H]`, and the last states.
 fn layer(
     cx: &mut Cx<'_, '_>,
-    kind: Kind,
+    network: Network,
     x: Value,
     params: &[Value],
     initial: &[Value],
-    (has_biases, bidirectional): (bool, bool),
 ) -> Result<(Value, Vec<Value>), OpError> {
+    let Network { kind, has_biases, bidirectional, lengths: given } = network;
     let hidden = initial.first().and_then(|&v| cx.b.shape(v).ok()?.last()?.as_known());
     let hidden = hidden.ok_or_else(|| OpError::unsupported("an unknown hidden size"))?;
     let directions = if bidirectional { 2 } else { 1 };
@@ -188,7 +216,7 @@ fn layer(
     let gates = kind.gates(directions);
     let mut operands = vec![x, w, r, b];
     operands.extend(initial);
-    let (clip, lengths) = (None, false);
+    let (clip, lengths) = (None, given.is_some());
     let op = match kind {
         Kind::Lstm => {
             let dtype = cx.dtype(x)?;
@@ -199,6 +227,7 @@ fn layer(
         Kind::Gru => Composite::Gru { hidden, direction, gates, clip, linear_before_reset: true, lengths },
         Kind::Rnn(_) => Composite::Rnn { hidden, direction, gates, clip, lengths },
     };
+    operands.extend(given);
     let results = cx.b.add(op.into(), &operands)?;
     let (y, last) = results.split_first().ok_or_else(|| OpError::invalid("a layer without results"))?;
     let shape = cx.shape(*y)?;

@@ -30,7 +30,6 @@ pub(super) const ROWS: &[Row] = &[
     row("aten::_shape_as_tensor", Fn(shape_as_tensor)),
     row("aten::dim", Fn(rank)),
     row("aten::floordiv", Fn(|cx| binary(cx, "floordiv"))),
-    row("aten::is_complex", Fn(|_| Ok(vec![Arg::Bool(false)]))),
     row("aten::is_floating_point", Fn(is_float)),
     row("aten::is_nonzero", Fn(|cx| convert(cx, DType::Bool))),
     row("aten::item", Fn(item)),

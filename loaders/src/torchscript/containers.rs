@@ -33,7 +33,7 @@ fn position(index: i64, length: usize) -> Res<usize> {
     usize::try_from(at)
         .ok()
         .filter(|&at| at < length)
-        .ok_or_else(|| Fault::invalid(format!("index {index} is out of range for {length} elements")))
+        .ok_or_else(|| Fault::raises(format!("index {index} is out of range for {length} elements")))
 }
 
 /// A bound of a slice: `None` for the end.

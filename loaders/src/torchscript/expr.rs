@@ -220,11 +220,11 @@ impl Machine<'_> {
         Ok(Some(match (path, &*call.args) {
             ("annotate" | "unchecked_cast", [ty, value]) => {
                 let value = self.eval(st, value)?;
-                match (&value, ty) {
-                    // What was traced keeps numbers in tensors.
-                    (Val::Tensor(r), Expr::Name(name)) if &**name == "number" => {
+                match (&value, number(ty)) {
+                    // What was traced keeps numbers in tensors, and tensors become numbers where the program asks for these.
+                    (Val::Tensor(r), Some(kind)) => {
                         let t = self.read_tensor(st, *r)?;
-                        self.item(&t, None)?
+                        self.item(&t, kind)?
                     }
                     _ => annotated(ty, value)?,
                 }
@@ -445,6 +445,18 @@ fn annotated(ty: &Expr, value: Val) -> Res<Val> {
         }
         _ => Ok(value),
     }
+}
+
+/// If a type is that of numbers, their kind, unless it is any.
+fn number(ty: &Expr) -> Option<Option<Kind>> {
+    let Expr::Name(name) = ty else { return None };
+    Some(match &**name {
+        "number" => None,
+        "int" => Some(Kind::Int),
+        "float" => Some(Kind::Float),
+        "bool" => Some(Kind::Bool),
+        _ => return None,
+    })
 }
 
 /// The value of a member of an enumeration.

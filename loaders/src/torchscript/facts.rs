@@ -1,5 +1,6 @@
 //! What a branch on `x == constant` says of its arms: where the two are equal, `x` is the constant. An integer of run time
-//! then is a known one, and a size that was a symbol is known in the shapes of all tensors.
+//! then is a known one, and a size that was a symbol is known in the shapes of all tensors. Of a size, `x > 0` says the
+//! same where it does not hold.
 
 use std::rc::Rc;
 
@@ -30,41 +31,55 @@ enum What {
 }
 
 impl Graphs {
-    /// If a condition of the current graph compares a value with a constant integer: the value, the constant, and the arm
-    /// in which they are equal.
-    fn comparison(&self, condition: &Traced) -> Option<(Value, i64, usize)> {
+    /// If a condition of the current graph compares a value with a constant integer: the value, the constant, the arm in
+    /// which they are equal, and whether that holds only of values that are not negative.
+    fn comparison(&self, condition: &Traced) -> Option<(Value, i64, usize, bool)> {
         let Traced::Node { value, .. } = condition else { return None };
         let graph = self.graph_of(condition)?;
         let (_, node) = graph.def_node(*value)?;
         let Op::Elementwise(e) = &node.op else { return None };
-        let arm = match e.kind.row().name {
-            "eq" => 0,
-            "ne" => 1,
-            _ => return None,
-        };
+        let name = e.kind.row().name;
         let &[a, b] = node.operands.as_slice() else { return None };
         let constant = |v: Value| {
             let is_int = graph.ty(v).as_tensor().is_some_and(|t| t.dtype == kiln_ir::DType::I64);
             let ints = graph.value(v).known().filter(|_| is_int)?.ints()?;
             <[i64; 1]>::try_from(ints).ok().map(|[n]| n)
         };
-        match (constant(a), constant(b)) {
-            (None, Some(n)) => Some((a, n, arm)),
-            (Some(n), None) => Some((b, n, arm)),
-            _ => None,
-        }
+        // A constant on the left is one on the right of the mirrored comparison.
+        let (v, n, name) = match (constant(a), constant(b), name) {
+            (None, Some(n), name) => (a, n, name),
+            (Some(n), None, "lt") => (b, n, "gt"),
+            (Some(n), None, "gt") => (b, n, "lt"),
+            (Some(n), None, "le") => (b, n, "ge"),
+            (Some(n), None, "ge") => (b, n, "le"),
+            (Some(n), None, name) => (b, n, name),
+            _ => return None,
+        };
+        Some(match (name, n) {
+            ("eq", n) => (v, n, 0, false),
+            ("ne", n) => (v, n, 1, false),
+            ("gt", 0) | ("ge", 1) => (v, 0, 1, true),
+            ("le", 0) | ("lt", 1) => (v, 0, 0, true),
+            _ => return None,
+        })
     }
 }
 
 impl Machine<'_> {
     /// What a condition says of its arms.
     pub fn fact(&self, st: &State, condition: &Traced) -> Option<Fact> {
-        let (v, value, arm) = self.g.comparison(condition)?;
+        let (v, value, arm, of_size) = self.g.comparison(condition)?;
         let node = self.g.sibling(condition, v)?;
         if let Some(dims) = self.g.known(&node).and_then(|k| k.dims()) {
             let [dim] = dims.as_slice() else { return None };
-            let symbol = dim.as_symbol()?.clone();
+            if of_size && !dim.is_non_negative() {
+                return None;
+            }
+            let (symbol, value) = solved(dim, value)?;
             return (value >= 0).then_some(Fact { arm, what: What::Size(symbol), value });
+        }
+        if of_size {
+            return None;
         }
         let mut numbers = vec![];
         each_number(st, &mut |t| {
@@ -145,6 +160,22 @@ impl Machine<'_> {
         }
         Ok(())
     }
+}
+
+/// The only symbol of a dim, and the value that it has where the dim has `value`.
+fn solved(dim: &Dim, value: i64) -> Option<(Symbol, i64)> {
+    let mut found: Option<Symbol> = None;
+    let mut several = false;
+    dim.symbols(&mut |s| match &found {
+        Some(before) => several |= before != s,
+        None => found = Some(s.clone()),
+    });
+    let symbol = &found.filter(|_| dim.is_multilinear() && !several)?;
+    let at = |n: i64| dim.substitute(&|s| (s == symbol).then(|| Dim::known(n))).as_known();
+    let (zero, one) = (at(0)?, at(1)?);
+    let (slope, rest) = (one.checked_sub(zero)?, value.checked_sub(zero)?);
+    let found = rest.checked_div(slope)?;
+    (rest.checked_rem(slope)? == 0).then(|| (symbol.clone(), found))
 }
 
 /// Takes a fact out of the state at the end of an arm, where the arm has not changed what it says: what is joined then is

@@ -11,6 +11,9 @@ pub(crate) enum Fault {
     Unsupported(String),
     /// The program is wrong.
     Invalid(String),
+    /// An operator does not take its operands, where PyTorch raises, too. On a path that only some runs take it is an
+    /// error of these runs.
+    Raises(String),
     /// It asks for more than the limits allow.
     Limit {
         /// What is too large.
@@ -31,6 +34,10 @@ impl Fault {
 
     pub fn unsupported(reason: impl Into<String>) -> Self {
         Fault::Unsupported(reason.into())
+    }
+
+    pub fn raises(reason: impl Into<String>) -> Self {
+        Fault::Raises(reason.into())
     }
 
     pub fn apart(reason: impl Into<String>) -> Self {

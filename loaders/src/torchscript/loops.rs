@@ -89,6 +89,8 @@ impl Machine<'_> {
                         "a loop whose values change their kind at run time: {reason}"
                     )));
                 }
+                // There may be no iteration in which it is raised.
+                Err(Fault::Raises(reason)) => return Err(Fault::Invalid(reason)),
                 Err(fault) => return Err(fault),
             }
         }

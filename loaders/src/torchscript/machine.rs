@@ -486,7 +486,7 @@ impl<'p> Machine<'p> {
             let id = self.g.open(if i == 0 { "then" } else { "else" })?;
             let learned = self.learn_in_arm(&mut state, fact.as_ref(), i)?;
             self.begin(&mut state, arm.clone(), Kept::Plain)?;
-            let flow = self.run(&mut state, stop, end);
+            let flow = self.run_arm(&mut state, stop, end);
             if flow.is_err() {
                 done.iter().for_each(|(id, _)| self.g.forget(*id));
             }
@@ -517,6 +517,20 @@ impl<'p> Machine<'p> {
             }
         }
         Ok(if is_inner { Step::Next } else { Step::Ended(Flow::Stopped) })
+    }
+
+    /// Follows an arm. One in which an operator does not take its operands raises where it is taken.
+    fn run_arm(&mut self, st: &mut State, stop: Stop, end: End) -> Res<Flow> {
+        let (depth, growing, checkpoint) = (self.g.depth(), self.growing, self.g.checkpoint());
+        match self.run(st, stop, end) {
+            Err(Fault::Raises(reason)) => {
+                self.g.unwind(depth);
+                self.g.roll_back(checkpoint);
+                self.growing = growing;
+                self.raise(&Val::text(reason))
+            }
+            other => other,
+        }
     }
 
     /// One arm, whose graph is under way, always raises: it becomes a branch without results, and the other arm is

@@ -16,6 +16,7 @@ mod expr;
 mod facts;
 mod fault;
 mod fold;
+mod frozen;
 mod join;
 mod lexer;
 mod loops;
@@ -69,7 +70,8 @@ pub(crate) fn load(path: &Path, bytes: Bytes, options: &LoadOptions) -> Result<M
     let package = Package::open(path, bytes, &options.limits)?;
     let nodes = options.limits.nodes_of(package.size());
     let mut machine = Machine::new(Program::new(&package), nodes, nodes.saturating_mul(STEPS));
-    let loaded = read(&mut machine, &package, options).and_then(|read| build(&mut machine, &read, options, nodes));
+    let loaded =
+        read(&mut machine, &package, options).and_then(|read| build(&mut machine, &read, options, nodes));
     match loaded {
         Ok(()) => Ok(std::mem::take(&mut machine.g.module)),
         Err(Stopped::Load(error)) => Err(error),
@@ -112,7 +114,7 @@ fn error_of(machine: &Machine<'_>, fault: Fault) -> LoadError {
             }
             LoadError::Program { path, place: place(), reason }
         }
-        Fault::Invalid(reason) => LoadError::Program { path, place: place(), reason },
+        Fault::Invalid(reason) | Fault::Raises(reason) => LoadError::Program { path, place: place(), reason },
         Fault::Apart(reason) => LoadError::Program {
             path,
             place: place(),

@@ -150,9 +150,12 @@ impl<'c, 'p> Objects<'c, 'p> {
         }
         let part = |name: &str| opaque.parts.iter().find(|(n, _)| *n == name).map(|(_, id)| *id);
         let tree = self.checkpoint.tree();
-        let args = match part("args").map(|id| tree.item(id)) {
-            Some(Item::Tuple(ids)) => ids.as_slice(),
-            _ => &[],
+        // What PyTorch writes for a member of an enumeration calls the class with the value itself, not with a tuple.
+        let of = part("args");
+        let args = match of.as_ref().map(|id| (id, tree.item(*id))) {
+            Some((_, Item::Tuple(ids))) => ids.as_slice(),
+            Some((id, _)) => std::slice::from_ref(id),
+            None => &[],
         };
         if opaque.name.starts_with("torch.jit._pickle.") {
             return match args.first() {

@@ -14,7 +14,7 @@ impl From<OpError> for Fault {
     fn from(e: OpError) -> Self {
         match e {
             OpError::Unsupported(reason) => Fault::Unsupported(reason),
-            OpError::Invalid(reason) => Fault::Invalid(reason),
+            OpError::Invalid(reason) => Fault::Raises(reason),
             OpError::Recorded => Fault::Invalid("an operator failed".to_owned()),
         }
     }
@@ -160,6 +160,7 @@ impl Machine<'_> {
         self.tensor_op(st, ns, name, args, kwargs).map_err(|fault| match fault {
             Fault::Unsupported(reason) => Fault::Unsupported(format!("{ns}::{name}: {reason}")),
             Fault::Invalid(reason) => Fault::Invalid(format!("{ns}::{name}: {reason}")),
+            Fault::Raises(reason) => Fault::Raises(format!("{ns}::{name}: {reason}")),
             other => other,
         })
     }
@@ -580,7 +581,7 @@ impl Machine<'_> {
 
 /// Arithmetic of known numbers.
 fn known(name: &str, args: &[Val]) -> Option<Res<Val>> {
-    let zero = || Some(Err(Fault::invalid("division by zero")));
+    let zero = || Some(Err(Fault::raises("division by zero")));
     match args {
         [Val::Bool(a), Val::Bool(b)] => Some(Ok(Val::Bool(match name {
             "__and__" => a & b,

@@ -1,11 +1,13 @@
 //! Attributes that methods change: they are states of the module.
 //!
 //! What a state holds has one of a few forms, found by following the entry points until no new one shows: a known number
-//! (or `None`), a number of run time, a tensor of a rank, a list or a dict of these, whose elements are states each. Which combination of forms the states have is a state itself,
+//! (or `None`), an object of known parts, a number of run time, a tensor of a rank, a list or a dict of these, whose elements
+//! are states each. Which combination of forms the states have is a state itself,
 //! the mode; an entry point begins with a branch on it, so that in every mode forms are known and most conditions on states
 //! are decided when the model is loaded.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use kiln_ir::op::Object;
 use kiln_ir::{Build, StateDecl, Tensor, Type};
@@ -13,6 +15,7 @@ use rustc_hash::FxHashMap;
 
 use super::ast::Name;
 use super::fault::{Fault, Res};
+use super::frozen::{Frozen, Met};
 use super::join::same_key;
 use super::machine::Machine;
 use super::scope::widened;
@@ -36,6 +39,8 @@ pub(crate) enum Form {
     Number(Kind),
     /// A tensor; unknown dims where they differ.
     Tensor(Type),
+    /// An object of known parts.
+    Frozen(Rc<Frozen>),
     /// A list of so many elements.
     List(Vec<Form>),
     /// A dict with these keys.
@@ -162,13 +167,12 @@ fn same_form(a: &Form, b: &Form) -> bool {
     match (a, b) {
         (Form::Known(x), Form::Known(y)) => same_key(x, y),
         (Form::Number(x), Form::Number(y)) => x == y,
+        (Form::Frozen(x), Form::Frozen(y)) => x.same(y),
         (Form::Tensor(Type::Tensor(x)), Form::Tensor(Type::Tensor(y))) => {
             let empty = |t: &kiln_ir::TensorType| t.shape.numel().as_known() == Some(0);
             x.dtype == y.dtype && x.shape.rank() == y.shape.rank() && empty(x) == empty(y)
         }
-        (Form::List(x), Form::List(y)) => {
-            x.len() == y.len() && x.iter().zip(y).all(|(x, y)| same_form(x, y))
-        }
+        (Form::List(x), Form::List(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| same_form(x, y)),
         (Form::Dict(x), Form::Dict(y)) => {
             let same = |((k, x), (l, y)): (&(Val, Form), &(Val, Form))| same_key(k, l) && same_form(x, y);
             x.len() == y.len() && x.iter().zip(y).all(same)
@@ -179,9 +183,9 @@ fn same_form(a: &Form, b: &Form) -> bool {
 
 impl Machine<'_> {
     /// The form of an attribute's value, and the values of its parts for the graph.
-    fn form(&mut self, st: &mut State, v: &Val) -> Res<(Form, Vec<Option<Traced>>)> {
+    fn form(&mut self, st: &mut State, v: &Val, met: &mut Met) -> Res<(Form, Vec<Option<Traced>>)> {
         let mut parts = vec![];
-        let form = self.form_of(st, v, &mut parts, 0)?;
+        let form = self.form_of(st, v, (&mut parts, met), 0)?;
         Ok((form, parts))
     }
 
@@ -189,7 +193,7 @@ impl Machine<'_> {
         &mut self,
         st: &mut State,
         v: &Val,
-        parts: &mut Vec<Option<Traced>>,
+        (parts, met): (&mut Vec<Option<Traced>>, &mut Met),
         depth: usize,
     ) -> Res<Form> {
         let items = match v {
@@ -201,7 +205,7 @@ impl Machine<'_> {
             _ => None,
         };
         let Some(items) = items else {
-            let (form, part) = self.leaf(st, v)?;
+            let (form, part) = self.leaf(st, v, met)?;
             parts.push(part);
             return Ok(form);
         };
@@ -210,7 +214,7 @@ impl Machine<'_> {
         }
         let mut forms = vec![];
         for item in &items {
-            forms.push(self.form_of(st, item, parts, depth + 1)?);
+            forms.push(self.form_of(st, item, (parts, met), depth + 1)?);
         }
         let keys = match v {
             Val::Dict(r) => match st.cell(*r) {
@@ -223,7 +227,7 @@ impl Machine<'_> {
     }
 
     /// The form of what is no container.
-    fn leaf(&mut self, st: &mut State, v: &Val) -> Res<(Form, Option<Traced>)> {
+    fn leaf(&mut self, st: &mut State, v: &Val, met: &mut Met) -> Res<(Form, Option<Traced>)> {
         Ok(match v {
             Val::Tensor(r) => {
                 let t = self.read_tensor(st, *r)?;
@@ -235,12 +239,15 @@ impl Machine<'_> {
             Val::None | Val::Bool(_) | Val::Int(_) | Val::Str(_) | Val::Device(_) => {
                 (Form::Known(v.clone()), None)
             }
-            other => {
-                return Err(Fault::unsupported(format!(
-                    "an attribute that changes and holds {}",
-                    other.kind()
-                )));
-            }
+            other => match self.freeze(st, other, met, 0)? {
+                Some(frozen) => (Form::Frozen(frozen.into()), None),
+                None => {
+                    return Err(Fault::unsupported(format!(
+                        "an attribute that changes and holds {}",
+                        other.kind()
+                    )));
+                }
+            },
         })
     }
 
@@ -269,6 +276,7 @@ impl Machine<'_> {
     fn read_state(&mut self, st: &mut State, name: String, form: &Form) -> Res<Val> {
         Ok(match form {
             Form::Known(v) => v.clone(),
+            Form::Frozen(frozen) => frozen.thaw(st),
             Form::Number(kind) => {
                 let ty = Type::fixed(kind.dtype(), &[]);
                 Val::Num(*kind, self.g.add(Object::StateRead { name, ty }, &[])?)
@@ -277,8 +285,7 @@ impl Machine<'_> {
                 let fixed = ty.as_tensor().and_then(|t| Some((t.dtype, t.shape.as_fixed()?)));
                 let t = match fixed {
                     Some((dtype, dims)) if dims.contains(&0) => {
-                        let dims: Vec<usize> =
-                            dims.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
+                        let dims: Vec<usize> = dims.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
                         Traced::Constant(Tensor::zeros(dtype, &dims)?)
                     }
                     _ => self.g.add(Object::StateRead { name, ty: ty.clone() }, &[])?,
@@ -481,7 +488,7 @@ impl Machine<'_> {
 
     fn add_slot(&mut self, object: Ref, attr: Name, old: &Val) -> Res<()> {
         let mut origin = self.states.origin.clone();
-        let (initial, traced) = self.form(&mut origin, old)?;
+        let (initial, traced) = self.form(&mut origin, old, &mut Met::default())?;
         let constant = |part| match part {
             Some(Traced::Constant(t)) => Some(t),
             _ => None,
@@ -520,10 +527,11 @@ impl Machine<'_> {
         let slots = self.states.slots.clone();
         let mut forms = vec![];
         let mut values = vec![];
+        let mut met = Met::default();
         for slot in &slots {
             let Some(Cell::Instance(_, attrs)) = st.cell(slot.object) else { continue };
             let value = attrs.get(&slot.attr).cloned().unwrap_or(Val::None);
-            let (mut form, mut traced) = self.form(st, &value)?;
+            let (mut form, mut traced) = self.form(st, &value, &mut met)?;
             if slot.wide
                 && let Form::Known(v) = &form
                 && let Some(kind) = kind_of(v)
@@ -646,7 +654,7 @@ impl Machine<'_> {
                     Some(t) => t.dtype,
                     None => return Err(Fault::invalid("a state is no tensor")),
                 },
-                Form::Known(_) | Form::List(_) | Form::Dict(_) => continue,
+                Form::Known(_) | Form::Frozen(_) | Form::List(_) | Form::Dict(_) => continue,
             };
             if dtype.is_some_and(|dtype| dtype != own) {
                 return Err(Fault::unsupported(format!("the attribute `{attr}` changes its dtype")));

@@ -33,6 +33,7 @@ const VIEWS: &[&str] = &[
     "expand_as",
     "flatten",
     "hsplit",
+    "imag",
     "mH",
     "mT",
     "matrix_H",
@@ -63,6 +64,8 @@ const VIEWS: &[&str] = &[
     "unsqueeze",
     "view",
     "view_as",
+    "view_as_complex",
+    "view_as_real",
     "vsplit",
 ];
 
@@ -112,16 +115,8 @@ const KEEP_PLAIN: &[&str] = &[
 ];
 
 /// Changes in place of the shape.
-const RESHAPES: &[&str] = &[
-    "resize_",
-    "resize_as_",
-    "squeeze_",
-    "swapaxes_",
-    "swapdims_",
-    "t_",
-    "transpose_",
-    "unsqueeze_",
-];
+const RESHAPES: &[&str] =
+    &["resize_", "resize_as_", "squeeze_", "swapaxes_", "swapdims_", "t_", "transpose_", "unsqueeze_"];
 
 /// Why a tensor is not read.
 fn is_lost() -> Fault {

@@ -4,6 +4,7 @@ Every program is `NAME.pt`; `NAME.json` says how to load it and what calls of it
 what is said of a program that is refused.
 """
 
+import enum
 import json
 import pathlib
 import sys
@@ -13,6 +14,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 HERE = pathlib.Path(__file__).parent
 PROGRAMS = {}
@@ -458,6 +460,131 @@ class Formatted(nn.Module):
         return x
 
 
+class Scale:
+    def __init__(self, low: int, factor: float):
+        self.low = low
+        self.factor = factor
+
+
+@program({"x": [2, 3]}, [("forward", (x23,)), ("forward", (x23 + 1,)), ("reset", ()), ("forward", (x23,))])
+class Lazy(nn.Module):
+    """Attributes that are made when they are first needed."""
+
+    scales: Optional[List[float]]
+    scale: Optional[Scale]
+
+    def __init__(self):
+        super().__init__()
+        self.scales = None
+        self.scale = None
+
+    def forward(self, x: Tensor):
+        first = 0
+        if self.scales is None:
+            self.scales = [1.0 / x.size(0), float(x.size(1))]
+            self.scale = Scale(x.size(0), 2.5)
+            first = 1
+        scales, scale = self.scales, self.scale
+        assert scales is not None
+        assert scale is not None
+        return x * scales[0] + scales[1] * scale.factor, scale.low, first
+
+    @torch.jit.export
+    def reset(self):
+        self.scales = None
+        self.scale = None
+
+
+class Order(enum.Enum):
+    ROWS = "rows"
+    COLUMNS = "columns"
+
+
+@program({"x": [2, 3]}, [("forward", (x23,))])
+class Enumerated(nn.Module):
+    """Attributes that are members of enumerations."""
+
+    def __init__(self):
+        super().__init__()
+        self.order = Order.COLUMNS
+        self.other = Order.ROWS
+
+    def forward(self, x: Tensor):
+        if self.order != Order.ROWS:
+            x = x.t()
+        if self.other == Order.COLUMNS:
+            x = x * 2
+        return x, self.order.value
+
+
+@program({"x": [4]}, [("forward", (t(1, -2, 3, 4),)), ("forward", (t(-1, -2, -3, -4),))], said="ambiguous")
+class OnOnePath(nn.Module):
+    """An operator that does not take its operands where some runs come by."""
+
+    def forward(self, x: Tensor):
+        found = torch.where(x > 0)[0]
+        if found.numel() == 0:
+            keep = torch.empty([0], dtype=torch.long)
+        else:
+            keep = found
+        return x[keep].reshape([keep.size(0), -1]) + 1
+
+
+@program({"x": [4]}, [("forward", (t(1, -2, 3, 4),)), ("forward", (t(-1, -2, -3, -4),))])
+class SomeOrNone(nn.Module):
+    """A tensor of another rank where nothing is found."""
+
+    def forward(self, x: Tensor):
+        found = x[x > 0]
+        n = found.size(0)
+        if n > 0:
+            y = found.reshape([n, 1, 1]).expand([n, 2, 3])
+        else:
+            y = found
+        return y.sum(), y.numel(), n
+
+
+wave = torch.sin(torch.arange(700) * 0.37) + torch.cos(torch.arange(700) * 1.1)
+
+
+@program({"x": [1, 700]}, [("forward", (wave[None],))])
+class Spectrum(nn.Module):
+    """Transforms of frames, complex numbers between them, and back."""
+
+    def forward(self, x: Tensor):
+        window = torch.hann_window(320)
+        z = torch.stft(x, 320, 80, 320, window, return_complex=True)
+        half = torch.view_as_complex(torch.view_as_real(z) * 0.5)
+        low = torch.nn.functional.pad(half[:, :-1], [0, 0, 0, 1])
+        turned = low * torch.polar(torch.ones(161, 1), torch.linspace(0, 1, 161)[:, None])
+        y = torch.istft(turned, 320, 80, 320, window, length=700)
+        short = torch.stft(y[0, :40], 12, 5, 10, center=False, normalized=True, onesided=False, return_complex=True)
+        whole = torch.istft(z / (2.0 + turned.conj() * 0.0), 320, 80, 320, window)
+        return y, z.abs().mean(2), short.real, (short - short * 2.0).imag, torch.complex(x[0, :9], x[0, 9:18]).angle(), whole
+
+
+@program(
+    {"x": [3, 5, 4]},
+    [("forward", (torch.arange(60, dtype=torch.float32).reshape(3, 5, 4).sin(), torch.tensor(lengths))) for lengths in ([5, 3, 1], [4, 4, 2])],
+    dtypes={"lengths": "int64"},
+)
+class Packed(nn.Module):
+    """Recurrent layers over sequences of different lengths."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm = nn.LSTM(4, 3, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru = nn.GRU(6, 2)
+
+    def forward(self, x: Tensor, lengths: Tensor):
+        y, (h, c) = self.lstm(pack_padded_sequence(x, lengths, batch_first=True))
+        z, last = self.gru(y)
+        a, sizes = pad_packed_sequence(y, batch_first=True, padding_value=-1.0)
+        b, _ = pad_packed_sequence(z, total_length=6)
+        return a, sizes, b, h, c, last
+
+
 # Bodies of `forward` that nothing compiles to, and what is said of them.
 HOSTILE = {
     "BlocksOnALine": ("  " * 0 + "if x: " * 5000 + "pass\n", "nesting of"),
@@ -524,6 +651,10 @@ def write(name):
         except Exception as error:  # noqa: BLE001: whatever the program raises is what is expected
             lines = [line for line in str(error).splitlines() if line.strip()]
             call["error"] = lines[-1].split("Error: ", 1)[-1] if "Error: " in lines[-1] else lines[-1]
+            if "said" in options:
+                # Of an operator's own message this is what Kiln's shares.
+                assert options["said"] in call["error"]
+                call["error"] = options["said"]
         done.append(call)
     text = {"shapes": shapes, "arguments": arguments, "dtypes": dtypes, "calls": done}
     if "refused" in options:

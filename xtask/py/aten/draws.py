@@ -1642,10 +1642,54 @@ def recurrent(gates, states, cell):
     return "input", [x, hx, params, biases, layers, 0.0, False, both, first and not single], {}
 
 
-OPERATORS["aten::lstm"] = lambda: recurrent(4, 2, False)
-OPERATORS["aten::gru"] = lambda: recurrent(3, 1, False)
-OPERATORS["aten::rnn_tanh"] = lambda: recurrent(1, 1, False)
-OPERATORS["aten::rnn_relu"] = lambda: recurrent(1, 1, False)
+
+
+def packed(gates, states):
+    """A recurrent network over packed sequences; of batches, as many as the state has."""
+    lengths = sorted((randint(1, 5) for _ in range(randint(1, 4))), reverse=True)
+    batch = len(lengths)
+    _, args, _ = recurrent(gates, states, False)
+    x, hx, params, biases, layers, _, _, both, _ = args
+    data, sizes = pack_padded(tensor([lengths[0], batch, params[0].shape[1]]), lengths)
+    hidden = params[1].shape[1]
+    hx = [tensor([layers * (2 if both else 1), batch, hidden]) for _ in range(states)]
+    return "data", [data, sizes, hx if states > 1 else hx[0], params, biases, layers, 0.0, False, both], {}
+
+
+OPERATORS["aten::lstm"] = lambda: packed(4, 2) if maybe(0.4) else recurrent(4, 2, False)
+OPERATORS["aten::gru"] = lambda: packed(3, 1) if maybe(0.4) else recurrent(3, 1, False)
+OPERATORS["aten::rnn_tanh"] = lambda: packed(1, 1) if maybe(0.4) else recurrent(1, 1, False)
+OPERATORS["aten::rnn_relu"] = lambda: packed(1, 1) if maybe(0.4) else recurrent(1, 1, False)
+
+
+def pack_padded(x, lengths):
+    return torch.ops.aten._pack_padded_sequence.default(x, torch.tensor(lengths), False)
+
+
+@op("_pack_padded_sequence")
+def _():
+    first = maybe()
+    lengths = sorted((randint(1, 5) for _ in range(randint(1, 4))), reverse=True)
+    lead = [lengths[0] + randint(0, 2), len(lengths)]
+    return "default", [tensor((lead[::-1] if first else lead) + shape(0, 2, False)), torch.tensor(lengths), first], {}
+
+
+@op("_pad_packed_sequence")
+def _():
+    lengths = sorted((randint(1, 5) for _ in range(randint(1, 4))), reverse=True)
+    data, sizes = pack_padded(tensor([lengths[0], len(lengths)] + shape(0, 2, False)), lengths)
+    total = choice([-1, lengths[0], lengths[0] + 2])
+    return "default", [data, sizes, maybe(), number("float"), total], {}
+
+
+@op("stft")
+def _():
+    n = choice([4, 7, 16, 60, 260, 270])
+    length = randint(1, n)
+    x = tensor(([randint(1, 3)] if maybe() else []) + [n + randint(0, 40)], choice([F32, torch.float64]))
+    window = tensor([length], x.dtype) if maybe(0.7) else None
+    args = [x, n, randint(1, n), length, window, maybe(), choice([None, True, False]), False]
+    return "default", args, {}
 
 
 def cell(gates, states):
