@@ -409,9 +409,9 @@ impl Interp<'_> {
     fn sparse(&mut self, c: &Contract, sparse: &Sparse) -> Run {
         let parts = sparse.parts(c).ok_or_else(|| "a sparse operand of unknown length".to_owned())?;
         let (rows, columns) = (self.range(&c.m), self.range(&c.n));
-        let list = columns.start / i64::from(sparse.columns) * parts.count();
+        let list = columns.start / i64::from(sparse.form.columns) * parts.count();
         self.each(c.m.var, rows, &mut |s| {
-            let mut sums = vec![Scalar::F(0.0); sparse.columns as usize];
+            let mut sums = vec![Scalar::F(0.0); sparse.form.columns as usize];
             for (part, list) in parts.all().zip(list..) {
                 s.sparse_part(c, sparse, (parts, part, list), &mut sums)?;
             }
@@ -432,7 +432,7 @@ impl Interp<'_> {
         (parts, part, list): (Parts, Part, i64),
         sums: &mut [Scalar],
     ) -> Run {
-        let (rows, block) = (i64::from(sparse.rows), i64::from(sparse.block));
+        let (rows, block) = (i64::from(sparse.form.rows), i64::from(sparse.form.block));
         let mut word = self.integer(sparse.index, 2 * list)?;
         let mut entry = self.integer(sparse.index, 2 * list + 1)?;
         let mut next = |s: &Self| {

@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use kiln_ir::Scalar;
 
+use super::sparse::Form;
 use super::{Access, Axis, Block, Contract, For, Kernel, LoopKind, Op, Operand, Reduce, Rhs, Sparse, Stmt, Val};
 
 /// Prints the kernel.
@@ -121,7 +122,7 @@ impl Printer<'_> {
             }
             Rhs::Strided(operand) => self.operand("b", operand)?,
             Rhs::Sparse(s) => {
-                let Sparse { index, values, columns, block, depth, rows } = s;
+                let (Sparse { index, values, .. }, Form { columns, block, depth, rows }) = (s, s.form);
                 self.line(format!(
                     "b = sparse {index} of {values} columns={columns} block={block} depth={depth} rows={rows}"
                 ))?

@@ -25,6 +25,13 @@ pub struct Sparse {
     pub index: BufferId,
     /// `[entry][block]`, f32.
     pub values: BufferId,
+    /// How they are taken apart.
+    pub form: Form,
+}
+
+/// How lists are taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
     /// Columns of a range: those of the statement begin at a multiple of it and are no more. A multiple of `block`.
     pub columns: u32,
     /// Columns of a run.
@@ -86,10 +93,100 @@ impl Parts {
 }
 
 impl Sparse {
-    /// Positions, padded, that a part may have.
+    /// The parts of a contraction's reduction, where its length is a constant.
     pub fn parts(&self, c: &Contract) -> Option<Parts> {
         let taps = c.taps.iter().try_fold(1i64, |n, t| n.checked_mul(t.extent.as_const()?.max(0)))?;
-        Some(Parts::new(Some(taps).filter(|n| *n > 0)?, c.k.extent.as_const().filter(|k| *k > 0)?, i64::from(self.depth)))
+        Some(Parts::new(Some(taps).filter(|n| *n > 0)?, c.k.extent.as_const().filter(|k| *k > 0)?, i64::from(self.form.depth)))
+    }
+}
+
+/// The lists of weights `[taps][run][n]`, and the values of their entries. `None` where there are more than indices can
+/// name, or not as many weights as the sizes say.
+pub fn lists(weights: &[f32], [taps, run, n]: [usize; 3], form: Form) -> Option<(Vec<i32>, Vec<f32>)> {
+    let size = |n: u32| usize::try_from(n).ok().filter(|n| *n > 0);
+    let (columns, block) = (size(form.columns)?, size(form.block)?);
+    let count = taps.checked_mul(run)?.checked_mul(n)?;
+    if weights.len() != count || count == 0 {
+        return None;
+    }
+    let parts = Parts::new(i64::try_from(taps).ok()?, i64::try_from(run).ok()?, i64::from(form.depth));
+    let all: Vec<Part> = parts.all().collect();
+    let mut index = vec![0i32; n.div_ceil(columns) * all.len() * 2];
+    let mut values: Vec<f32> = vec![];
+    let mut list = 0;
+    for first in (0..n).step_by(columns) {
+        for (i, &part) in all.iter().enumerate() {
+            let head = [index.len(), values.len() / block];
+            for (word, value) in index.get_mut(list..list + 2)?.iter_mut().zip(head) {
+                *word = i32::try_from(value).ok()?;
+            }
+            list += 2;
+            let end = n.min(first + columns);
+            let of = List { weights, n, parts, part, block, columns: [first, end], rows: i64::from(form.rows) };
+            of.append(i == 0, &mut index, &mut values)?;
+        }
+    }
+    Some((index, values))
+}
+
+/// What one list is of.
+struct List<'a> {
+    weights: &'a [f32],
+    n: usize,
+    parts: Parts,
+    part: Part,
+    block: usize,
+    /// First column, and that after the last.
+    columns: [usize; 2],
+    rows: i64,
+}
+
+impl List<'_> {
+    /// Appends the list; a first part's has empty runs, too.
+    fn append(&self, all: bool, index: &mut Vec<i32>, values: &mut Vec<f32>) -> Option<()> {
+        let [first, end] = self.columns;
+        let mut runs: Vec<(usize, Vec<i64>)> = (first..end)
+            .step_by(self.block)
+            .map(|column| (column, self.positions(column)))
+            .filter(|(_, positions)| all || !positions.is_empty())
+            .collect();
+        runs.sort_by_key(|(_, positions)| positions.len());
+        let word = |n: i64| i32::try_from(n).ok();
+        index.push(word(runs.len() as i64)?);
+        for (column, positions) in runs {
+            index.push(word((column - first) as i64 * self.rows)?);
+            index.push(word(positions.len() as i64)?);
+            for position in positions {
+                index.push(word(position * self.rows)?);
+                let row = self.row(position);
+                values.extend((column..column + self.block).map(|n| match n < self.n {
+                    true => self.weights.get(row * self.n + n).copied().unwrap_or(0.0),
+                    false => 0.0,
+                }));
+            }
+        }
+        Some(())
+    }
+
+    /// The row of weights at a position of the part.
+    fn row(&self, position: i64) -> usize {
+        let run = self.parts.run[1];
+        let (tap, k) = (self.part.taps[0] + position / run, self.part.run[0] + position % run);
+        (tap * self.parts.run[0] + k) as usize
+    }
+
+    /// Positions at which a run has an entry.
+    fn positions(&self, column: usize) -> Vec<i64> {
+        let ([_, taps], [_, run]) = (self.part.taps, self.part.run);
+        let end = (column + self.block).min(self.n);
+        let places = (0..taps).flat_map(|tap| (0..run).map(move |k| (tap, k)));
+        places
+            .map(|(tap, k)| self.parts.position(tap, k))
+            .filter(|position| {
+                let row = self.row(*position) * self.n;
+                self.weights.get(row + column..row + end).is_some_and(|b| b.iter().any(|w| *w != 0.0))
+            })
+            .collect()
     }
 }
 

@@ -17,6 +17,7 @@
 
 use kiln_ir::{DClass, DType, Prim, Scalar};
 
+use super::sparse::Form;
 use super::{
     Access, Axis, Block, BufferId, Contract, For, GROUP, Guard, Ix, Kernel, LoopKind, Op, Operand, PART,
     Reduce, Rhs, Sparse, Stmt, Val, Var, compute_dtype,
@@ -357,7 +358,7 @@ impl Verifier<'_> {
         ensure(c.acc_dtype == DType::F32 && left == DType::F32, || {
             format!("sparse operand in sums of {} of {left}", c.acc_dtype)
         })?;
-        let Sparse { columns, block, depth, rows, .. } = *s;
+        let Form { columns, block, depth, rows } = s.form;
         let blocks = matches!(block, 1 | 2 | 4) && columns % block == 0;
         let sizes = (1..=1 << 16).contains(&columns) && (1..=PART).contains(&i64::from(depth));
         let tile = rows % 16 == 0 && (16..=256).contains(&rows);

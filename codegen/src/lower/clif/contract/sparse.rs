@@ -74,12 +74,12 @@ pub(super) fn plan(
     let unsupported =
         || LowerError::Unsupported { kernel: kernel.name.clone(), what: "sums of unknown length".to_owned() };
     let parts = sparse.parts(c).ok_or_else(unsupported)?;
-    let rows = i64::from(sparse.rows);
+    let rows = i64::from(sparse.form.rows);
     let positions = (parts.taps[1] * parts.run[1] + SIDE - 1) / SIDE * SIDE;
     // An odd number of cache lines keeps rows in different sets.
     let stride = (positions / SIDE | 1) * SIDE;
     let direct = direct(kernel, c, &parts, rows).filter(|_| width == Some(Width::W512));
-    let columns = (i64::from(sparse.columns) + STRIP - 1) / STRIP * STRIP;
+    let columns = (i64::from(sparse.form.columns) + STRIP - 1) / STRIP * STRIP;
     let mut scratch = |len: i64| {
         let access = Access::Scratch { len: Ix::Const(len) };
         kernel.buffers.push(Buffer { dtype: DType::F32, access });
@@ -140,9 +140,9 @@ fn may_be_partial(c: &Contract) -> bool {
 impl Emitter<'_> {
     /// Emits a contraction with a sparse right operand.
     pub(super) fn sparse(&mut self, c: &Contract, plan: &SparsePlan) -> Result<()> {
-        let rows = i64::from(plan.sparse.rows);
+        let rows = i64::from(plan.sparse.form.rows);
         let begin = self.ix(&c.n.begin)?;
-        let range = self.b.ins().udiv_imm_u(begin, i64::from(plan.sparse.columns));
+        let range = self.b.ins().udiv_imm_u(begin, i64::from(plan.sparse.form.columns));
         let lists = self.scaled(range, 2 * plan.parts.count());
         let lists = self.address(plan.sparse.index, lists, BYTES);
         let (zero, total) = (self.i64(0), self.ix(&c.m.extent)?);
@@ -195,7 +195,7 @@ impl Emitter<'_> {
     /// Fills the tile with a part of `count` rows.
     fn pack_part(&mut self, c: &Contract, plan: &SparsePlan, count: Value, taps: [Value; 2]) -> Result<()> {
         let Some(direct) = &plan.direct else { return self.pack_staged(c, plan, count, taps) };
-        let rows = i64::from(plan.sparse.rows);
+        let rows = i64::from(plan.sparse.form.rows);
         let tail = c.m.extent.as_const().map(|m| m % rows);
         if tail.is_some_and(|tail| tail == 0 || tail >= SIDE) {
             return self.pack_direct(c, plan, direct, count, taps);
@@ -243,7 +243,7 @@ impl Emitter<'_> {
         if may_be_partial(c) {
             self.clear_lanes(plan, count)?;
         }
-        let rows = i64::from(plan.sparse.rows);
+        let rows = i64::from(plan.sparse.form.rows);
         self.each_part_tap(c, plan, taps, |s| {
             let k = s.ix(&(c.k.begin.clone() + Ix::Var(plan.k0)))?;
             s.vars[c.k.var.index()] = Some(k);
@@ -278,7 +278,7 @@ impl Emitter<'_> {
     /// Zeroes the lanes of the last vector of rows, some of which no row fills: what is left there may be slow to compute
     /// with.
     fn clear_lanes(&mut self, plan: &SparsePlan, count: Value) -> Result<()> {
-        let rows = i64::from(plan.sparse.rows);
+        let rows = i64::from(plan.sparse.form.rows);
         let positions = self.i64(plan.parts.taps[1] * plan.parts.run[1]);
         let whole = self.b.ins().band_imm_s(count, -SIDE);
         let more = self.b.ins().icmp(IntCC::SignedLessThan, whole, count);
@@ -331,7 +331,7 @@ impl Emitter<'_> {
             self.clear_lanes(plan, count)?;
         }
         self.vars[plan.used.index()] = Some(used);
-        let rows = i64::from(plan.sparse.rows);
+        let rows = i64::from(plan.sparse.form.rows);
         let (row, position) = (Ix::Var(c.m.var) - Ix::Var(plan.first_row), Ix::Var(plan.position));
         let index = row.clone() * plan.stride + position.clone();
         let body = vec![
@@ -363,7 +363,7 @@ impl Emitter<'_> {
         }
         let squares = self.b.ins().iadd_imm_s(used, SIDE - 1);
         let squares = self.b.ins().udiv_imm_u(squares, SIDE);
-        let function = self.wide(transpose(row_bytes, i64::from(plan.sparse.rows) * BYTES))?;
+        let function = self.wide(transpose(row_bytes, i64::from(plan.sparse.form.rows) * BYTES))?;
         self.counted(zero, padded, SIDE, &[], |s, row, _| {
             let from = s.scaled(row, plan.stride);
             let (from, to) = (s.address(plan.staged, from, BYTES), s.address(plan.tile, row, BYTES));
@@ -386,7 +386,7 @@ impl Emitter<'_> {
         list: Value,
         accumulate: bool,
     ) -> Result<()> {
-        let block = i64::from(plan.sparse.block);
+        let block = i64::from(plan.sparse.form.block);
         let word = self.b.ins().uload32(flags(), list, 0);
         let entry = self.b.ins().uload32(flags(), list, BYTES as i32);
         let words = self.address(plan.sparse.index, word, BYTES);
@@ -400,7 +400,7 @@ impl Emitter<'_> {
         let total = self.b.ins().udiv_imm_u(up, lanes);
         let mut at = self.i64(0);
         for step in steps(c, plan, width) {
-            let rows = i64::from(plan.sparse.rows);
+            let rows = i64::from(plan.sparse.form.rows);
             let lists = Lists { width, block: block as usize, vectors: step, rows, accumulate };
             let function = self.wide(lists.emit())?;
             let limit = self.b.ins().iadd_imm_s(total, 1 - step as i64);
@@ -422,7 +422,7 @@ impl Emitter<'_> {
         [words, values]: [Value; 2],
         accumulate: bool,
     ) -> Result<()> {
-        let (rows, block) = (i64::from(plan.sparse.rows), plan.sparse.block as usize);
+        let (rows, block) = (i64::from(plan.sparse.form.rows), plan.sparse.form.block as usize);
         let (tile, sums) = (self.bases[plan.tile.index()], self.bases[plan.sums.index()]);
         let (zero, vector) = (self.i64(0), self.zero_vector(DType::F32));
         let runs = self.b.ins().uload32(flags(), words, 0);
@@ -472,7 +472,7 @@ impl Emitter<'_> {
 
     /// Runs the epilogue over the sums of `count` rows.
     fn sparse_epilogue(&mut self, c: &Contract, plan: &SparsePlan, count: Value) -> Result<()> {
-        let rows = i64::from(plan.sparse.rows);
+        let rows = i64::from(plan.sparse.form.rows);
         let row = Ix::Var(c.m.var) - Ix::Var(plan.first_row);
         let column = Ix::Var(c.n.var) - c.n.begin.clone();
         if self.width != Some(Width::W512) {
@@ -532,8 +532,8 @@ fn staged_row(c: &Contract, plan: &SparsePlan, mut body: Block) -> For {
 
 /// Vectors of rows that functions do, most first: those that tiles of the contraction's rows need.
 fn steps(c: &Contract, plan: &SparsePlan, width: Width) -> Vec<usize> {
-    let (rows, lanes) = (i64::from(plan.sparse.rows), width.bytes() / BYTES);
-    let all = vectors(width, plan.sparse.block as usize).iter().copied();
+    let (rows, lanes) = (i64::from(plan.sparse.form.rows), width.bytes() / BYTES);
+    let all = vectors(width, plan.sparse.form.block as usize).iter().copied();
     let all: Vec<usize> = all.filter(|v| *v as i64 * lanes <= rows).collect();
     let Some(m) = c.m.extent.as_const() else { return all };
     let tiles = [if m >= rows { rows } else { 0 }, m % rows];
