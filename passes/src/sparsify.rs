@@ -239,7 +239,8 @@ impl Place {
             Pattern::Unstructured => output * each + rest,
             Pattern::Block4 => output / BLOCK * each + rest,
             Pattern::TwoOfFour => {
-                ((output * each.div_ceil(BLOCK) + input / BLOCK) * taps + tap) * BLOCK + input % BLOCK
+                let groups = (each / taps).div_ceil(BLOCK);
+                ((output * groups + input / BLOCK) * taps + tap) * BLOCK + input % BLOCK
             }
         }
     }

@@ -77,7 +77,7 @@ pub(super) fn plan(
     let rows = i64::from(sparse.form.rows);
     let positions = (parts.taps[1] * parts.run[1] + SIDE - 1) / SIDE * SIDE;
     // An odd number of cache lines keeps rows in different sets.
-    let stride = (positions / SIDE | 1) * SIDE;
+    let stride = ((positions / SIDE) | 1) * SIDE;
     let direct = direct(kernel, c, &parts, rows).filter(|_| width == Some(Width::W512));
     let columns = (i64::from(sparse.form.columns) + STRIP - 1) / STRIP * STRIP;
     let mut scratch = |len: i64| {
