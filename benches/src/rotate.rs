@@ -23,8 +23,13 @@ pub fn best_of_turns(runs: &mut [&mut dyn FnMut()], mut between: impl FnMut()) -
 
 /// Seconds of the best run of one turn.
 pub fn turn(run: &mut dyn FnMut()) -> f64 {
+    turn_of(TURN, run)
+}
+
+/// Seconds of the best run of a turn of so many seconds.
+pub fn turn_of(seconds: f64, run: &mut dyn FnMut()) -> f64 {
     let (begin, mut best, mut runs) = (Instant::now(), f64::INFINITY, 0);
-    while begin.elapsed().as_secs_f64() < TURN || runs < MIN_RUNS {
+    while begin.elapsed().as_secs_f64() < seconds || runs < MIN_RUNS {
         let start = Instant::now();
         run();
         best = best.min(start.elapsed().as_secs_f64());

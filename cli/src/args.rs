@@ -216,25 +216,29 @@ pub struct CompileArgs {
     /// Whether and how to quantize.
     #[command(flatten)]
     pub quantize: QuantizeArgs,
+    /// Whether and how to sparsify.
+    #[command(flatten)]
+    pub sparsify: SparsifyArgs,
 }
 
 /// Quantization of a model in floats.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Quantization")]
+#[group(skip)]
 pub struct QuantizeArgs {
     /// Run layers on integers of 8 bits: with scales from calibration data (int8), or found when the model runs.
-    #[arg(long, value_enum, value_name = "HOW")]
+    #[arg(long, value_enum, value_name = "HOW", group = "compression")]
     pub quantize: Option<QuantizeArg>,
     /// Calibration data: an .npz file whose arrays are inputs by name, or a folder of them. Arrays may hold many samples along
     /// the first axis. Every fifth sample measures errors and is not calibrated on.
-    #[arg(long, value_name = "DATA", requires = "quantize")]
+    #[arg(long, value_name = "DATA", requires = "compression")]
     pub calibrate: Option<PathBuf>,
     /// Keep layers in floats, those of the largest error first, until the outputs err at most so much on held-out samples:
     /// the norm of all differences over the norm of the results in floats, 0.01 for one percent.
     #[arg(long, value_name = "X", value_parser = share, requires = "calibrate")]
     pub max_drop: Option<f64>,
-    /// Write what quantizing did: JSON, or a page with charts if the name ends in .html. May be repeated.
-    #[arg(long = "report", value_name = "FILE", requires = "quantize")]
+    /// Write what quantizing or sparsifying did: JSON, or a page with charts if the name ends in .html. May be repeated.
+    #[arg(long = "report", value_name = "FILE", requires = "compression")]
     pub reports: Vec<PathBuf>,
 }
 
@@ -245,6 +249,44 @@ pub enum QuantizeArg {
     Int8,
     /// Scales of values are found when the model runs.
     Int8Dynamic,
+}
+
+/// Sparsification of a model in floats.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sparsification")]
+#[group(skip)]
+pub struct SparsifyArgs {
+    /// Make the weights zero that matter least: by their magnitude, or by that times the values that they multiply, which
+    /// needs --calibrate.
+    #[arg(long, value_enum, value_name = "HOW", group = "compression", requires = "density")]
+    pub sparsify: Option<SparsifyArg>,
+    /// The part of the weights to keep, 0.1 for a tenth.
+    #[arg(long, value_name = "D", value_parser = share, requires = "sparsify")]
+    pub density: Option<f64>,
+    /// Which weights are zero together.
+    #[arg(long, value_enum, default_value = "block4", requires = "sparsify")]
+    pub pattern: PatternArg,
+}
+
+/// Ways to sparsify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SparsifyArg {
+    /// The least weights of a layer.
+    Magnitude,
+    /// For each output, the weights that contribute least.
+    Wanda,
+}
+
+/// Patterns of zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PatternArg {
+    /// Any weight.
+    Unstructured,
+    /// Four outputs side by side, for one input.
+    Block4,
+    /// Two of four inputs side by side, for each output.
+    #[value(name = "2:4")]
+    TwoOfFour,
 }
 
 /// `kiln run`.

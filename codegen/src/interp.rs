@@ -8,8 +8,10 @@ use std::ops::Range;
 use kiln_ir::tensor::{scalar_from_bits, scalar_to_bits};
 use kiln_ir::{DType, Prim, Scalar, wrap_int};
 
+use crate::kir::sparse::{Part, Parts};
 use crate::kir::{
-    Access, Axis, Block, BufferId, Contract, For, Guard, Ix, Kernel, Op, Operand, Reduce, Rhs, Stmt, Val, Var,
+    Access, Axis, Block, BufferId, Contract, For, Guard, Ix, Kernel, Op, Operand, Reduce, Rhs, Sparse,
+    Stmt, Val, Var,
 };
 
 /// A kernel that does something undefined.
@@ -358,10 +360,13 @@ impl Interp<'_> {
     }
 
     fn contract(&mut self, c: &Contract) -> Run {
+        if let Rhs::Sparse(sparse) = &c.b {
+            return self.sparse(c, sparse);
+        }
         let reduction: Vec<Axis> = c.taps.iter().chain([&c.k]).cloned().collect();
         let packed = match &c.b {
             Rhs::Packed { base, .. } => self.ix(base),
-            Rhs::Strided(_) => 0,
+            Rhs::Strided(_) | Rhs::Sparse(_) => 0,
         };
         let taps: i64 = c.taps.iter().map(|axis| self.ix(&axis.extent).max(0)).product();
         let (run, group) = (self.ix(&c.k.extent).max(0), i64::from(c.group()));
@@ -383,10 +388,9 @@ impl Interp<'_> {
                             let index = packed + (row * width + n % width) * group + k % group;
                             s.load(*buffer, index)?
                         }
+                        Rhs::Sparse(_) => return Err("a sparse operand element by element".to_owned()),
                     };
-                    let product = Prim::Mul.apply(&[a, b], c.acc_dtype.bits());
-                    let product = s.disturbed(1.0, c.acc_dtype, product);
-                    sum = s.disturbed(1.0, c.acc_dtype, Prim::Add.apply(&[sum, product], c.acc_dtype.bits()));
+                    sum = s.add_product(c.acc_dtype, sum, [a, b]);
                     position += 1;
                     Ok(())
                 })?;
@@ -394,6 +398,83 @@ impl Interp<'_> {
                 s.block(&c.epilogue)
             })
         })
+    }
+
+    /// `sum + a * b`.
+    fn add_product(&self, dtype: DType, sum: Scalar, factors: [Scalar; 2]) -> Scalar {
+        let product = self.disturbed(1.0, dtype, Prim::Mul.apply(&factors, dtype.bits()));
+        self.disturbed(1.0, dtype, Prim::Add.apply(&[sum, product], dtype.bits()))
+    }
+
+    fn sparse(&mut self, c: &Contract, sparse: &Sparse) -> Run {
+        let parts = sparse.parts(c).ok_or_else(|| "a sparse operand of unknown length".to_owned())?;
+        let (rows, columns) = (self.range(&c.m), self.range(&c.n));
+        let list = columns.start / i64::from(sparse.form.columns) * parts.count();
+        self.each(c.m.var, rows, &mut |s| {
+            let mut sums = vec![Scalar::F(0.0); sparse.form.columns as usize];
+            for (part, list) in parts.all().zip(list..) {
+                s.sparse_part(c, sparse, (parts, part, list), &mut sums)?;
+            }
+            s.each(c.n.var, columns.clone(), &mut |s| {
+                let at = (s.vars[c.n.var.index()] - columns.start) as usize;
+                let sum = sums.get(at).copied().ok_or_else(|| "more columns than a range".to_owned())?;
+                s.set(c.acc, sum);
+                s.block(&c.epilogue)
+            })
+        })
+    }
+
+    /// Adds the products of a list to the sums of a row.
+    fn sparse_part(
+        &mut self,
+        c: &Contract,
+        sparse: &Sparse,
+        (parts, part, list): (Parts, Part, i64),
+        sums: &mut [Scalar],
+    ) -> Run {
+        let (rows, block) = (i64::from(sparse.form.rows), i64::from(sparse.form.block));
+        let mut word = self.integer(sparse.index, 2 * list)?;
+        let mut entry = self.integer(sparse.index, 2 * list + 1)?;
+        let mut next = |s: &Self| {
+            word += 1;
+            s.integer(sparse.index, word - 1)
+        };
+        for _ in 0..next(self)? {
+            let (column, count) = (next(self)? / rows, next(self)?);
+            for _ in 0..count {
+                let position = next(self)? / rows;
+                self.at_tap(c, part.taps[0] + position / parts.run[1])?;
+                let k = part.run[0] + position % parts.run[1];
+                self.vars[c.k.var.index()] = self.ix(&c.k.begin) + k;
+                let a = self.operand(&c.a)?;
+                for i in 0..block {
+                    let b = self.load(sparse.values, entry * block + i)?;
+                    let sum = sums.get_mut((column + i) as usize);
+                    let sum = sum.ok_or_else(|| format!("column {column} is outside of the range"))?;
+                    *sum = self.add_product(c.acc_dtype, *sum, [a, b]);
+                }
+                entry += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the variables of taps from their flattened index, the last axis fastest.
+    fn at_tap(&mut self, c: &Contract, index: i64) -> Run {
+        let mut rest = index;
+        for tap in c.taps.iter().rev() {
+            let extent = self.ix(&tap.extent).max(1);
+            self.vars[tap.var.index()] = self.ix(&tap.begin) + rest % extent;
+            rest /= extent;
+        }
+        if rest > 0 { Err(format!("tap {index} does not exist")) } else { Ok(()) }
+    }
+
+    fn integer(&self, buffer: BufferId, index: i64) -> Run<i64> {
+        match self.load(buffer, index)? {
+            Scalar::I(i) => i64::try_from(i).map_err(|e| e.to_string()),
+            other => Err(format!("{buffer}[{index}] is {other:?}, no integer")),
+        }
     }
 
     fn nest(&mut self, axes: &[Axis], f: &mut dyn FnMut(&mut Self) -> Run) -> Run {

@@ -14,6 +14,12 @@ pub enum Error {
     /// The model could not be quantized.
     #[error(transparent)]
     Quantize(#[from] kiln_passes::quantize::QuantizeError),
+    /// The model cannot be sparsified as was asked for.
+    #[error("{reason}")]
+    Sparsify {
+        /// Why not.
+        reason: String,
+    },
     /// Calibration failed, or its data does not fit.
     #[error(transparent)]
     Calibration(Box<crate::quantize::CalibrationError>),

@@ -12,6 +12,7 @@ mod error;
 pub mod quantize;
 mod sample;
 mod shape;
+pub mod sparsify;
 
 use std::fs::File;
 use std::io::Read;

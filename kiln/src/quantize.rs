@@ -1,6 +1,6 @@
 //! Quantizing a model: calibration runs, parameters, measured errors, and the report.
 
-mod calibrate;
+pub(crate) mod calibrate;
 mod data;
 mod report;
 
@@ -54,7 +54,7 @@ pub struct Quantized {
 }
 
 /// One of so many samples is held out: it measures errors and is not calibrated on.
-const HELD_OUT: usize = 5;
+pub(crate) const HELD_OUT: usize = 5;
 
 /// Most samples that measure errors.
 const MOST_HELD_OUT: usize = 64;
@@ -88,7 +88,7 @@ pub fn quantize(module: Module, options: &Options, quantization: &Quantization) 
 }
 
 /// Names and types of the inputs of a graph.
-fn ports(module: &Module, graph: GraphId) -> Vec<(String, Type)> {
+pub(crate) fn ports(module: &Module, graph: GraphId) -> Vec<(String, Type)> {
     let graph = module.graph(graph);
     let types = graph.inputs().iter().map(|&v| graph.ty(v).clone());
     graph.input_names().iter().cloned().zip(types).collect()
@@ -118,11 +118,11 @@ impl Candidate {
 }
 
 /// The samples that measure errors: every fifth, or all where there are too few.
-fn held_out(count: usize) -> impl Fn(usize) -> bool {
+pub(crate) fn held_out(count: usize) -> impl Fn(usize) -> bool {
     move |n| count < HELD_OUT || (n % HELD_OUT == HELD_OUT - 1 && n / HELD_OUT < MOST_HELD_OUT)
 }
 
-fn calibrating(count: usize) -> impl Fn(usize) -> bool {
+pub(crate) fn calibrating(count: usize) -> impl Fn(usize) -> bool {
     move |n| count < HELD_OUT || n % HELD_OUT != HELD_OUT - 1
 }
 

@@ -26,6 +26,7 @@ mod recognize;
 mod report;
 pub mod rewrite;
 mod siblings;
+pub mod sparsify;
 mod views;
 
 pub use error::PassError;

@@ -30,6 +30,7 @@ use kiln_ir::{GraphId, InferError, Module, NodeId, Tensor, Value};
 pub use choice::{Choice, Smoothing, choose};
 pub use dynamic::insert_dynamic;
 pub use insert::insert;
+pub(crate) use insert::{Editor, node};
 pub use layers::{Layer, LayerKind};
 pub use measure::{Twins, probe, twins};
 pub use points::Point;
@@ -41,7 +42,7 @@ use crate::rewrite::Uses;
 use crate::{Options, PASSES, PassError, Report, run_pass};
 
 /// The elements of a tensor of f32; a copy where they do not lie as such in memory.
-fn floats(t: &Tensor) -> Option<Cow<'_, [f32]>> {
+pub(crate) fn floats(t: &Tensor) -> Option<Cow<'_, [f32]>> {
     match t.as_slice::<f32>() {
         Some(all) => Some(Cow::Borrowed(all)),
         None => t.to_vec::<f32>().ok().map(Cow::Owned),

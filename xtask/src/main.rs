@@ -16,6 +16,7 @@ mod npz;
 mod peers;
 mod python;
 mod random;
+mod sparse_ladder;
 mod suite;
 mod symbolic;
 mod tidy;
@@ -62,6 +63,8 @@ enum Task {
     Peers(peers::Options),
     /// Single operators against onnxruntime's nodes, interleaved.
     Nodes(nodes::Options),
+    /// Layers of sparse weights against dense ones: pattern, density and shape.
+    SparseLadder(sparse_ladder::Options),
     /// One artifact of symbolic batch and length against artifacts of fixed shapes, interleaved.
     Symbolic(symbolic::Options),
     /// Random kernels: the interpreter against every lowering that this machine executes.
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Task::Accuracy(options) => accuracy::run(&workspace, options),
         Task::Peers(options) => peers::run(&workspace, options),
         Task::Nodes(options) => nodes::run(&workspace, options),
+        Task::SparseLadder(options) => sparse_ladder::run(&workspace, options),
         Task::Symbolic(options) => symbolic::run(&workspace, options),
         Task::Kernels(options) => kernels::run(&workspace, options),
         Task::Differential(options) => differential::run(&workspace, options),

@@ -4,14 +4,16 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use kiln::Compiled;
+use kiln::passes::sparsify::{Method, Pattern, Pruning};
 use kiln::passes::{PASSES, Refusals, Report};
 use kiln::quantize::{Mode, Quantization};
 use kiln::runtime::artifact::ArtifactSize;
+use kiln::sparsify::Sparsification;
 
 use super::{Usage, known_passes, options, spinner};
-use crate::args::{CompileArgs, QuantizeArg, QuantizeArgs};
+use crate::args::{CompileArgs, PatternArg, QuantizeArg, QuantizeArgs, SparsifyArg, SparsifyArgs};
 use crate::out::{out, outln};
-use crate::report::quantize;
+use crate::report::{quantize, sparsify};
 use crate::table::{bytes, millis};
 
 /// Compiles a model into an artifact.
@@ -47,6 +49,15 @@ pub fn run(args: &CompileArgs) -> Result<()> {
         }
         None => (module, None),
     };
+    let (module, sparsified) = match sparsification(args)? {
+        Some(sparsification) => {
+            bar.set_message(format!("sparsifying {}", model.display()));
+            let kiln::sparsify::Sparsified { module, report } =
+                kiln::sparsify::sparsify(module, &options, &sparsification)?;
+            (module, Some(report))
+        }
+        None => (module, None),
+    };
     bar.set_message(format!("compiling {}", model.display()));
     let compiled = kiln::compile(module, &options)?;
     bar.set_message(format!("writing {}", output.display()));
@@ -58,6 +69,12 @@ pub fn run(args: &CompileArgs) -> Result<()> {
         out!("{}", quantize::text(report, args.verbose))?;
         for file in &args.quantize.reports {
             quantize::write(file, &model.display().to_string(), report)?;
+        }
+    }
+    if let Some(report) = &sparsified {
+        out!("{}", sparsify::text(report, args.verbose))?;
+        for file in &args.quantize.reports {
+            sparsify::write(file, &model.display().to_string(), report)?;
         }
     }
     dump(&compiled, args)?;
@@ -104,6 +121,27 @@ fn quantization(args: &CompileArgs) -> Result<Option<Quantization>> {
         }
     };
     Ok(Some(Quantization { mode, max_drop: *max_drop }))
+}
+
+/// How to sparsify, if at all.
+fn sparsification(args: &CompileArgs) -> Result<Option<Sparsification>> {
+    let SparsifyArgs { sparsify, density, pattern } = &args.sparsify;
+    let Some((how, density)) = sparsify.zip(*density) else { return Ok(None) };
+    let method = match how {
+        SparsifyArg::Magnitude => Method::Magnitude,
+        SparsifyArg::Wanda => Method::Wanda,
+    };
+    let pattern = match pattern {
+        PatternArg::Unstructured => Pattern::Unstructured,
+        PatternArg::Block4 => Pattern::Block4,
+        PatternArg::TwoOfFour => Pattern::TwoOfFour,
+    };
+    let data = args.quantize.calibrate.clone();
+    let sparsification = Sparsification { pruning: Pruning { method, pattern, density }, data };
+    match sparsification.refused() {
+        Some(reason) => Err(Usage(reason).into()),
+        None => Ok(Some(sparsification)),
+    }
 }
 
 /// What the compilation did, as text.

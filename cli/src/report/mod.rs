@@ -2,6 +2,7 @@
 
 pub mod html;
 pub mod quantize;
+pub mod sparsify;
 pub mod times;
 pub mod trace;
 

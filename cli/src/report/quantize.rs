@@ -109,7 +109,7 @@ pub fn write(file: &Path, model: &str, report: &QuantizeReport) -> Result<()> {
 }
 
 /// A number, or null where JSON has none.
-fn number(v: f64) -> Value {
+pub(super) fn number(v: f64) -> Value {
     if v.is_finite() { json!(v) } else { Value::Null }
 }
 
@@ -122,6 +122,20 @@ fn object(model: &str, report: &QuantizeReport) -> Value {
             "quantized": l.in_floats.is_none(), "reason": l.in_floats,
         })
     };
+    let kept: Vec<Value> = report.kept.iter().map(|k| json!({"name": k.name, "reason": k.reason})).collect();
+    json!({
+        "model": model, "mode": report.mode, "samples": report.samples, "held_out": report.held_out,
+        "shared_samples": report.shared_samples, "corrected": report.corrected,
+        "bytes_before": report.bytes_before, "bytes_after": report.bytes_after,
+        "quantized": report.quantized(), "error": report.error().map(number),
+        "outputs": outputs_object(&report.outputs),
+        "layers": report.layers.iter().map(layer).collect::<Vec<_>>(),
+        "in_floats": kept,
+    })
+}
+
+/// How outputs agree, as JSON.
+pub(super) fn outputs_object(outputs: &[(String, Agreement)]) -> Value {
     let output = |(name, a): &(String, Agreement)| {
         json!({
             "name": name, "samples": a.runs, "max_difference": number(a.max_difference),
@@ -129,16 +143,7 @@ fn object(model: &str, report: &QuantizeReport) -> Value {
             "cosine": number(a.cosine()), "same_top": a.top_agreement(), "mismatch": a.mismatch,
         })
     };
-    let kept: Vec<Value> = report.kept.iter().map(|k| json!({"name": k.name, "reason": k.reason})).collect();
-    json!({
-        "model": model, "mode": report.mode, "samples": report.samples, "held_out": report.held_out,
-        "shared_samples": report.shared_samples, "corrected": report.corrected,
-        "bytes_before": report.bytes_before, "bytes_after": report.bytes_after,
-        "quantized": report.quantized(), "error": report.error().map(number),
-        "outputs": report.outputs.iter().map(output).collect::<Vec<_>>(),
-        "layers": report.layers.iter().map(layer).collect::<Vec<_>>(),
-        "in_floats": kept,
-    })
+    outputs.iter().map(output).collect()
 }
 
 /// Height of one bar with its gap, and the length of a decibel, in pixels.
@@ -147,17 +152,48 @@ const DECIBEL: f64 = 8.0;
 /// Where bars begin.
 const LEFT: f64 = 420.0;
 
-/// The report as a page with a bar for each layer.
-fn html(model: &str, report: &QuantizeReport) -> String {
-    let title = escape(model);
-    let mut out = format!(
+/// The beginning of a page, up to its heading.
+pub(super) fn head(model: &str, mode: &str) -> String {
+    let (title, mode) = (escape(model), escape(mode));
+    format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>\
          body{{font:14px system-ui,sans-serif;margin:2em;color:#222}}table{{border-collapse:collapse}}\
          td,th{{padding:2px 10px;text-align:right;border-bottom:1px solid #eee}}\
          td:first-child,th:first-child,td:last-child,th:last-child{{text-align:left}}</style></head>\
-         <body><h1>{title}: {}</h1><p>{} layers on integers, {} in floats; constants of {} became {}; {} samples \
-         calibrated on, {} held out</p>",
-        report.mode,
+         <body><h1>{title}: {mode}</h1>"
+    )
+}
+
+/// How outputs agree, as a table of a page.
+pub(super) fn outputs_html(out: &mut String, outputs: &[(String, Agreement)]) {
+    *out += "<h2>Outputs</h2><table><tr><th>output</th><th>samples</th><th>max difference</th><th>max reference</th>\
+            <th>relative</th><th>cosine</th><th>same top</th></tr>";
+    for (name, a) in outputs {
+        *out += "<tr>";
+        agreement_row(name, a).iter().for_each(|cell| *out += &format!("<td>{}</td>", escape(cell)));
+        *out += "</tr>";
+    }
+    *out += "</table>";
+}
+
+/// Layers and reasons, as a table of a page.
+pub(super) fn reasons_html(out: &mut String, heading: &str, reasons: &[(&str, &str)]) {
+    if reasons.is_empty() {
+        return;
+    }
+    *out += &format!("<h2>{heading}</h2><table><tr><th>layer</th><th>reason</th></tr>");
+    for (name, why) in reasons {
+        *out += &format!("<tr><td>{}</td><td>{}</td></tr>", escape(name), escape(why));
+    }
+    *out += "</table>";
+}
+
+/// The report as a page with a bar for each layer.
+fn html(model: &str, report: &QuantizeReport) -> String {
+    let mut out = head(model, report.mode);
+    let _ = write!(
+        out,
+        "<p>{} layers on integers, {} in floats; constants of {} became {}; {} samples calibrated on, {} held out</p>",
         report.quantized(),
         report.in_floats().len(),
         bytes(report.bytes_before),
@@ -165,30 +201,34 @@ fn html(model: &str, report: &QuantizeReport) -> String {
         report.samples,
         report.held_out
     );
-    out += "<h2>Outputs</h2><table><tr><th>output</th><th>samples</th><th>max difference</th><th>max reference</th>\
-            <th>relative</th><th>cosine</th><th>same top</th></tr>";
-    for (name, a) in &report.outputs {
-        out += "<tr>";
-        agreement_row(name, a).iter().for_each(|cell| out += &format!("<td>{}</td>", escape(cell)));
-        out += "</tr>";
-    }
-    out += "</table>";
-    bars(&mut out, report);
-    let floats = report.in_floats();
-    if !floats.is_empty() {
-        out += "<h2>In floats</h2><table><tr><th>layer</th><th>reason</th></tr>";
-        for (name, why) in floats {
-            out += &format!("<tr><td>{}</td><td>{}</td></tr>", escape(name), escape(why));
-        }
-        out += "</table>";
-    }
+    outputs_html(&mut out, &report.outputs);
+    let measured: Vec<Bar<'_>> = report
+        .layers
+        .iter()
+        .filter_map(|l| {
+            let detail = l.range.clone().unwrap_or_default();
+            Some(Bar { name: &l.name, db: l.sqnr_db?, detail, is_kept: l.in_floats.is_some() })
+        })
+        .collect();
+    bars(&mut out, &measured);
+    reasons_html(&mut out, "In floats", &report.in_floats());
     out + "</body></html>\n"
 }
 
+/// A layer's signal over noise.
+pub(super) struct Bar<'a> {
+    /// The layer.
+    pub name: &'a str,
+    /// In decibels.
+    pub db: f64,
+    /// What else there is to say.
+    pub detail: String,
+    /// Whether the layer is as it was.
+    pub is_kept: bool,
+}
+
 /// Signal over noise of each layer.
-fn bars(out: &mut String, report: &QuantizeReport) {
-    let measured: Vec<(&LayerReport, f64)> =
-        report.layers.iter().filter_map(|l| Some((l, l.sqnr_db?))).collect();
+pub(super) fn bars(out: &mut String, measured: &[Bar<'_>]) {
     if measured.is_empty() {
         return;
     }
@@ -198,22 +238,21 @@ fn bars(out: &mut String, report: &QuantizeReport) {
         "<h2>Signal over noise of each layer alone, in dB</h2><svg width=\"1040\" height=\"{height}\" role=\"img\" \
          font-size=\"12\">"
     );
-    for (i, (layer, db)) in measured.into_iter().enumerate() {
+    for (i, Bar { name, db, detail, is_kept }) in measured.iter().enumerate() {
         let (y, width) = (i as f64 * STEP, db.clamp(0.0, 70.0) * DECIBEL);
-        let colour = if layer.in_floats.is_some() { "#d8dee6" } else { "#4878b0" };
-        let detail = layer.range.clone().unwrap_or_default();
+        let colour = if *is_kept { "#d8dee6" } else { "#4878b0" };
         let _ = write!(
             out,
             "<g><title>{}</title><text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\
              <rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" height=\"14\" fill=\"{colour}\"/>\
              <text x=\"{:.1}\" y=\"{}\">{db:.1} {}</text></g>",
-            escape(&layer.name),
+            escape(name),
             LEFT - 5.0,
             y + 12.0,
-            escape(&shortened(&layer.name)),
+            escape(&shortened(name)),
             LEFT + 5.0 + width,
             y + 12.0,
-            escape(&detail)
+            escape(detail)
         );
     }
     out.push_str("</svg>");

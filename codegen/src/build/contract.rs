@@ -11,10 +11,11 @@ use super::loops::{Domain, Lowered, Root, all_exprs, bind_all, collapse, grain, 
 use super::panels::{Panels, pack_panels};
 use super::quads::{self, Zero};
 use super::reduction::spatial_axes;
+use super::sparse;
 use super::term::{InRange, Term, TermId};
 use super::trace::{Hero, Refusal, Region, Trace, kernel_type};
-use crate::kir::{Access, Axis, Contract, GROUP, Ix, KernelBuilder, Operand, Rhs, Stmt, Val, Var};
-use crate::schedule::{contract_blocks, panel_width, quad_width};
+use crate::kir::{Access, Axis, Contract, GROUP, Ix, KernelBuilder, Operand, Rhs, Sparse, Stmt, Val, Var};
+use crate::schedule::{Blocks, contract_blocks, panel_width, quad_width};
 
 /// What the lowerings like: sizes in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,6 +263,8 @@ struct Builder<'a, 'g> {
     taps: Vec<Group>,
     k: Dimension,
     packed: Option<Panels>,
+    /// Weights of which most are zero.
+    sparse: Option<sparse::Weights>,
     /// The operands as bytes.
     quads: Option<Quads>,
 }
@@ -342,14 +345,16 @@ impl<'a, 'g> Builder<'a, 'g> {
         let extent = |g: &Option<Group>| g.as_ref().map_or(Dim::known(1), |g| g.extent(&trace.axes));
         let dimension = |group: Option<Group>| Dimension { extent: extent(&group), group };
         let (m, n, k) = (dimension(m), dimension(n), dimension(k));
-        let mut builder = Builder { trace, pieces, grid, m, line, n, taps, k, packed: None, quads: None };
+        let (packed, sparse, quads) = (None, None, None);
+        let mut builder = Builder { trace, pieces, grid, m, line, n, taps, k, packed, sparse, quads };
         if let Some(left) = left {
             builder.quads = builder.pack_quads(left, tuning);
             if builder.quads.is_none() {
                 return Err(Refusal::new("bytes that are not packed"));
             }
         } else if constant_b {
-            builder.packed = builder.pack(tuning);
+            builder.sparse = builder.pack_sparse();
+            builder.packed = if builder.sparse.is_none() { builder.pack(tuning) } else { None };
         }
         Ok(builder)
     }
@@ -372,12 +377,35 @@ impl<'a, 'g> Builder<'a, 'g> {
         Some(Quads { left, weights })
     }
 
-    /// The right operand as panels, if it is a plain load of a constant.
-    fn pack(&self, tuning: Tuning) -> Option<Panels> {
+    /// The right operand and the index of its elements, if it is a plain load of a constant.
+    fn constant(&self) -> Option<(&Tensor, &Expr)> {
         let Term::Load { source, offset, guards, .. } = &self.trace.terms.get(self.pieces.b).term else {
             return None;
         };
         let tensor = self.trace.sources[*source].constant.as_ref().filter(|_| guards.is_empty())?;
+        Some((tensor, offset))
+    }
+
+    /// The right operand as lists of what is not zero, if that is faster.
+    fn pack_sparse(&self) -> Option<sparse::Weights> {
+        let (tensor, offset) = self.constant()?;
+        let in_b = &self.trace.terms.get(self.pieces.b).axes;
+        let batched = self.grid.iter().flat_map(|g| &g.members).any(|a| in_b.contains(a));
+        if batched || self.pieces.acc != DType::F32 {
+            return None;
+        }
+        let members = |groups: &mut dyn Iterator<Item = &Group>| -> Vec<AxisId> {
+            groups.flat_map(|g| &g.members).copied().collect()
+        };
+        let (taps, run) = (members(&mut self.taps.iter()), members(&mut self.k.group.iter()));
+        let columns = members(&mut self.n.group.iter());
+        let axes = [&taps[..], &run, &columns];
+        sparse::pack(tensor, offset, axes, &self.trace.axes, self.m.extent.as_known())
+    }
+
+    /// The right operand as panels, if it is a plain load of a constant.
+    fn pack(&self, tuning: Tuning) -> Option<Panels> {
+        let (tensor, offset) = self.constant()?;
         let in_b = &self.trace.terms.get(self.pieces.b).axes;
         let outer: Vec<AxisId> =
             self.grid.iter().flat_map(|g| &g.members).copied().filter(|a| in_b.contains(a)).collect();
@@ -392,7 +420,7 @@ impl<'a, 'g> Builder<'a, 'g> {
     }
 
     fn build(self, region: &Region<'_>, name: &str) -> Result<Lowered, Refusal> {
-        let Builder { trace, pieces, grid, m, line, n, taps, k, packed, quads } = self;
+        let Builder { trace, pieces, grid, m, line, n, taps, k, packed, sparse, quads } = self;
         let Trace { terms, axes, sources, fits, .. } = trace;
         let mut tops: Vec<TermId> = pieces.roots.iter().map(|r| r.term).collect();
         let operands = [pieces.a, pieces.b];
@@ -415,7 +443,12 @@ impl<'a, 'g> Builder<'a, 'g> {
         // Four products of bytes take the time of one of floats.
         let group = if quads.is_some() { i64::from(GROUP) } else { 1 };
         let sums = depth.as_known().unwrap_or(UNKNOWN_DEPTH) / group;
-        let blocks = contract_blocks([m.extent.as_known(), n.extent.as_known()], sums, width, line);
+        let blocks = match &sparse {
+            Some(sparse::Weights { form, .. }) => {
+                Blocks { rows: form.rows.into(), columns: form.columns.into(), by_rows: true }
+            }
+            None => contract_blocks([m.extent.as_known(), n.extent.as_known()], sums, width, line),
+        };
         let mut range = |extent, block| blocked(&mut e, &mut b, extent, block, &mut points);
         let (m_range, n_range) = if blocks.by_rows {
             let rows = range(&m.extent, blocks.rows);
@@ -431,8 +464,8 @@ impl<'a, 'g> Builder<'a, 'g> {
             if let Some(Zero::Computed(zero, _)) = quads.as_ref().map(|q| q.left.zero) {
                 e.hoist(b, &[zero]);
             }
-            let quads = quads.as_ref();
-            let parts = Parts { pieces: &pieces, m: &m, n: &n, taps: &taps, k: &k, packed, quads };
+            let (sparse, quads) = (sparse.as_ref(), quads.as_ref());
+            let parts = Parts { pieces: &pieces, m: &m, n: &n, taps: &taps, k: &k, packed, sparse, quads };
             let contract = parts.statement(e, b, ranges, acc_term, &buffers);
             b.push(Stmt::Contract(Box::new(contract)));
         });
@@ -454,6 +487,7 @@ struct Parts<'a> {
     taps: &'a [Group],
     k: &'a Dimension,
     packed: Option<&'a Panels>,
+    sparse: Option<&'a sparse::Weights>,
     quads: Option<&'a Quads>,
 }
 
@@ -485,14 +519,21 @@ impl Parts<'_> {
         let acc_dtype = self.pieces.acc;
         let a = self.quads.map_or(self.pieces.a, |q| q.left.term);
         let a = operand(e, b, a, with(self.m.group.as_ref(), m.var), acc_dtype);
-        let rhs = match self.packed {
-            Some(panels) => {
+        let rhs = match (self.packed, self.sparse) {
+            (_, Some(weights)) => {
+                let (index, values) =
+                    (e.constant(b, weights.index.clone()), e.constant(b, weights.values.clone()));
+                Rhs::Sparse(Sparse { index, values, form: weights.form })
+            }
+            (Some(panels), None) => {
                 let buffer = e.constant(b, panels.tensor.clone());
                 let base = e.ix(b, &panels.base);
                 let group = if self.quads.is_some() { GROUP } else { 1 };
                 Rhs::Packed { buffer, base, width: panels.width, group }
             }
-            None => Rhs::Strided(operand(e, b, self.pieces.b, with(self.n.group.as_ref(), n.var), acc_dtype)),
+            (None, None) => {
+                Rhs::Strided(operand(e, b, self.pieces.b, with(self.n.group.as_ref(), n.var), acc_dtype))
+            }
         };
         let acc = b.val(acc_dtype);
         let pairs = [(self.m.group.as_ref(), m.var), (self.n.group.as_ref(), n.var)];

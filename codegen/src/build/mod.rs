@@ -26,6 +26,7 @@ mod rows;
 mod scope;
 mod serial;
 mod small;
+mod sparse;
 mod tables;
 mod term;
 mod trace;

@@ -4,7 +4,7 @@ use kiln_ir::{DType, Prim, Scalar};
 
 use super::{
     Access, Accumulator, Axis, Block, Bound, Buffer, BufferId, Carried, Contract, For, GROUP, Guard, Ix,
-    Kernel, LoopKind, Op, Operand, Reduce, Rhs, Stmt, Val, Var, VerifyError, compute_dtype, verify,
+    Kernel, LoopKind, Op, Operand, Reduce, Rhs, Sparse, Stmt, Val, Var, VerifyError, compute_dtype, verify,
 };
 
 /// Ranges of a contraction, each `(begin, extent)`; see [`Contract`].
@@ -42,6 +42,8 @@ pub enum RhsBuilder<'a> {
         /// Panel width.
         width: u32,
     },
+    /// Weights of which those that are not zero are listed.
+    Sparse(Sparse),
     /// Computed from `(n, taps, k)`.
     Strided(&'a mut dyn FnMut(&mut KernelBuilder, &Ix, &[Ix], &Ix) -> Val),
 }
@@ -320,6 +322,7 @@ impl KernelBuilder {
         let b = match b {
             RhsBuilder::Packed { buffer, base, width } => Rhs::Packed { buffer, base, width, group: 1 },
             RhsBuilder::Quads { buffer, base, width } => Rhs::Packed { buffer, base, width, group: GROUP },
+            RhsBuilder::Sparse(sparse) => Rhs::Sparse(sparse),
             RhsBuilder::Strided(f) => {
                 let (body, value) = self.block(|builder| f(builder, &n_ix, &tap_ix, &k_ix));
                 Rhs::Strided(Operand { body, value })

@@ -14,6 +14,7 @@
 pub mod builder;
 pub mod index;
 pub mod print;
+pub mod sparse;
 pub mod stmt;
 pub mod verify;
 
@@ -23,6 +24,7 @@ use kiln_ir::DType;
 
 pub use builder::KernelBuilder;
 pub use index::{Ix, Linear};
+pub use sparse::Sparse;
 pub use stmt::{
     Accumulator, Axis, Block, Bound, Carried, Contract, For, GROUP, Guard, LoopKind, Op, Operand, PART,
     Reduce, Rhs, Stmt,

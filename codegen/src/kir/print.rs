@@ -4,7 +4,8 @@ use std::fmt::{self, Write};
 
 use kiln_ir::Scalar;
 
-use super::{Access, Axis, Block, Contract, For, Kernel, LoopKind, Op, Operand, Reduce, Rhs, Stmt, Val};
+use super::sparse::Form;
+use super::{Access, Axis, Block, Contract, For, Kernel, LoopKind, Op, Operand, Reduce, Rhs, Sparse, Stmt, Val};
 
 /// Prints the kernel.
 pub fn print(kernel: &Kernel, f: &mut dyn Write) -> fmt::Result {
@@ -120,6 +121,12 @@ impl Printer<'_> {
                 self.line(format!("b = packed {buffer}[{base}] width={width}{group}"))?
             }
             Rhs::Strided(operand) => self.operand("b", operand)?,
+            Rhs::Sparse(s) => {
+                let (Sparse { index, values, .. }, Form { columns, block, depth, rows }) = (s, s.form);
+                self.line(format!(
+                    "b = sparse {index} of {values} columns={columns} block={block} depth={depth} rows={rows}"
+                ))?
+            }
         }
         self.line(format!("epilogue {} {{", self.typed(c.acc)))?;
         self.nested(&c.epilogue)?;

@@ -3,7 +3,7 @@
 use kiln_ir::{DType, Prim, Scalar};
 use smallvec::SmallVec;
 
-use super::{BufferId, Ix, Val, Var};
+use super::{BufferId, Ix, Sparse, Val, Var};
 
 /// Statements in order.
 pub type Block = Vec<Stmt>;
@@ -195,7 +195,8 @@ pub const PART: i64 = 256;
 pub struct Contract {
     /// Rows. The extent needs an upper bound over constants and dims ([`Ix::upper_bound`]).
     pub m: Axis,
-    /// Columns. The same holds for the extent; for [`Rhs::Packed`], `begin` is a multiple of the panel width.
+    /// Columns. The same holds for the extent; for [`Rhs::Packed`], `begin` is a multiple of the panel width, for
+    /// [`Rhs::Sparse`] of the columns of a range.
     pub n: Axis,
     /// Outer reduction axes, outermost first. `begin` and `extent` are expressions over constants and dims.
     pub taps: Vec<Axis>,
@@ -243,6 +244,8 @@ pub enum Rhs {
     },
     /// Computed elements.
     Strided(Operand),
+    /// Those that are not zero of weights known at compile time.
+    Sparse(Sparse),
 }
 
 /// Bytes whose products are added at once.
@@ -253,7 +256,7 @@ impl Contract {
     pub fn group(&self) -> u32 {
         match self.b {
             Rhs::Packed { group, .. } => group,
-            Rhs::Strided(_) => 1,
+            Rhs::Strided(_) | Rhs::Sparse(_) => 1,
         }
     }
 }

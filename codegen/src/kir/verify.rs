@@ -12,13 +12,15 @@
 //! 9. Contractions: sums are f32, f64 or i32; reduction axes are expressions over constants and dims, but that without
 //!    taps the innermost extent may use outer variables where panels are not packed when compiled; it then has an
 //!    upper bound, as row and column extents do; operands are `Let` statements; the panel width is 1 to 1024; panels
-//!    whose elements lie side by side in groups hold i8, the left operand is u8 and sums are i32.
+//!    whose elements lie side by side in groups hold i8, the left operand is u8 and sums are i32. Sparse operands are
+//!    lists of i32 and values of f32, sums and the left operand are f32, and the reduction has a constant length.
 
 use kiln_ir::{DClass, DType, Prim, Scalar};
 
+use super::sparse::Form;
 use super::{
-    Access, Axis, Block, BufferId, Contract, For, GROUP, Guard, Ix, Kernel, LoopKind, Op, Operand, Reduce,
-    Rhs, Stmt, Val, Var, compute_dtype,
+    Access, Axis, Block, BufferId, Contract, For, GROUP, Guard, Ix, Kernel, LoopKind, Op, Operand, PART,
+    Reduce, Rhs, Sparse, Stmt, Val, Var, compute_dtype,
 };
 
 /// A broken invariant of a kernel.
@@ -338,10 +340,30 @@ impl Verifier<'_> {
                     v.ix(base)
                 })?,
                 Rhs::Strided(operand) => v.hidden(&[c.m.var], |v| v.operand(acc, operand))?,
+                Rhs::Sparse(sparse) => v.sparse(c, sparse)?,
             }
             v.define_val(c.acc)?;
             v.val_of(c.acc, acc, "sum")?;
             v.hidden(&reduction, |v| v.scope(|v| v.block(&c.epilogue)))
+        })
+    }
+
+    fn sparse(&self, c: &Contract, s: &Sparse) -> Check {
+        for (buffer, dtype) in [(s.index, DType::I32), (s.values, DType::F32)] {
+            let (got, access) = self.buffer(buffer)?;
+            ensure(got == dtype, || format!("sparse {buffer} of {got}, expected {dtype}"))?;
+            ensure(*access == Access::Const, || format!("sparse {buffer} is not constant"))?;
+        }
+        let left = self.kernel.dtype(c.a.value);
+        ensure(c.acc_dtype == DType::F32 && left == DType::F32, || {
+            format!("sparse operand in sums of {} of {left}", c.acc_dtype)
+        })?;
+        let Form { columns, block, depth, rows } = s.form;
+        let blocks = matches!(block, 1 | 2 | 4) && columns % block == 0;
+        let sizes = (1..=1 << 16).contains(&columns) && (1..=PART).contains(&i64::from(depth));
+        let tile = rows % 16 == 0 && (16..=256).contains(&rows);
+        ensure(blocks && sizes && tile && s.parts(c).is_some(), || {
+            format!("sparse operand of {} with columns={columns} block={block} depth={depth} rows={rows}", s.index)
         })
     }
 

@@ -70,7 +70,7 @@ fn run(
 
 /// Statistics of the points' values on the samples that `calibrating` accepts, and the outputs of those that `held_out`
 /// accepts. Values are observed in parts, so that memory stays bounded.
-pub(super) fn observe(
+pub(crate) fn observe(
     (module, plan): (&Module, &Plan),
     options: &Options,
     data: &Data,
@@ -146,7 +146,7 @@ fn parts(module: &Module, plan: &Plan, data: &Data) -> Result<Vec<Vec<usize>>, E
 }
 
 /// Outputs of a module on the samples that `wanted` accepts.
-pub(super) fn outputs(
+pub(crate) fn outputs(
     module: &Module,
     graph: GraphId,
     options: &Options,
@@ -164,7 +164,7 @@ pub(super) fn outputs(
 }
 
 /// How a module's outputs agree with those expected, output by output.
-pub(super) fn agreement(
+pub(crate) fn agreement(
     module: &Module,
     graph: GraphId,
     options: &Options,

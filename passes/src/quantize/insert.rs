@@ -9,7 +9,7 @@ use super::{Choice, Layer, Plan, Point, QuantizeError, Weights, floats};
 use crate::rewrite::{Uses, describe};
 
 /// Why a patch is not made.
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// A node does not type.
     Infer(InferError),
     /// A tensor could not be made.
@@ -39,16 +39,21 @@ impl Fault {
 }
 
 /// A module under edit.
-pub(super) struct Editor {
-    pub(super) module: Module,
+pub(crate) struct Editor {
+    pub(crate) module: Module,
     pub(super) graph: GraphId,
     /// What stands in the place of results of layers that were replaced.
     pub(super) replaced: HashMap<Value, Value>,
 }
 
 impl Editor {
+    /// A module as it is.
+    pub(crate) fn new(module: Module, graph: GraphId) -> Self {
+        Editor { module, graph, replaced: HashMap::new() }
+    }
+
     /// Applies what `build` patches before a node, or at the end.
-    pub(super) fn edit<T>(
+    pub(crate) fn edit<T>(
         &mut self,
         anchor: Option<NodeId>,
         build: impl FnOnce(&mut Patch<'_>) -> Result<T, Fault>,
@@ -81,7 +86,7 @@ pub fn insert(
     quantized: &[bool],
     corrected: bool,
 ) -> Result<Module, QuantizeError> {
-    let mut editor = Editor { module: module.clone(), graph: plan.graph, replaced: HashMap::new() };
+    let mut editor = Editor::new(module.clone(), plan.graph);
     let marked = |l: &usize| quantized.get(*l).copied().unwrap_or(false);
     for (point, choice) in plan.points.iter().zip(choices) {
         if !point.layers.iter().chain(&point.makers).any(marked) {
@@ -150,7 +155,7 @@ fn constant(p: &mut dyn Build, value: Tensor) -> Result<Value, Fault> {
 }
 
 /// A node of one result.
-pub(super) fn node(p: &mut dyn Build, op: impl Into<Op>, operands: &[Value]) -> Result<Value, Fault> {
+pub(crate) fn node(p: &mut dyn Build, op: impl Into<Op>, operands: &[Value]) -> Result<Value, Fault> {
     let results = p.add(op.into(), operands)?;
     results.first().copied().ok_or_else(|| InferError::new("expected a result").into())
 }

@@ -62,7 +62,7 @@ impl Layer {
     }
 
     /// For each element of weights of these dims, its output and input channel.
-    pub(super) fn channels(&self, dims: &[usize]) -> impl Fn(usize) -> (usize, usize) + use<> {
+    pub(crate) fn channels(&self, dims: &[usize]) -> impl Fn(usize) -> (usize, usize) + use<> {
         let along = |axis: Option<usize>| match axis {
             Some(axis) => (
                 dims.iter().skip(axis + 1).product::<usize>().max(1),
@@ -82,7 +82,7 @@ impl Layer {
     }
 
     /// Output and input channels of weights of these dims.
-    pub(super) fn counts(&self, dims: &[usize]) -> (usize, usize) {
+    pub(crate) fn counts(&self, dims: &[usize]) -> (usize, usize) {
         let along = |axis: Option<usize>| axis.and_then(|a| dims.get(a).copied()).unwrap_or(1);
         (along(self.output_axis), along(self.input_axis) * self.groups.max(1))
     }

@@ -179,7 +179,7 @@ impl Statistics {
     }
 
     /// Mean square of each channel.
-    pub(super) fn energies(&self) -> Vec<f64> {
+    pub(crate) fn energies(&self) -> Vec<f64> {
         self.squares.iter().map(|s| s / (self.each.max(1)) as f64).collect()
     }
 }

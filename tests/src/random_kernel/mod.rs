@@ -7,6 +7,7 @@ mod moves;
 mod pointwise;
 mod rows;
 mod scalar;
+mod sparse;
 mod windows;
 
 use kiln_codegen::kir::{Kernel, KernelBuilder};
@@ -36,6 +37,7 @@ const FAMILIES: &[(&str, usize, Family)] = &[
     ("graphs", 12, graphs::grow),
     ("bytes", 10, contractions::bytes),
     ("byte convolutions", 6, windows::byte_convolution),
+    ("sparse", 8, sparse::grow),
 ];
 
 /// Names of the families.

@@ -30,6 +30,7 @@ use super::contract::{Tuning, forward};
 use super::emit::{Emitter, Group};
 use super::expr::{AxisId, Expr, flatten};
 use super::loops::{Domain, Lowered, Root, reduce_groups};
+use super::sparse::beats_tiles;
 use super::term::{InRange, Term, TermId};
 use super::trace::{Hero, Refusal, Region, Trace, kernel_type};
 use crate::kir::{Access, KernelBuilder};
@@ -105,6 +106,10 @@ fn lower(
     name: &str,
 ) -> Result<Lowered, Refusal> {
     let filters = constants(region.graph.node(hero).operands[1]);
+    let positions = layer.images.checked_mul(layer.output[0] * layer.output[1]);
+    if filters.as_ref().is_some_and(|w| beats_tiles(w, positions)) {
+        return Err(Refusal::new("filters that are mostly zero"));
+    }
     let filters =
         filters.and_then(|w| plan.transform.filters(&w, plan.panels() as usize, plan.width as usize));
     let filters = filters.ok_or_else(|| Refusal::new("filters that are not known"))?;

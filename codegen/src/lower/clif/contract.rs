@@ -23,6 +23,7 @@ mod narrow;
 mod panels;
 mod results;
 mod rows;
+mod sparse;
 mod streamed;
 
 use cranelift_codegen::ir::{InstBuilder, Value, types};
@@ -73,6 +74,15 @@ const MAX_PANELS: i64 = 1 << 18;
 
 /// Panel width for right operands that are packed on the fly, without wide vectors.
 const STRIDED_WIDTH: i64 = 8;
+
+/// How a contraction is done.
+#[derive(Clone, Debug)]
+pub(super) enum Plan {
+    /// All products.
+    Dense(Box<ContractPlan>),
+    /// Those of weights that are not zero.
+    Sparse(Box<sparse::SparsePlan>),
+}
 
 /// What the lowering adds to the kernel for one contraction.
 #[derive(Clone, Debug)]
@@ -145,13 +155,18 @@ struct Block3 {
 pub(super) fn plan_all(
     kernel: &mut Kernel,
     (tier, vectors): (Tier, Option<Width>),
-) -> Result<FxHashMap<Val, ContractPlan>> {
+) -> Result<FxHashMap<Val, Plan>> {
     let vectors = vectors.map(|width| (width, Quads::of(tier)));
     let mut found = vec![];
     collect(&kernel.body, &mut found);
     let mut plans = FxHashMap::default();
     for contract in found {
-        let plan = plan(kernel, &contract, vectors)?;
+        let plan = match contract.b {
+            Rhs::Sparse(of) => {
+                Plan::Sparse(Box::new(sparse::plan(kernel, &contract, of, vectors.map(|v| v.0))?))
+            }
+            Rhs::Packed { .. } | Rhs::Strided(_) => Plan::Dense(Box::new(plan(kernel, &contract, vectors)?)),
+        };
         plans.insert(contract.acc, plan);
     }
     Ok(plans)
@@ -181,6 +196,7 @@ fn plan(kernel: &mut Kernel, c: &Contract, vectors: Option<(Width, Quads)>) -> R
     let width = match &c.b {
         Rhs::Packed { width, .. } => i64::from(*width),
         Rhs::Strided(_) => strided_width(c, vectors.map(|v| v.0)),
+        Rhs::Sparse(_) => return Err(unsupported("panels of a sparse operand")),
     };
     if width % lanes(c.acc_dtype) != 0 {
         return Err(unsupported(&format!("panels of width {width}")));
@@ -284,7 +300,7 @@ fn tile_shape(kernel: &Kernel, c: &Contract, (vectors, quads): (Width, Quads), w
         // Four bytes are one element of the panel.
         Rhs::Packed { .. } if quads.is_some() => c.acc_dtype,
         Rhs::Packed { buffer, .. } => kernel.buffers[buffer.index()].dtype,
-        Rhs::Strided(_) => c.acc_dtype,
+        Rhs::Strided(_) | Rhs::Sparse(_) => c.acc_dtype,
     };
     let tile = Tile {
         vectors,
@@ -356,6 +372,10 @@ impl Emitter<'_> {
         if self.mode.is_some() {
             return self.unsupported("a contraction in a vectorized loop");
         }
+        let plan = match plan {
+            Plan::Dense(plan) => plan,
+            Plan::Sparse(plan) => return self.sparse(c, &plan),
+        };
         let Some(block) = plan.column_block else { return self.columns(c, &plan) };
         let begin = c.n.begin.clone() + Ix::Var(plan.n0);
         let part = Contract { n: Axis { var: c.n.var, begin, extent: Ix::Var(plan.n_count) }, ..c.clone() };
@@ -384,6 +404,7 @@ impl Emitter<'_> {
                 let (apart, n0) = (total.clone() * width, c.n.begin.clone());
                 Panels { base, storage, width, step: width, apart, depth: total, n0 }
             }
+            (Rhs::Sparse(_), _) => return self.unsupported("panels of a sparse operand"),
             (Rhs::Strided(_), Some(place)) => {
                 for axis in [&c.n, &c.k] {
                     self.vars[axis.var.index()] = Some(self.ix(&axis.begin)?);
@@ -490,7 +511,7 @@ impl Emitter<'_> {
         let ([first, rows], [t0, tn], [k0, kn]) = (block.rows, block.taps, block.k);
         let repacked = match &c.b {
             Rhs::Strided(operand) if !plan.whole_panels => Some(operand),
-            Rhs::Strided(_) | Rhs::Packed { .. } => None,
+            Rhs::Strided(_) | Rhs::Packed { .. } | Rhs::Sparse(_) => None,
         };
         if let Some(operand) = repacked {
             self.pack_panels(c, plan, operand, [t0, tn], [k0, kn])?;

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
 use super::LowerError;
-use super::contract::ContractPlan;
+use super::contract::Plan;
 use super::micro::Micro;
 use crate::kir::{self, Access, BufferId, Ix, Kernel, Stmt, Val, Var};
 use crate::lower::wide::tile::Tile;
@@ -66,7 +66,7 @@ pub(super) struct Emitter<'a> {
     pub vars: Vec<Option<Value>>,
     pub bases: Vec<Value>,
     pub mode: Option<VectorMode>,
-    pub plans: FxHashMap<Val, ContractPlan>,
+    pub plans: FxHashMap<Val, Plan>,
     /// Functions that the kernel calls, by the index of their external name.
     pub callees: Vec<Callee>,
     dims: Vec<Value>,

@@ -22,6 +22,7 @@ mod prims;
 pub(super) mod quads;
 mod registers;
 mod select;
+pub(super) mod sparse;
 mod survey;
 mod tables;
 #[cfg(test)]

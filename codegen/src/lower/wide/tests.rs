@@ -133,6 +133,22 @@ fn tiles_keep_to_their_registers_and_features() {
 }
 
 #[test]
+fn lists_keep_to_their_registers_and_features() {
+    for width in WIDTHS {
+        for block in [1, 2, 4] {
+            for &vectors in super::sparse::vectors(width, block) {
+                for accumulate in [false, true] {
+                    let lists = super::sparse::Lists { width, block, vectors, rows: 64, accumulate };
+                    check(&lists.emit().unwrap(), allowed(width));
+                }
+            }
+            let lists = super::sparse::Lists { width, block: 4, vectors: 8, rows: 128, accumulate: false };
+            assert!(lists.emit().is_err());
+        }
+    }
+}
+
+#[test]
 fn transpositions_keep_to_their_registers_and_features() {
     for (source, destination) in [(256, 256), (3072, 64), (1 << 20, 192)] {
         check(&super::transpose::transpose(source, destination).unwrap(), allowed(Width::W512));

@@ -1,5 +1,8 @@
 //! Squares of 16 by 16 elements of 32 bits, transposed in registers: rows of a right operand that are contiguous along
 //! the reduction become columns of a panel.
+//!
+//! Quarters of rows are loaded to where they belong, four rows a register, by broadcasts under masks; what is left is to
+//! transpose 4 by 4 elements in each quarter.
 
 use iced_x86::{Code, Register};
 
@@ -8,6 +11,13 @@ use super::{WideError, WideFunction};
 
 /// Rows and columns of a square.
 pub const SIDE: i64 = 16;
+
+/// Bytes of a quarter of a row.
+const QUARTER: i64 = 16;
+
+/// The masks of the second to the fourth quarter of a register.
+const MASKS: [(Register, i32); 3] =
+    [(Register::K1, 0x00f0), (Register::K2, 0x0f00), (Register::K3, 0xf000)];
 
 /// The function `(source, destination, number of squares)`: squares follow each other along a row of the source, whose
 /// rows are `source_stride` bytes apart, and along a column of the destination.
@@ -21,44 +31,28 @@ pub fn transpose(source_stride: i64, destination_stride: i64) -> Result<WideFunc
     let done = asm.label();
     asm.op2(Code::Test_rm64_r64, left, left);
     asm.jump(Code::Je_rel32_64, done);
+    for (mask, bits) in MASKS {
+        asm.op2(Code::Mov_r32_imm32, Register::EAX, bits);
+        asm.op2(Code::VEX_Kmovw_kr_r32, mask, Register::EAX);
+    }
     let again = asm.here();
-    let low = |i: usize| vector(64, i);
-    let high = |i: usize| vector(64, 16 + i);
-    for i in 0..16 {
-        asm.op2(Code::EVEX_Vmovups_zmm_k1z_zmmm512, low(i), at(source, i as i64 * source_stride));
-    }
-    // Elements of two rows, then of four, side by side in each quarter.
-    for i in (0..16).step_by(2) {
-        asm.op3(Code::EVEX_Vunpcklps_zmm_k1z_zmm_zmmm512b32, high(i), low(i), low(i + 1));
-        asm.op3(Code::EVEX_Vunpckhps_zmm_k1z_zmm_zmmm512b32, high(i + 1), low(i), low(i + 1));
-    }
-    for i in (0..16).step_by(4) {
-        for (to, half) in [(i, 0), (i + 2, 1)] {
-            let (a, b) = (high(i + half), high(i + half + 2));
-            asm.op3(Code::EVEX_Vunpcklpd_zmm_k1z_zmm_zmmm512b64, low(to), a, b);
-            asm.op3(Code::EVEX_Vunpckhpd_zmm_k1z_zmm_zmmm512b64, low(to + 1), a, b);
+    for part in 0..4i64 {
+        let first = 8 * part as usize;
+        for row in 0..4usize {
+            let quarter = |q: i64| at(source, (row as i64 + 4 * q) * source_stride + part * QUARTER);
+            asm.op2(Code::EVEX_Vmovups_xmm_k1z_xmmm128, vector(16, first + row), quarter(0));
+            for (q, (mask, _)) in (1..).zip(MASKS) {
+                let code = Code::EVEX_Vbroadcastf32x4_zmm_k1z_m128;
+                if let Some(load) = asm.op(code, &[vector(64, first + row).into(), quarter(q).into()]) {
+                    load.set_op_mask(mask);
+                }
+            }
         }
-    }
-    // Quarters of eight rows, then of sixteen.
-    let mut quarters = |to: Register, a: Register, b: Register, which: i32| {
-        let code = Code::EVEX_Vshuff32x4_zmm_k1z_zmm_zmmm512b32_imm8;
-        asm.op(code, &[to.into(), a.into(), b.into(), which.into()]);
-    };
-    const EVEN: i32 = 0x88;
-    const ODD: i32 = 0xdd;
-    for q in 0..4 {
-        for half in [0, 8] {
-            quarters(high(half + q), low(half + q), low(half + 4 + q), EVEN);
-            quarters(high(half + 4 + q), low(half + q), low(half + 4 + q), ODD);
+        square(&mut asm, first);
+        for column in 0..4 {
+            let to = at(destination, (4 * part + column) * destination_stride);
+            asm.op2(Code::EVEX_Vmovups_zmmm512_k1z_zmm, to, vector(64, first + column as usize));
         }
-    }
-    for q in 0..8 {
-        quarters(low(q), high(q), high(8 + q), EVEN);
-        quarters(low(8 + q), high(q), high(8 + q), ODD);
-    }
-    for i in 0..16 {
-        let to = at(destination, i as i64 * destination_stride);
-        asm.op2(Code::EVEX_Vmovups_zmmm512_k1z_zmm, to, low(i));
     }
     asm.op2(Code::Add_rm64_imm32, source, (SIDE * 4) as i32);
     asm.op2(Code::Add_rm64_imm32, destination, (SIDE * destination_stride) as i32);
@@ -68,4 +62,20 @@ pub fn transpose(source_stride: i64, destination_stride: i64) -> Result<WideFunc
     asm.op0(Code::VEX_Vzeroupper);
     asm.op0(Code::Retnq);
     asm.finish()
+}
+
+/// Transposes 4 by 4 elements in each quarter of the four registers from `first` on; uses the four behind them.
+fn square(asm: &mut Assembler, first: usize) {
+    let own = |i: usize| vector(64, first + i);
+    let other = |i: usize| vector(64, first + 4 + i);
+    // Elements of two rows side by side, then of four.
+    for i in [0, 2] {
+        asm.op3(Code::EVEX_Vunpcklps_zmm_k1z_zmm_zmmm512b32, other(i), own(i), own(i + 1));
+        asm.op3(Code::EVEX_Vunpckhps_zmm_k1z_zmm_zmmm512b32, other(i + 1), own(i), own(i + 1));
+    }
+    for half in [0, 1] {
+        let (a, b) = (other(half), other(half + 2));
+        asm.op3(Code::EVEX_Vunpcklpd_zmm_k1z_zmm_zmmm512b64, own(2 * half), a, b);
+        asm.op3(Code::EVEX_Vunpckhpd_zmm_k1z_zmm_zmmm512b64, own(2 * half + 1), a, b);
+    }
 }

@@ -1,0 +1,298 @@
+//! Contractions with sparse weights: on every tier the interpreter's results, and graphs whose constants are mostly zeros
+//! those of the reference evaluator.
+
+mod support;
+
+use std::sync::Arc;
+
+use kiln_codegen::build::{Options, compile};
+use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
+use kiln_codegen::kir::sparse::{Form, lists};
+use kiln_codegen::kir::{Bound, Ix, Kernel, KernelBuilder, Sparse};
+use kiln_ir::op::{Contract, ContractSpec, Conv, Layout};
+use kiln_ir::{
+    Build, DType, Datum, Dim, Evaluator, GraphBuilder, InferError, Module, Prim, Tensor, Type, Value,
+};
+use kiln_runtime::cpu::Tier;
+use kiln_runtime::{Executable, Session, SessionOptions};
+use proptest::prelude::*;
+use support::{Tolerance, check, elements};
+
+const SUMS: Tolerance = Tolerance { relative: 1e-4, absolute: 1e-4 };
+
+/// Weights `[k][n]` of which blocks of columns are zero but for `percent` of them.
+fn weights(k: i64, n: i64, block: i64, percent: i64) -> Vec<f32> {
+    let kept = |k: i64, n: i64| (k * 7919 + n * 104_729 + k * n * 31) % 100 < percent;
+    (0..k * n).map(|i| if kept(i / n, i % n / block) { ((i * 37 % 19) - 9) as f32 * 0.25 } else { 0.0 }).collect()
+}
+
+fn bytes<T: Copy, const S: usize>(values: &[T], to: impl Fn(T) -> [u8; S]) -> Vec<u8> {
+    values.iter().flat_map(|v| to(*v)).collect()
+}
+
+fn data(len: i64, seed: i64) -> Vec<u8> {
+    elements(DType::F32, (0..len).map(|i| ((i * 7 + seed * 13) % 17 - 8) as f64 * 0.25))
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Gemm {
+    m: i64,
+    n: i64,
+    k: i64,
+    taps: i64,
+    form: Form,
+    /// Columns that share a pattern.
+    block: i64,
+    percent: i64,
+    dynamic: bool,
+    /// Whether rows are computed before they are multiplied.
+    computed: bool,
+}
+
+/// `out[m][n] = relu(sum a[m][taps][k] b[taps][k][n] + bias[n])`.
+fn gemm(g: Gemm) -> (Kernel, Vec<Vec<u8>>, Vec<i64>) {
+    let Gemm { m, n, k, taps, form, .. } = g;
+    let mut b = KernelBuilder::new("sparse");
+    let (x, index, values) = (b.input(DType::F32), b.weights(DType::I32), b.weights(DType::F32));
+    let (bias, out) = (b.weights(DType::F32), b.output(DType::F32));
+    let mut dims = vec![];
+    let rows = if g.dynamic {
+        dims.push(m);
+        b.dim()
+    } else {
+        Ix::Const(m)
+    };
+    let columns = i64::from(form.columns);
+    let begin = b.grid(Ix::Const(n).ceil_div(columns)) * columns;
+    let shape = ContractShape {
+        m: (0.into(), rows),
+        n: (begin.clone(), (Ix::Const(n) - begin).min(columns)),
+        taps: if taps > 1 { vec![(0.into(), taps.into())] } else { vec![] },
+        k: (0.into(), k.into()),
+        acc_dtype: DType::F32,
+    };
+    b.contract(
+        shape,
+        |b, row, t, kk| {
+            let tap = t.first().cloned().unwrap_or(Ix::Const(0));
+            let v = b.load(x, row.clone() * (k * taps) + tap * k + kk);
+            if !g.computed {
+                return v;
+            }
+            let half = b.literal(DType::F32, 0.5);
+            b.apply(Prim::Max, &[v, half])
+        },
+        RhsBuilder::Sparse(Sparse { index, values, form }),
+        |b, row, column, sum| {
+            let c = b.load(bias, column.clone());
+            let v = b.apply(Prim::Add, &[sum, c]);
+            let zero = b.literal(DType::F32, 0.0);
+            let v = b.apply(Prim::Max, &[v, zero]);
+            b.store(out, row.clone() * n + column, v);
+        },
+    );
+    let dense = weights(k * taps, n, g.block, g.percent);
+    let (index, values) = lists(&dense, [taps, k, n].map(|s| s as usize), form).unwrap();
+    let buffers = vec![
+        data(m * k * taps, 1),
+        bytes(&index, i32::to_le_bytes),
+        bytes(&values, f32::to_le_bytes),
+        data(n, 2),
+        data(m * n, 0),
+    ];
+    (b.finish().unwrap(), buffers, dims)
+}
+
+const PLAIN: Gemm = Gemm {
+    m: 70,
+    n: 24,
+    k: 48,
+    taps: 1,
+    form: Form { columns: 64, block: 4, depth: 32, rows: 64 },
+    block: 4,
+    percent: 20,
+    dynamic: false,
+    computed: false,
+};
+
+#[test]
+fn products_agree() {
+    let mut cases = vec![];
+    for block in [1, 2, 4] {
+        let form = Form { block, ..PLAIN.form };
+        for m in [1, 3, 8, 15, 16, 17, 31, 48, 63, 64, 65, 100, 130] {
+            cases.push(Gemm { m, form, dynamic: m % 2 == 0, ..PLAIN });
+        }
+        for (n, columns) in [(1, 4), (3, 8), (5, 4), (63, 64), (65, 64), (130, 64), (130, 200), (24, 24)] {
+            cases.push(Gemm { n, form: Form { columns, ..form }, computed: n % 2 == 0, ..PLAIN });
+        }
+        for (taps, k, depth) in [(1, 5, 16), (1, 300, 128), (1, 256, 256), (3, 16, 48), (9, 20, 64), (4, 40, 32)] {
+            cases.push(Gemm { taps, k, form: Form { depth, ..form }, m: 20, ..PLAIN });
+        }
+        for percent in [0, 1, 50, 100] {
+            cases.push(Gemm { percent, form, m: 20, ..PLAIN });
+        }
+    }
+    for case in cases {
+        let (kernel, buffers, dims) = gemm(case);
+        check(&kernel, &buffers, &dims, SUMS);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_products_agree(
+        m in 1..90i64, n in 1..80i64, k in 1..70i64, taps in 1..4i64, block in 0..3usize, columns in 1..4u32,
+        depth in 1..6u32, rows in 1..5u32, percent in 0..60i64, dynamic in any::<bool>(), computed in any::<bool>(),
+    ) {
+        let form = Form { columns: 24 * columns, block: [1, 2, 4][block], depth: 13 * depth, rows: 16 * rows };
+        let case = Gemm { m, n, k, taps, form, block: 1 + n % 4, percent, dynamic, computed };
+        let (kernel, buffers, dims) = gemm(case);
+        check(&kernel, &buffers, &dims, SUMS);
+    }
+}
+
+/// A convolution of 3x3 taps with padding.
+#[test]
+fn padded_taps_agree() {
+    for ([h, w], stride, ci, co, depth) in [([9, 11], 1, 16, 20, 64), ([8, 8], 2, 20, 9, 64), ([10, 7], 1, 70, 8, 64)] {
+        let (oh, ow) = ((h - 1) / stride + 1, (w - 1) / stride + 1);
+        let form = Form { columns: 64, block: 4, depth, rows: 32 };
+        let mut b = KernelBuilder::new("sparse");
+        let (x, index, values) = (b.input(DType::F32), b.weights(DType::I32), b.weights(DType::F32));
+        let out = b.output(DType::F32);
+        let shape = ContractShape {
+            m: (0.into(), (oh * ow).into()),
+            n: (0.into(), co.into()),
+            taps: vec![(0.into(), 3.into()), (0.into(), 3.into())],
+            k: (0.into(), ci.into()),
+            acc_dtype: DType::F32,
+        };
+        b.contract(
+            shape,
+            |b, m, taps, k| {
+                let row = m.clone().floor_div(ow) * stride + taps[0].clone() - 1;
+                let column = m.clone().modulo(ow) * stride + taps[1].clone() - 1;
+                let index = (row.clone() * w + column.clone()) * ci + k;
+                b.load_guarded(x, index, vec![Bound::below(row, h), Bound::below(column, w)], 0.0)
+            },
+            RhsBuilder::Sparse(Sparse { index, values, form }),
+            |b, m, n, sum| b.store(out, m.clone() * co + n, sum),
+        );
+        let dense = weights(9 * ci, co, 4, 30);
+        let (index, values) = lists(&dense, [9, ci as usize, co as usize], form).unwrap();
+        let buffers = vec![
+            data(h * w * ci, 1),
+            bytes(&index, i32::to_le_bytes),
+            bytes(&values, f32::to_le_bytes),
+            data(oh * ow * co, 0),
+        ];
+        check(&b.finish().unwrap(), &buffers, &[], SUMS);
+    }
+}
+
+type Body<'a> = &'a dyn Fn(&mut GraphBuilder<'_>, Value) -> Result<Value, InferError>;
+
+/// Compiles the graph for every tier and compares with the evaluator; the kernel's right operand must be `expected`.
+fn graph(name: &str, dims: &[usize], expected: &str, body: Body<'_>) {
+    let values: Vec<f32> = (0..dims.iter().product::<usize>()).map(|i| ((i * 7 % 23) as f32 - 11.0) * 0.25).collect();
+    let x = Tensor::from_slice(dims, &values).unwrap();
+    let mut module = Module::new();
+    let mut b = GraphBuilder::new(&mut module, "fusion");
+    let input = b.input("x", Type::Tensor(x.ty()));
+    let y = body(&mut b, input).unwrap_or_else(|e| panic!("{name}: {e}"));
+    b.output("y", y);
+    let inner = b.finish();
+    let ty = module.graph(inner).ty(y).clone();
+    let mut b = GraphBuilder::new(&mut module, "main");
+    let input = b.input("x", Type::Tensor(x.ty()));
+    let y = b.add1(kiln_ir::op::Control::Fusion { graph: inner }, &[input]).unwrap();
+    b.refine(y, &ty).unwrap();
+    b.output("y", y);
+    let id = b.finish();
+    module.add_entry(id);
+    let data = [Datum::Tensor(x)];
+    let wanted = Evaluator::new(&module).run(id, &data).unwrap();
+    let [Datum::Tensor(wanted)] = wanted.as_slice() else { panic!("{name}: one tensor") };
+    for tier in Tier::ALL.into_iter().filter(|t| *t != Tier::X86V1) {
+        let compiled = compile(&module, &Options { tier, ..Options::default() }).unwrap();
+        let texts = compiled.kernel_texts.join("\n");
+        assert_eq!(compiled.summary.slow, [], "{name}");
+        assert!(texts.contains(expected), "{name}: no `{expected}`\n{texts}");
+        if !tier.is_supported() {
+            continue;
+        }
+        let executable = Executable::from_image(compiled.image).unwrap();
+        let session = Session::new(Arc::new(executable), SessionOptions::default());
+        let got = session.run("main", &data).unwrap();
+        let [Datum::Tensor(got)] = got.as_slice() else { panic!("{name}: one tensor") };
+        assert_eq!((wanted.dtype(), wanted.dims()), (got.dtype(), got.dims()), "{name}");
+        for i in 0..wanted.numel() {
+            let (w, g) = (wanted.element(i).unwrap(), got.element(i).unwrap());
+            let agree = support::close(DType::F32, w, g, SUMS);
+            assert!(agree, "{name}: element {i} on {}: {g:?}, expected {w:?}\n{texts}", tier.name());
+        }
+    }
+}
+
+fn tensor(dims: &[usize], values: &[f32]) -> Result<Tensor, InferError> {
+    Tensor::from_slice(dims, values).map_err(|e| InferError::new(e.to_string()))
+}
+
+/// A product with weights `[k][n]`, a bias and a GELU.
+fn layer(b: &mut GraphBuilder<'_>, x: Value, weights: &[f32], [k, n]: [usize; 2]) -> Result<Value, InferError> {
+    let w = b.constant(tensor(&[k, n], weights)?)?;
+    let bias: Vec<f32> = (0..n).map(|i| i as f32 * 0.01 - 0.3).collect();
+    let bias = b.constant(tensor(&[n], &bias)?)?;
+    let spec = ContractSpec { lhs: b"mk".to_vec(), rhs: b"kn".to_vec(), out: b"mn".to_vec() };
+    let y = b.add1(Contract::Einsum { spec, out: DType::F32 }, &[x, w])?;
+    let y = b.ew("add", &[y, bias])?;
+    b.ew("gelu", &[y])
+}
+
+#[test]
+fn the_pattern_of_the_weights_decides() {
+    let cases = [
+        ("dense", 1, 100, "packed"),
+        ("half of them in blocks", 4, 50, "block=4"),
+        ("few of them in blocks", 4, 10, "block=4"),
+        ("few of them anywhere", 1, 10, "block=1"),
+        ("most of them anywhere", 1, 80, "packed"),
+    ];
+    for (name, block, percent, expected) in cases {
+        for m in [100, 128] {
+            let w = weights(192, 256, block, percent);
+            graph(name, &[m, 192], expected, &|b, x| layer(b, x, &w, [192, 256]));
+        }
+    }
+}
+
+#[test]
+fn convolutions_may_be_sparse() {
+    for (channels, size, stride) in [(64, 1, 1), (128, 1, 2), (64, 3, 1), (40, 3, 2)] {
+        graph("a convolution", &[1, 13, 14, channels], "block=4", &|b, x| {
+            let (taps, co) = (size * size, 136);
+            // Blocks of four output channels.
+            let dense = weights((channels * taps) as i64, co as i64, 4, 8);
+            let mut w = vec![0.0f32; dense.len()];
+            for (i, value) in w.iter_mut().enumerate() {
+                let (o, at) = (i / (channels * taps), i % (channels * taps));
+                *value = dense[at * co + o];
+            }
+            let w = b.constant(tensor(&[co, channels, size, size], &w)?)?;
+            let pad = size as i64 / 2;
+            let op = Conv::Forward {
+                strides: vec![stride, stride],
+                dilations: vec![1, 1],
+                pads: vec![(Dim::known(pad), Dim::known(pad)); 2],
+                groups: 1,
+                layout: Layout::ChannelsLast,
+                out: DType::F32,
+            };
+            let y = b.add1(op, &[x, w])?;
+            b.ew("relu", &[y])
+        });
+    }
+}

@@ -1,0 +1,347 @@
+//! Sparsification of models in floats: weights that matter least become zero, so that kernels leave their products out.
+//!
+//! Layers are those of [`crate::quantize::plan`]. A weight's score is its square, or times the mean square of the values that
+//! it multiplies (Wanda, arXiv:2306.11695), which is what the results lack on average without it. A pattern says which
+//! weights go together: kernels that skip four outputs at a time need fewer indices than those that skip single weights.
+
+use kiln_ir::{Build, Module, Tensor};
+
+use crate::quantize::{Editor, Layer, LayerKind, Plan, QuantizeError, Statistics, floats, node};
+
+/// How weights are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// By their magnitude, against all weights of the layer.
+    Magnitude,
+    /// By their magnitude times that of the values that they multiply, against those of the same output.
+    Wanda,
+}
+
+/// Which weights are zero together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// Each by itself.
+    Unstructured,
+    /// Four outputs side by side, for one input.
+    Block4,
+    /// Two of four inputs side by side, for each output.
+    TwoOfFour,
+}
+
+impl Pattern {
+    /// Name in options and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pattern::Unstructured => "unstructured",
+            Pattern::Block4 => "block4",
+            Pattern::TwoOfFour => "2:4",
+        }
+    }
+}
+
+impl Method {
+    /// Name in options and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Magnitude => "magnitude",
+            Method::Wanda => "wanda",
+        }
+    }
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pruning {
+    /// How weights are scored.
+    pub method: Method,
+    /// Which are zero together.
+    pub pattern: Pattern,
+    /// The part of the weights that is kept, in (0, 1]; half of them for [`Pattern::TwoOfFour`].
+    pub density: f64,
+}
+
+/// What became of a layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pruned {
+    /// The layer, by its index in the plan.
+    pub layer: usize,
+    /// The part of its weights that is not zero.
+    pub density: f64,
+    /// The scores of the weights that became zero over those of all: what results lack, to a first approximation, over
+    /// the results.
+    pub lost: f64,
+    /// Why its weights are as they were, if they are.
+    pub reason: Option<String>,
+}
+
+/// Layers of fewer weights take little time.
+const FEWEST: usize = 1 << 12;
+
+/// Convolutions of so few channels read images: they take little time, and all that follows depends on them.
+const IMAGE_CHANNELS: usize = 4;
+
+/// Weights of a block.
+const BLOCK: usize = 4;
+
+/// The module with pruned weights, and what became of the plan's layers. `statistics` are those of the plan's points, which
+/// [`Method::Wanda`] needs: a layer without any keeps its weights.
+pub fn prune(
+    module: &Module,
+    plan: &Plan,
+    statistics: Option<&[Statistics]>,
+    pruning: &Pruning,
+) -> Result<(Module, Vec<Pruned>), QuantizeError> {
+    let mut editor = Editor::new(module.clone(), plan.graph);
+    let mut all = vec![];
+    for (index, layer) in plan.layers.iter().enumerate() {
+        let point = plan.points.iter().position(|p| p.layers.contains(&index));
+        let seen = statistics.zip(point).and_then(|(all, point)| all.get(point));
+        match pruned(module, plan, layer, seen, pruning) {
+            Ok((tensor, density, lost)) => {
+                replace(&mut editor, layer, tensor)?;
+                all.push(Pruned { layer: index, density, lost, reason: None });
+            }
+            Err(reason) => {
+                all.push(Pruned { layer: index, density: 1.0, lost: 0.0, reason: Some(reason) });
+            }
+        }
+    }
+    editor.module.remove_dead_nodes(plan.graph);
+    Ok((editor.module, all))
+}
+
+/// Puts other weights in the place of a layer's.
+fn replace(editor: &mut Editor, layer: &Layer, weights: Tensor) -> Result<(), QuantizeError> {
+    editor.edit(Some(layer.node), |p| {
+        let old = p.graph().node(layer.node);
+        let (mut operands, op, result) = (old.operands.clone(), old.op.clone(), old.results[0]);
+        let w = p.constant(weights)?;
+        for (slot, operand) in operands.iter_mut().enumerate() {
+            if slot != layer.slot {
+                *operand = w;
+            }
+        }
+        let y = node(p, op, &operands)?;
+        p.replace(result, y);
+        Ok(())
+    })
+}
+
+/// The weights of a layer, the part that is kept, and the part of the scores that is lost.
+fn pruned(
+    module: &Module,
+    plan: &Plan,
+    layer: &Layer,
+    seen: Option<&Statistics>,
+    pruning: &Pruning,
+) -> Result<(Tensor, f64, f64), String> {
+    let weights = layer.weights(module.graph(plan.graph)).ok_or("the weights are not constant")?;
+    let values = floats(weights).ok_or("the weights are not of f32")?;
+    let (outputs, inputs) = layer.counts(weights.dims());
+    if layer.kind == LayerKind::Depthwise {
+        return Err("it has one channel a group".into());
+    }
+    if values.len() < FEWEST {
+        return Err(format!("it has {} weights", values.len()));
+    }
+    if layer.kind == LayerKind::Convolution && inputs <= IMAGE_CHANNELS {
+        return Err(format!("it reads an image of {inputs} channels"));
+    }
+    if layer.output_axis.is_none() {
+        return Err("the weights have no axis of outputs".into());
+    }
+    if pruning.pattern == Pattern::Block4 && outputs % BLOCK != 0 {
+        return Err(format!("{outputs} outputs are no whole blocks of {BLOCK}"));
+    }
+    let scores = scores(layer, weights.dims(), &values, seen, pruning.method)?;
+    let kept = kept(layer, weights.dims(), &scores, pruning);
+    let pruned: Vec<f32> = values.iter().zip(&kept).map(|(v, kept)| if *kept { *v } else { 0.0 }).collect();
+    let lost: f64 = scores.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(s, _)| s).sum();
+    let total: f64 = scores.iter().sum();
+    let density = pruned.iter().filter(|v| **v != 0.0).count() as f64 / pruned.len() as f64;
+    let tensor = Tensor::from_slice(weights.dims(), &pruned).map_err(|e| e.to_string())?;
+    Ok((tensor, density, if total > 0.0 { lost / total } else { 0.0 }))
+}
+
+/// The score of each weight.
+fn scores(
+    layer: &Layer,
+    dims: &[usize],
+    values: &[f32],
+    seen: Option<&Statistics>,
+    method: Method,
+) -> Result<Vec<f64>, String> {
+    let channels = layer.channels(dims);
+    let (_, inputs) = layer.counts(dims);
+    let energies = seen.filter(|s| !s.is_empty()).map(Statistics::energies).unwrap_or_default();
+    if method == Method::Wanda && energies.is_empty() {
+        return Err("calibration did not reach it".into());
+    }
+    // Where the values' channels are not those of the weights, all count the same.
+    let energy = |i: usize| match energies.len() == inputs {
+        true => energies.get(channels(i).1).copied().unwrap_or(1.0),
+        false => 1.0,
+    };
+    let score = |(i, w): (usize, &f32)| {
+        let square = f64::from(*w) * f64::from(*w);
+        if method == Method::Wanda { square * energy(i) } else { square }
+    };
+    Ok(values.iter().enumerate().map(score).collect())
+}
+
+/// Which weights are kept.
+fn kept(layer: &Layer, dims: &[usize], scores: &[f64], pruning: &Pruning) -> Vec<bool> {
+    let place = places(layer, dims);
+    let units: Vec<usize> = (0..scores.len()).map(|i| place(i).unit(pruning)).collect();
+    let size = match (pruning.pattern, pruning.method) {
+        (Pattern::Unstructured | Pattern::Block4, Method::Magnitude) => usize::MAX,
+        (Pattern::Unstructured | Pattern::Block4, Method::Wanda) => place(0).each,
+        (Pattern::TwoOfFour, _) => BLOCK,
+    };
+    // Units that no weight is of are never chosen.
+    const NONE: f64 = -1.0;
+    let mut sums = vec![NONE; units.iter().max().map_or(0, |most| most + 1)];
+    for (unit, score) in units.iter().zip(scores) {
+        if let Some(sum) = sums.get_mut(*unit) {
+            *sum = sum.max(0.0) + score;
+        }
+    }
+    let mut chosen = vec![false; sums.len()];
+    for (group, chosen) in sums.chunks(size.max(1)).zip(chosen.chunks_mut(size.max(1))) {
+        let live = group.iter().filter(|s| **s >= 0.0).count();
+        let count = ((pruning.density * live as f64).round() as usize).clamp(1, group.len());
+        let mut order: Vec<usize> = (0..group.len()).collect();
+        // Those of equal score in the order of their first weight.
+        order.select_nth_unstable_by(count - 1, |&a, &b| group[b].total_cmp(&group[a]).then(a.cmp(&b)));
+        order.iter().take(count).for_each(|&unit| chosen[unit] = true);
+    }
+    units.iter().map(|unit| chosen.get(*unit).copied().unwrap_or(true)).collect()
+}
+
+/// Where a weight is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    output: usize,
+    /// Its place among the weights of the output, and how many those are.
+    rest: usize,
+    each: usize,
+    /// Its input channel, and its place among those of the channel; the place itself where inputs have no axis.
+    input: usize,
+    tap: usize,
+    taps: usize,
+}
+
+impl Place {
+    /// The number of what it is kept with; what that is compared with has numbers in a row.
+    fn unit(self, pruning: &Pruning) -> usize {
+        let Place { output, rest, each, input, tap, taps } = self;
+        match pruning.pattern {
+            Pattern::Unstructured => output * each + rest,
+            Pattern::Block4 => output / BLOCK * each + rest,
+            Pattern::TwoOfFour => {
+                let groups = (each / taps).div_ceil(BLOCK);
+                ((output * groups + input / BLOCK) * taps + tap) * BLOCK + input % BLOCK
+            }
+        }
+    }
+}
+
+/// The places of weights of these dims.
+fn places(layer: &Layer, dims: &[usize]) -> impl Fn(usize) -> Place + use<> {
+    let stride = |axis: usize| dims.iter().skip(axis + 1).product::<usize>().max(1);
+    let size = |axis: usize| dims.get(axis).copied().unwrap_or(1).max(1);
+    let (out_stride, outputs) = layer.output_axis.map_or((1, 1), |a| (stride(a), size(a)));
+    let each = dims.iter().product::<usize>() / outputs;
+    let input = layer.input_axis.map(|a| {
+        // Among the weights of an output, the strides of axes outside of the outputs' are shorter.
+        let outside = layer.output_axis.is_some_and(|o| a < o);
+        (if outside { stride(a) / outputs } else { stride(a) }, size(a))
+    });
+    move |i: usize| {
+        let rest = i / (out_stride * outputs) * out_stride + i % out_stride;
+        let (input, tap, taps) = match input {
+            Some((stride, size)) => {
+                let tap = rest / (stride * size) * stride + rest % stride;
+                (rest / stride % size, tap, (each / size).max(1))
+            }
+            None => (rest, 0, 1),
+        };
+        Place { output: i / out_stride % outputs, rest, each, input, tap, taps }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_ir::{NodeId, Value};
+
+    fn layer(axes: [usize; 2]) -> Layer {
+        Layer {
+            node: NodeId::new(0),
+            name: String::new(),
+            kind: LayerKind::Contraction,
+            x: Value::new(0),
+            slot: 0,
+            x_axis: Some(1),
+            output_axis: Some(axes[0]),
+            input_axis: Some(axes[1]),
+            result_axis: Some(1),
+            groups: 1,
+            rank: 2,
+        }
+    }
+
+    fn scores(count: usize) -> Vec<f64> {
+        (0..count).map(|i| ((i * 7919) % 1009) as f64).collect()
+    }
+
+    fn pruning(method: Method, pattern: Pattern, density: f64) -> Pruning {
+        Pruning { method, pattern, density }
+    }
+
+    #[test]
+    fn blocks_are_four_outputs_of_one_input() {
+        for (axes, dims) in [([0, 1], vec![8, 6, 3]), ([1, 0], vec![6, 8])] {
+            let layer = layer(axes);
+            let count = dims.iter().product();
+            for method in [Method::Magnitude, Method::Wanda] {
+                let kept = kept(&layer, &dims, &scores(count), &pruning(method, Pattern::Block4, 0.5));
+                assert_eq!(kept.iter().filter(|k| **k).count(), count / 2);
+                let place = places(&layer, &dims);
+                for i in 0..count {
+                    for j in 0..count {
+                        let (a, b) = (place(i), place(j));
+                        if a.output / 4 == b.output / 4 && a.rest == b.rest {
+                            assert_eq!(kept[i], kept[j]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_of_four_inputs_are_kept_for_each_output_and_tap() {
+        let (layer, dims) = (layer([0, 1]), [4, 8, 3]);
+        let kept = kept(&layer, &dims, &scores(96), &pruning(Method::Magnitude, Pattern::TwoOfFour, 0.5));
+        for output in 0..4 {
+            for tap in 0..3 {
+                for first in [0, 4] {
+                    let of = |input: usize| kept[(output * 8 + first + input) * 3 + tap];
+                    assert_eq!((0..4).filter(|i| of(*i)).count(), 2);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_scores_are_kept() {
+        let (layer, dims) = (layer([1, 0]), [10, 10]);
+        let all = scores(100);
+        let kept = kept(&layer, &dims, &all, &pruning(Method::Magnitude, Pattern::Unstructured, 0.2));
+        let least = all.iter().zip(&kept).filter(|(_, k)| **k).map(|(s, _)| *s).fold(f64::MAX, f64::min);
+        let most = all.iter().zip(&kept).filter(|(_, k)| !**k).map(|(s, _)| *s).fold(0.0, f64::max);
+        assert_eq!(kept.iter().filter(|k| **k).count(), 20);
+        assert!(least >= most);
+    }
+}
