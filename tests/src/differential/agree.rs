@@ -173,7 +173,7 @@ fn shaken(datum: &Datum, rounding: Rounding, result: bool, state: &mut u64) -> D
     let Datum::Tensor(t) = datum else { return datum.clone() };
     let dtype = t.dtype();
     let (units, least) = match rounding {
-        Rounding::Units(units, least) => (units, least),
+        Rounding::Units(units, least) | Rounding::Between(units, least) => (units, least),
         Rounding::Exact if !result && matches!(dtype, DType::F16 | DType::BF16) => (1.0, 0.0),
         Rounding::Exact => return datum.clone(),
     };
@@ -190,15 +190,20 @@ fn shaken(datum: &Datum, rounding: Rounding, result: bool, state: &mut u64) -> D
         least.max(smallest)
     };
     let units = if dtype.bits() < 32 { 1.0 } else { units };
-    let scalars: Vec<Scalar> = t
-        .to_scalars()
-        .unwrap_or_default()
+    let scalars = t.to_scalars().unwrap_or_default();
+    let largest = scalars.iter().fold(0.0f64, |largest, s| match s {
+        Scalar::F(x) if x.is_finite() => largest.max(x.abs()),
+        _ => largest,
+    });
+    let between = matches!(rounding, Rounding::Between(..)) && !result;
+    let magnitude = |x: f64| if between { largest } else { x.abs() };
+    let scalars: Vec<Scalar> = scalars
         .into_iter()
         .map(|s| match s {
             Scalar::F(x) if x.is_finite() => {
                 *state = mix(*state);
                 let random = (*state >> 11) as f64 / (1u64 << 52) as f64 - 1.0;
-                Scalar::F(x + random * (units * relative * x.abs() + least))
+                Scalar::F(x + random * (units * relative * magnitude(x) + least))
             }
             other => other,
         })

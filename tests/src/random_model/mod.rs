@@ -35,6 +35,9 @@ pub enum Rounding {
     Exact,
     /// Each float operand and result is off by as many units in the last place, and a result by as much beside that.
     Units(f64, f64),
+    /// The same, but an operand's elements are off by as many units of the largest of them: a result lies between elements,
+    /// where is computed as well.
+    Between(f64, f64),
 }
 
 impl Rounding {

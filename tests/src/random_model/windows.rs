@@ -231,6 +231,6 @@ pub(super) fn resize(g: &mut Grower<'_>) -> Option<()> {
     if mode == "cubic" && coordinates == "pytorch_half_pixel" {
         return None;
     }
-    let rounding = if mode == "nearest" { Rounding::Exact } else { Rounding::Units(16.0, 1e-6) };
+    let rounding = if mode == "nearest" { Rounding::Exact } else { Rounding::Between(16.0, 1e-6) };
     g.add("Resize", &[Some(x), None, scales, sizes], 1, attributes, rounding).map(drop)
 }
