@@ -123,7 +123,8 @@ pub(super) fn call(
     if PARTWISE.binary_search(&name).is_ok() {
         return partwise(b, name, (schema, &bound), build);
     }
-    let own = ROWS.iter().any(|row| row.name == name) || OF_SHAPES.binary_search(&name).is_ok();
+    let mut rows = ROWS.iter().chain(super::fourier::ROWS);
+    let own = rows.any(|row| row.name == name) || OF_SHAPES.binary_search(&name).is_ok();
     let mut cx = Cx::new(b, schema, bound);
     match name {
         _ if own => build(&mut cx),

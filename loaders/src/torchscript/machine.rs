@@ -519,14 +519,16 @@ impl<'p> Machine<'p> {
         Ok(if is_inner { Step::Next } else { Step::Ended(Flow::Stopped) })
     }
 
-    /// Follows an arm. One in which an operator does not take its operands raises where it is taken.
+    /// Follows an arm, whose graph was just opened. One in which an operator does not take its operands raises where it
+    /// is taken, and does nothing else.
     fn run_arm(&mut self, st: &mut State, stop: Stop, end: End) -> Res<Flow> {
         let (depth, growing, checkpoint) = (self.g.depth(), self.growing, self.g.checkpoint());
         match self.run(st, stop, end) {
             Err(Fault::Raises(reason)) => {
-                self.g.unwind(depth);
+                self.g.unwind(depth.saturating_sub(1));
                 self.g.roll_back(checkpoint);
                 self.growing = growing;
+                self.g.open("raise")?;
                 self.raise(&Val::text(reason))
             }
             other => other,

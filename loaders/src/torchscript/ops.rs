@@ -381,7 +381,9 @@ impl Machine<'_> {
                 Err(_) => return Err(Fault::invalid(format!("{s:.40?} is no number"))),
             },
             (Kind::Int, Val::Float(x)) if x.is_finite() && x.abs() < 9e18 => Val::Int(*x as i64),
-            (Kind::Int, Val::Dim(_) | Val::Num(Kind::Int, _)) => v.clone(),
+            (Kind::Int, Val::Int(_) | Val::Dim(_) | Val::Num(Kind::Int, _)) => v.clone(),
+            (Kind::Float, Val::Float(_) | Val::Num(Kind::Float, _)) => v.clone(),
+            (Kind::Float, Val::Int(n)) => Val::Float(*n as f64),
             (Kind::Bool, v) => self.truth_value(st, v)?,
             (kind, Val::Tensor(r)) => {
                 let t = self.read_tensor(st, *r)?;

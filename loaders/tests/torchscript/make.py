@@ -564,7 +564,7 @@ class Spectrum(nn.Module):
 
 
 @program(
-    {"x": [3, 5, 4]},
+    {"x": [3, 5, 4], "lengths": [3]},
     [("forward", (torch.arange(60, dtype=torch.float32).reshape(3, 5, 4).sin(), torch.tensor(lengths))) for lengths in ([5, 3, 1], [4, 4, 2])],
     dtypes={"lengths": "int64"},
 )
