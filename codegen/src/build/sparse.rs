@@ -129,7 +129,8 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 
 /// Whether so few weights are zero that no pattern pays: a quick look, since most weights are dense.
 fn mostly_nonzero(tensor: &Tensor) -> bool {
-    let zeros = tensor.bytes().chunks_exact(4).filter(|b| **b == [0, 0, 0, 0] || **b == [0, 0, 0, 0x80]).count();
+    let zeros =
+        tensor.bytes().chunks_exact(4).filter(|b| **b == [0, 0, 0, 0] || **b == [0, 0, 0, 0x80]).count();
     zeros * 4 < tensor.numel()
 }
 
