@@ -85,7 +85,9 @@ impl Shape {
     fn name(self) -> String {
         match self {
             Shape::Linear([m, n, k]) => format!("{m}x{n}x{k}"),
-            Shape::Conv([side, input, output, size]) => format!("{size}x{size} {side}x{side}x{input}->{output}"),
+            Shape::Conv([side, input, output, size]) => {
+                format!("{size}x{size} {side}x{side}x{input}->{output}")
+            }
         }
     }
 
@@ -115,7 +117,12 @@ impl Shape {
     }
 
     /// The layer with these weights, `[outputs][each]`, a bias and a ReLU.
-    fn layer(self, b: &mut GraphBuilder<'_>, x: Value, weights: &[f32]) -> std::result::Result<Value, InferError> {
+    fn layer(
+        self,
+        b: &mut GraphBuilder<'_>,
+        x: Value,
+        weights: &[f32],
+    ) -> std::result::Result<Value, InferError> {
         let [outputs, each] = self.weights();
         let tensor = |dims: &[usize], values: &[f32]| {
             Tensor::from_slice(dims, values).map_err(|e| InferError::new(e.to_string()))

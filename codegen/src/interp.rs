@@ -10,8 +10,8 @@ use kiln_ir::{DType, Prim, Scalar, wrap_int};
 
 use crate::kir::sparse::{Part, Parts};
 use crate::kir::{
-    Access, Axis, Block, BufferId, Contract, For, Guard, Ix, Kernel, Op, Operand, Reduce, Rhs, Sparse,
-    Stmt, Val, Var,
+    Access, Axis, Block, BufferId, Contract, For, Guard, Ix, Kernel, Op, Operand, Reduce, Rhs, Sparse, Stmt,
+    Val, Var,
 };
 
 /// A kernel that does something undefined.

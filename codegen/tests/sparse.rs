@@ -23,7 +23,9 @@ const SUMS: Tolerance = Tolerance { relative: 1e-4, absolute: 1e-4 };
 /// Weights `[k][n]` of which blocks of columns are zero but for `percent` of them.
 fn weights(k: i64, n: i64, block: i64, percent: i64) -> Vec<f32> {
     let kept = |k: i64, n: i64| (k * 7919 + n * 104_729 + k * n * 31) % 100 < percent;
-    (0..k * n).map(|i| if kept(i / n, i % n / block) { ((i * 37 % 19) - 9) as f32 * 0.25 } else { 0.0 }).collect()
+    (0..k * n)
+        .map(|i| if kept(i / n, i % n / block) { ((i * 37 % 19) - 9) as f32 * 0.25 } else { 0.0 })
+        .collect()
 }
 
 fn bytes<T: Copy, const S: usize>(values: &[T], to: impl Fn(T) -> [u8; S]) -> Vec<u8> {
@@ -126,7 +128,9 @@ fn products_agree() {
         for (n, columns) in [(1, 4), (3, 8), (5, 4), (63, 64), (65, 64), (130, 64), (130, 200), (24, 24)] {
             cases.push(Gemm { n, form: Form { columns, ..form }, computed: n % 2 == 0, ..PLAIN });
         }
-        for (taps, k, depth) in [(1, 5, 16), (1, 300, 128), (1, 256, 256), (3, 16, 48), (9, 20, 64), (4, 40, 32)] {
+        for (taps, k, depth) in
+            [(1, 5, 16), (1, 300, 128), (1, 256, 256), (3, 16, 48), (9, 20, 64), (4, 40, 32)]
+        {
             cases.push(Gemm { taps, k, form: Form { depth, ..form }, m: 20, ..PLAIN });
         }
         for percent in [0, 1, 50, 100] {
@@ -157,7 +161,9 @@ proptest! {
 /// A convolution of 3x3 taps with padding.
 #[test]
 fn padded_taps_agree() {
-    for ([h, w], stride, ci, co, depth) in [([9, 11], 1, 16, 20, 64), ([8, 8], 2, 20, 9, 64), ([10, 7], 1, 70, 8, 64)] {
+    for ([h, w], stride, ci, co, depth) in
+        [([9, 11], 1, 16, 20, 64), ([8, 8], 2, 20, 9, 64), ([10, 7], 1, 70, 8, 64)]
+    {
         let (oh, ow) = ((h - 1) / stride + 1, (w - 1) / stride + 1);
         let form = Form { columns: 64, block: 4, depth, rows: 32 };
         let mut b = KernelBuilder::new("sparse");
@@ -197,7 +203,8 @@ type Body<'a> = &'a dyn Fn(&mut GraphBuilder<'_>, Value) -> Result<Value, InferE
 
 /// Compiles the graph for every tier and compares with the evaluator; the kernel's right operand must be `expected`.
 fn graph(name: &str, dims: &[usize], expected: &str, body: Body<'_>) {
-    let values: Vec<f32> = (0..dims.iter().product::<usize>()).map(|i| ((i * 7 % 23) as f32 - 11.0) * 0.25).collect();
+    let values: Vec<f32> =
+        (0..dims.iter().product::<usize>()).map(|i| ((i * 7 % 23) as f32 - 11.0) * 0.25).collect();
     let x = Tensor::from_slice(dims, &values).unwrap();
     let mut module = Module::new();
     let mut b = GraphBuilder::new(&mut module, "fusion");
@@ -242,7 +249,12 @@ fn tensor(dims: &[usize], values: &[f32]) -> Result<Tensor, InferError> {
 }
 
 /// A product with weights `[k][n]`, a bias and a GELU.
-fn layer(b: &mut GraphBuilder<'_>, x: Value, weights: &[f32], [k, n]: [usize; 2]) -> Result<Value, InferError> {
+fn layer(
+    b: &mut GraphBuilder<'_>,
+    x: Value,
+    weights: &[f32],
+    [k, n]: [usize; 2],
+) -> Result<Value, InferError> {
     let w = b.constant(tensor(&[k, n], weights)?)?;
     let bias: Vec<f32> = (0..n).map(|i| i as f32 * 0.01 - 0.3).collect();
     let bias = b.constant(tensor(&[n], &bias)?)?;

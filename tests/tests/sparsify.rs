@@ -105,7 +105,8 @@ fn what_cannot_be_done_is_an_error() {
         (pruning(Method::Wanda, Pattern::Unstructured, 0.5), "calibration data"),
     ] {
         let module = kiln::load(&digits("digits.onnx"), &[]).unwrap();
-        let error = sparsify(module, &Options::default(), &Sparsification { pruning, data: None }).unwrap_err();
+        let error =
+            sparsify(module, &Options::default(), &Sparsification { pruning, data: None }).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
     }
 }

@@ -22,7 +22,9 @@ fn counts(report: &SparsifyReport) -> String {
     let (all, kept) = report.weights();
     let share = 100.0 * kept as f64 / all.max(1) as f64;
     let (pruned, dense) = (report.pruned(), report.dense().len());
-    format!("layers pruned: {pruned}, as they were: {dense}; weights of layers: {all}, kept: {kept} ({share:.1} %)")
+    format!(
+        "layers pruned: {pruned}, as they were: {dense}; weights of layers: {all}, kept: {kept} ({share:.1} %)"
+    )
 }
 
 /// The report as text; all layers if `verbose`.

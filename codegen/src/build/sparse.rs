@@ -19,6 +19,12 @@ const LANES: i64 = 16;
 /// Most positions of a part.
 const DEPTH: i64 = 128;
 
+/// The same where blocks are few: the tile then comes from the second-level cache, and runs are longer.
+const DEEP: i64 = 256;
+
+/// Part of the blocks that are entries below which they are few.
+const FEW: f64 = 0.25;
+
 /// Most columns of a range, whose sums stay in the second-level cache.
 const MOST_COLUMNS: i64 = 3072;
 
@@ -35,7 +41,7 @@ const LEAST_WEIGHTS: usize = 1 << 12;
 const POINTS: i64 = 4;
 
 /// How often a range's work must be worth the packing of its rows.
-const WORTH: f64 = 4.0;
+const WORTH: f64 = 12.0;
 
 /// Share of the time of all products below which skipping pays.
 const MARGIN: f64 = 0.95;
@@ -69,14 +75,22 @@ mod cycles {
     pub const ENTRY: [(usize, [f64; 2]); 2] = [(1, [1.0, 0.8]), (4, [1.5, 2.1])];
     /// Of a run: for itself, and for each vector of sums.
     pub const RUN: [f64; 2] = [10.0, 1.3];
-    /// Of an element that is packed or whose sum is transposed, a vector of them.
+    /// Of elements that are packed or whose sums are transposed, a vector of them.
     pub const MOVED: f64 = 6.0;
+    /// Of those that are packed tap by tap, with padding.
+    pub const STAGED: f64 = 14.0;
+    /// Of results that come from and go to beyond the second-level cache.
+    pub const WRITTEN: f64 = 22.0;
 }
+
+/// Elements of a result that stays in the second-level cache.
+const CACHED_RESULT: i64 = 1 << 18;
 
 /// What the weights of a pattern come to.
 #[derive(Clone, Copy, Debug)]
 struct Estimate {
     block: usize,
+    parts: Parts,
     /// Cycles of entries and runs, and of packing the rows, for one tile.
     products: f64,
     packing: f64,
@@ -115,7 +129,8 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 
 /// Whether so few weights are zero that no pattern pays: a quick look, since most weights are dense.
 fn mostly_nonzero(tensor: &Tensor) -> bool {
-    let zeros = tensor.bytes().chunks_exact(4).filter(|b| **b == [0, 0, 0, 0] || **b == [0, 0, 0, 0x80]).count();
+    let zeros =
+        tensor.bytes().chunks_exact(4).filter(|b| **b == [0, 0, 0, 0] || **b == [0, 0, 0, 0x80]).count();
     zeros * 4 < tensor.numel()
 }
 
@@ -148,16 +163,21 @@ fn choose(weights: &[f32], shape: Shape, share: f64) -> Option<(Estimate, i64)> 
     let (depth, n) = ((shape.taps * shape.run) as f64, shape.n as f64);
     // Rows that fill a vector in part take as long as whole ones, also where all products are taken.
     let dense = cycles::DENSE * depth * n * (rows.min(ROWS) as f64 / LANES as f64).max(0.5);
-    let parts = parts(shape).count() as f64;
+    let packed = if shape.taps > 1 { cycles::STAGED } else { cycles::MOVED };
+    let beyond = shape.m.is_some_and(|m| m.saturating_mul(shape.n as i64) > CACHED_RESULT);
+    let moved = if beyond { cycles::WRITTEN } else { cycles::MOVED };
     let estimates = BLOCKS.map(|block| {
         let entries = entries(weights, shape.n, block) as f64;
+        let few = block > 1 && entries * (block as f64) < FEW * depth * n;
+        let taken_apart = parts(shape, if few { DEEP } else { DEPTH });
+        let parts = taken_apart.count() as f64;
         let [own, each] = cycles::ENTRY.iter().find(|e| e.0 == block).map_or([f64::INFINITY; 2], |e| e.1);
         let runs = (shape.n as f64 / block as f64) * parts.min(1.0 + entries * block as f64 / n);
         let run = cycles::RUN[0] + cycles::RUN[1] * (block as i64 * tile) as f64;
         let products = entries * (own + each * tile as f64) + runs * run;
-        let packing = cycles::MOVED * depth * tile as f64;
-        let total = products + packing + cycles::MOVED * n * tile as f64;
-        Estimate { block, products, packing, total }
+        let packing = packed * depth * tile as f64;
+        let total = products + packing + moved * n * tile as f64;
+        Estimate { block, parts: taken_apart, products, packing, total }
     });
     let best = estimates.into_iter().min_by(|a, b| a.total.total_cmp(&b.total))?;
     tracing::trace!(?shape, ?best, dense, "a sparse operand");
@@ -169,8 +189,8 @@ fn entries(weights: &[f32], n: usize, block: usize) -> usize {
     weights.chunks_exact(n).flat_map(|row| row.chunks(block)).filter(|b| b.iter().any(|w| *w != 0.0)).count()
 }
 
-fn parts(shape: Shape) -> Parts {
-    let depth = if shape.run as i64 > DEPTH { even(shape.run as i64, DEPTH, LANES) } else { DEPTH };
+fn parts(shape: Shape, most: i64) -> Parts {
+    let depth = if shape.run as i64 > most { even(shape.run as i64, most, LANES) } else { most };
     Parts::new(shape.taps as i64, shape.run as i64, depth)
 }
 
@@ -185,7 +205,7 @@ fn range(shape: Shape, estimate: Estimate) -> i64 {
 }
 
 fn packed(weights: &[f32], shape: Shape, estimate: Estimate, tile_rows: i64) -> Option<Weights> {
-    let parts = parts(shape);
+    let parts = estimate.parts;
     let form = Form {
         columns: u32::try_from(range(shape, estimate)).ok()?,
         block: estimate.block as u32,

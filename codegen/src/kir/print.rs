@@ -5,7 +5,9 @@ use std::fmt::{self, Write};
 use kiln_ir::Scalar;
 
 use super::sparse::Form;
-use super::{Access, Axis, Block, Contract, For, Kernel, LoopKind, Op, Operand, Reduce, Rhs, Sparse, Stmt, Val};
+use super::{
+    Access, Axis, Block, Contract, For, Kernel, LoopKind, Op, Operand, Reduce, Rhs, Sparse, Stmt, Val,
+};
 
 /// Prints the kernel.
 pub fn print(kernel: &Kernel, f: &mut dyn Write) -> fmt::Result {

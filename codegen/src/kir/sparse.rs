@@ -73,10 +73,8 @@ impl Parts {
         let ([taps, fit], [run, most]) = (self.taps, self.run);
         let steps = |total: i64, step: i64| (0..total).step_by(step.max(1) as usize);
         steps(taps, fit).flat_map(move |tap| {
-            steps(run, most).map(move |k| Part {
-                taps: [tap, fit.min(taps - tap)],
-                run: [k, most.min(run - k)],
-            })
+            steps(run, most)
+                .map(move |k| Part { taps: [tap, fit.min(taps - tap)], run: [k, most.min(run - k)] })
         })
     }
 
@@ -96,7 +94,11 @@ impl Sparse {
     /// The parts of a contraction's reduction, where its length is a constant.
     pub fn parts(&self, c: &Contract) -> Option<Parts> {
         let taps = c.taps.iter().try_fold(1i64, |n, t| n.checked_mul(t.extent.as_const()?.max(0)))?;
-        Some(Parts::new(Some(taps).filter(|n| *n > 0)?, c.k.extent.as_const().filter(|k| *k > 0)?, i64::from(self.form.depth)))
+        Some(Parts::new(
+            Some(taps).filter(|n| *n > 0)?,
+            c.k.extent.as_const().filter(|k| *k > 0)?,
+            i64::from(self.form.depth),
+        ))
     }
 }
 
@@ -122,7 +124,8 @@ pub fn lists(weights: &[f32], [taps, run, n]: [usize; 3], form: Form) -> Option<
             }
             list += 2;
             let end = n.min(first + columns);
-            let of = List { weights, n, parts, part, block, columns: [first, end], rows: i64::from(form.rows) };
+            let of =
+                List { weights, n, parts, part, block, columns: [first, end], rows: i64::from(form.rows) };
             of.append(i == 0, &mut index, &mut values)?;
         }
     }
@@ -196,7 +199,9 @@ mod tests {
 
     #[test]
     fn parts_cover_the_reduction_once() {
-        for (taps, run, depth) in [(1, 768, 128), (9, 64, 128), (9, 64, 64), (9, 100, 64), (1, 5, 16), (4, 3, 100)] {
+        for (taps, run, depth) in
+            [(1, 768, 128), (9, 64, 128), (9, 64, 64), (9, 100, 64), (1, 5, 16), (4, 3, 100)]
+        {
             let parts = Parts::new(taps, run, depth);
             assert_eq!(parts.all().count() as i64, parts.count());
             let all: i64 = parts.all().map(|p| p.taps[1] * p.run[1]).sum();

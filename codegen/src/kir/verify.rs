@@ -363,7 +363,10 @@ impl Verifier<'_> {
         let sizes = (1..=1 << 16).contains(&columns) && (1..=PART).contains(&i64::from(depth));
         let tile = rows % 16 == 0 && (16..=256).contains(&rows);
         ensure(blocks && sizes && tile && s.parts(c).is_some(), || {
-            format!("sparse operand of {} with columns={columns} block={block} depth={depth} rows={rows}", s.index)
+            format!(
+                "sparse operand of {} with columns={columns} block={block} depth={depth} rows={rows}",
+                s.index
+            )
         })
     }
 

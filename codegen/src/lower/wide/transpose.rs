@@ -16,8 +16,7 @@ pub const SIDE: i64 = 16;
 const QUARTER: i64 = 16;
 
 /// The masks of the second to the fourth quarter of a register.
-const MASKS: [(Register, i32); 3] =
-    [(Register::K1, 0x00f0), (Register::K2, 0x0f00), (Register::K3, 0xf000)];
+const MASKS: [(Register, i32); 3] = [(Register::K1, 0x00f0), (Register::K2, 0x0f00), (Register::K3, 0xf000)];
 
 /// The function `(source, destination, number of squares)`: squares follow each other along a row of the source, whose
 /// rows are `source_stride` bytes apart, and along a column of the destination.

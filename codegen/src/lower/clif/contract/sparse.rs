@@ -305,7 +305,12 @@ impl Emitter<'_> {
         self.each_part_tap(c, plan, taps, |s| {
             let Some((dst, guard, plain)) = hoistable_guard(c) else {
                 let row = Stmt::For(Box::new(staged_row(c, plan, c.a.body.clone())));
-                return s.for_stmt(&For { axis: m, kind: LoopKind::Sequential, carried: vec![], body: vec![row] });
+                return s.for_stmt(&For {
+                    axis: m,
+                    kind: LoopKind::Sequential,
+                    carried: vec![],
+                    body: vec![row],
+                });
             };
             let inside = staged_row(c, plan, vec![Stmt::Let { dst, op: plain }]);
             let padding = Stmt::Let { dst, op: Op::Const(guard.otherwise) };
