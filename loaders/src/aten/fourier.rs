@@ -431,13 +431,9 @@ mod tests {
 
     #[test]
     fn lengths_are_split_by_factors_near_their_root() {
-        assert_eq!([400, 512, 4096, 1000, 514, 1021].map(factor), [
-            Some(20),
-            Some(16),
-            Some(64),
-            Some(25),
-            Some(2),
-            None
-        ]);
+        assert_eq!(
+            [400, 512, 4096, 1000, 514, 1021].map(factor),
+            [Some(20), Some(16), Some(64), Some(25), Some(2), None]
+        );
     }
 }

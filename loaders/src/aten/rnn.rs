@@ -184,7 +184,8 @@ fn layers(cx: &mut Cx<'_, '_>, kind: Kind) -> Results {
 fn unpacked(cx: &mut Cx<'_, '_>, hx: &[Value]) -> Result<Padded, OpError> {
     let (data, batch_sizes) = (cx.tensor("data")?, cx.tensor("batch_sizes")?);
     let state = hx.first().copied().ok_or_else(|| OpError::invalid("no initial state"))?;
-    let batch = cx.shape(state)?.get(1).cloned().ok_or_else(|| OpError::invalid("a state of too few axes"))?;
+    let batch =
+        cx.shape(state)?.get(1).cloned().ok_or_else(|| OpError::invalid("a state of too few axes"))?;
     packed::padded(cx, (data, batch_sizes), &batch, 0.0)
 }
 

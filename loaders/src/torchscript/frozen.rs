@@ -141,9 +141,7 @@ impl Machine<'_> {
         depth: usize,
     ) -> Res<Option<Frozen>> {
         Ok(match cell {
-            Cell::List(ListCell::Items(items)) => {
-                self.freeze_all(st, items, met, depth)?.map(Frozen::List)
-            }
+            Cell::List(ListCell::Items(items)) => self.freeze_all(st, items, met, depth)?.map(Frozen::List),
             Cell::Dict(pairs) => {
                 let mut out = vec![];
                 for (key, v) in pairs {
