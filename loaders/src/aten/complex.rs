@@ -320,7 +320,10 @@ fn angle(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.first()?;
     let (re, im) = parts(cx, x)?;
     let y = match im {
-        Some(im) => cx.ew("atan2", &[im, re])?,
+        Some(im) => {
+            let dtype = cx.dtype(re)?;
+            super::pointwise::angle_of(cx, im, re, dtype)?
+        }
         None => {
             let x = cx.as_floats(re)?;
             let dtype = cx.dtype(x)?;

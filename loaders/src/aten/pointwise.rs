@@ -459,6 +459,12 @@ fn float_power(cx: &mut Cx<'_, '_>) -> Results {
 fn atan2(cx: &mut Cx<'_, '_>) -> Results {
     let (values, dtype) = cx.promoted_floats(&["self", "other"])?;
     let [y, x] = pair(&values)?;
+    let angle = angle_of(cx, y, x, dtype)?;
+    one(angle)
+}
+
+/// The angle of a point whose coordinates have a float type.
+pub(super) fn angle_of(cx: &mut Cx<'_, '_>, y: Value, x: Value, dtype: DType) -> Result<Value, OpError> {
     // Two infinities are on a diagonal.
     let (y_infinite, x_infinite) =
         (cx.b.ew_with("is_inf", &[1.0, 1.0], &[y])?, cx.b.ew_with("is_inf", &[1.0, 1.0], &[x])?);
@@ -481,8 +487,7 @@ fn atan2(cx: &mut Cx<'_, '_>) -> Results {
     let on_axis = cx.ew("where", &[left, turn, y])?;
     let angle = cx.ew("where", &[y_zero, on_axis, by_side])?;
     let nan = cx.ew("is_nan", &[x])?;
-    let angle = cx.ew("where", &[nan, x, angle])?;
-    one(angle)
+    cx.ew("where", &[nan, x, angle])
 }
 
 /// Whether the sign is set, also that of zero.

@@ -102,6 +102,8 @@ pub(crate) struct Machine<'p> {
     pub precise: usize,
     /// The statement that is followed.
     pub at: (u32, u32),
+    /// Whether an arm in which an operator does not take its operands is one that raises.
+    pub lenient: bool,
 }
 
 impl<'p> Machine<'p> {
@@ -117,6 +119,7 @@ impl<'p> Machine<'p> {
             apart: FxHashSet::default(),
             precise: PRECISE,
             at: (0, 0),
+            lenient: true,
         }
     }
 
@@ -524,7 +527,7 @@ impl<'p> Machine<'p> {
     fn run_arm(&mut self, st: &mut State, stop: Stop, end: End) -> Res<Flow> {
         let (depth, growing, checkpoint) = (self.g.depth(), self.growing, self.g.checkpoint());
         match self.run(st, stop, end) {
-            Err(Fault::Raises(reason)) => {
+            Err(Fault::Raises(reason)) if self.lenient => {
                 self.g.unwind(depth.saturating_sub(1));
                 self.g.roll_back(checkpoint);
                 self.growing = growing;

@@ -202,6 +202,8 @@ fn entry(
     let hints = hints.map_or(&[][..], |(_, values)| values.as_slice());
     let checkpoint = machine.g.checkpoint();
     let states = machine.states.snapshot();
+    // A method that is left out where it is wrong must not become one that always raises.
+    machine.lenient = first;
     let built = machine.entry(read.object, method, options, hints);
     let given = match built {
         Ok(given) => given,
