@@ -194,7 +194,8 @@ pub(crate) fn call(
     }
     if in_place
         && !reshapes
-        && let (Some(Arg::Tensor(target)), Some(Arg::Tensor(result))) = (first, results.first_mut()) {
+        && let (Some(Arg::Tensor(target)), Some(Arg::Tensor(result))) = (first, results.first_mut())
+    {
         let (dtype, shape) = (b.dtype(target)?, b.shape(target)?.to_vec());
         let cast = b.cast(*result, dtype)?;
         *result = b.broadcast(cast, &shape)?;

@@ -208,7 +208,10 @@ fn with_weights(tensors: &[(&str, &str, &[usize], Vec<u8>)], rules: &[&str]) -> 
     safetensors(&file, tensors);
     let rules = rules.iter().map(|rule| rule.parse().unwrap()).collect();
     let weights = kiln_loaders::NewWeights { file, rules, partial: false };
-    load(&self::folder().join("Nested.pt"), &LoadOptions { weights: Some(weights), ..options(&[("x", "1,3")]) })
+    load(
+        &self::folder().join("Nested.pt"),
+        &LoadOptions { weights: Some(weights), ..options(&[("x", "1,3")]) },
+    )
 }
 
 #[test]

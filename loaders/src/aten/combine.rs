@@ -214,7 +214,11 @@ fn combinations(cx: &mut Cx<'_, '_>) -> Results {
     }
     let too_many = || OpError::unsupported("so many combinations");
     // More than there are elements give none, without repeats.
-    let rows = if r > n && !repeated { vec![] } else if r > 64 { return Err(too_many()) } else {
+    let rows = if r > n && !repeated {
+        vec![]
+    } else if r > 64 {
+        return Err(too_many());
+    } else {
         choices(n, r, repeated).ok_or_else(too_many)?
     };
     let wide = i64::try_from(r).unwrap_or(i64::MAX);

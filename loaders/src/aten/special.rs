@@ -215,8 +215,11 @@ fn log_gamma(cx: &mut Cx<'_, '_>, x: Value) -> Result<Value, OpError> {
     let (z, below) = reflected(cx, x)?;
     // What is large needs no shift, and its product would be infinite.
     let is_small = cx.ew_const("lt", z, f64::from(SHIFT))?;
-    let (unit, shift, zero) =
-        (cx.constant(DType::F64, 1.0)?, cx.constant(DType::F64, SHIFT.into())?, cx.constant(DType::F64, 0.0)?);
+    let (unit, shift, zero) = (
+        cx.constant(DType::F64, 1.0)?,
+        cx.constant(DType::F64, SHIFT.into())?,
+        cx.constant(DType::F64, 0.0)?,
+    );
     let small = cx.ew("where", &[is_small, z, unit])?;
     let mut product = small;
     for i in 1..SHIFT {

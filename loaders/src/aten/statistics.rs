@@ -435,7 +435,8 @@ fn unique_consecutive(cx: &mut Cx<'_, '_>) -> Results {
     if cx.flag("return_inverse")? {
         let ones = cx.b.cast(begins, DType::I64)?;
         let kind = kiln_ir::op::CumKind::Sum;
-        let runs = cx.b.add1(Order::Cumulative { kind, axis: 0, exclusive: false, reverse: false }, &[ones])?;
+        let runs =
+            cx.b.add1(Order::Cumulative { kind, axis: 0, exclusive: false, reverse: false }, &[ones])?;
         let runs = cx.ew_const("sub", runs, 1.0)?;
         inverse = cx.b.reshape(runs, &shape)?;
     }

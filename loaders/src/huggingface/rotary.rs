@@ -74,7 +74,9 @@ impl Rotary {
                 Scaling::Llama3 { factor: required("factor")?, low, high, original }
             }
             "dynamic" if size <= 2 => {
-                return Err(fields.wrong("rope_type", "a base that grows needs heads of more than two elements"));
+                return Err(
+                    fields.wrong("rope_type", "a base that grows needs heads of more than two elements")
+                );
             }
             "dynamic" => {
                 let most = config.positive("max_position_embeddings", 2048.0)?;
@@ -166,7 +168,12 @@ fn yarn_amplitude(fields: &Config, factor: f64) -> Result<f64, Fault> {
 }
 
 /// Between which pairs the frequencies blend: those that turn `beta_fast` and `beta_slow` times over the original length.
-fn yarn(config: &Config, fields: &Config, factor: f64, (theta, size): (f64, usize)) -> Result<Scaling, Fault> {
+fn yarn(
+    config: &Config,
+    fields: &Config,
+    factor: f64,
+    (theta, size): (f64, usize),
+) -> Result<Scaling, Fault> {
     let most = config.positive("max_position_embeddings", 2048.0)?;
     let original = fields.positive("original_max_position_embeddings", most)?;
     let (fast, slow) = (fields.positive("beta_fast", 32.0)?, fields.positive("beta_slow", 1.0)?);
@@ -174,9 +181,8 @@ fn yarn(config: &Config, fields: &Config, factor: f64, (theta, size): (f64, usiz
         return Err(fields.wrong("rope_theta", "all frequencies would be one"));
     }
     let size = size as f64;
-    let pair = |turns: f64| {
-        size * (original / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln())
-    };
+    let pair =
+        |turns: f64| size * (original / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln());
     let (mut low, mut high) = (pair(fast), pair(slow));
     if fields.flag("truncate", true)? {
         (low, high) = (low.floor(), high.ceil());

@@ -136,8 +136,14 @@ fn rule(name: &str, node: &Node) -> Option<Rule> {
         | "aten::broadcast_tensors"
         | "aten::meshgrid" => Kind::Expand,
         "aten::diagonal" => Kind::Diagonal,
-        "aten::as_strided" | "aten::dsplit" | "aten::linalg_diagonal" | "aten::unfold" | "aten::hsplit"
-        | "aten::resize_" | "aten::resize_as_" | "aten::vsplit" => Kind::Opaque,
+        "aten::as_strided"
+        | "aten::dsplit"
+        | "aten::linalg_diagonal"
+        | "aten::unfold"
+        | "aten::hsplit"
+        | "aten::resize_"
+        | "aten::resize_as_"
+        | "aten::vsplit" => Kind::Opaque,
         _ => return None,
     }))
 }

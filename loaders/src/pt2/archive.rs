@@ -195,7 +195,8 @@ impl Package {
         match &self.tensors {
             Tensors::Raw { weights, constants } => {
                 let found = weights.config.get(name).map(|payload| ("weights", payload));
-                let found = found.or_else(|| constants.config.get(name).map(|payload| ("constants", payload)));
+                let found =
+                    found.or_else(|| constants.config.get(name).map(|payload| ("constants", payload)));
                 let (folder, payload) = found.ok_or_else(missing)?;
                 self.payload(folder, payload)
             }

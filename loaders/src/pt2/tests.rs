@@ -410,7 +410,12 @@ fn shapes_change_in_place() {
 #[test]
 fn places_in_memory_need_dense_tensors() {
     let places = |of: &str| {
-        let given = [("self", named(of)), ("size", ints(&[3, 2])), ("stride", ints(&[0, 1])), ("storage_offset", int(2))];
+        let given = [
+            ("self", named(of)),
+            ("size", ints(&[3, 2])),
+            ("stride", ints(&[0, 1])),
+            ("storage_offset", int(2)),
+        ];
         node("aten.as_strided.default", &given, "v")
     };
     let sum = |nodes: Vec<Json>| {
@@ -461,8 +466,11 @@ fn with_casts(device: &str, dtype: Json) -> Json {
         node("aten.mul.Scalar", &[("self", named("p")), ("other", int(7))], "m"),
         node("aten.sum.dim_IntList", &[("self", named("m")), ("dim", ints(&[1]))], "q"),
         node("aten.prod.dim_int", &[("self", named("m")), ("dim", int(1))], "r"),
-        node("aten.stack.default", &[("tensors", json!({"as_tensors": [{"name": "q"}, {"name": "r"}]})),
-            ("dim", int(1))], "b"),
+        node(
+            "aten.stack.default",
+            &[("tensors", json!({"as_tensors": [{"name": "q"}, {"name": "r"}]})), ("dim", int(1))],
+            "b",
+        ),
     ];
     let graph = json!({"inputs": [named("a")], "outputs": [named("b")], "nodes": nodes, "tensor_values": {}});
     let inputs = [

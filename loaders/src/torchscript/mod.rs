@@ -69,7 +69,8 @@ pub(crate) fn load(path: &Path, bytes: Bytes, options: &LoadOptions) -> Result<M
     let package = Package::open(path, bytes, &options.limits)?;
     let nodes = options.limits.nodes_of(package.size());
     let mut machine = Machine::new(Program::new(&package), nodes, nodes.saturating_mul(STEPS));
-    let loaded = read(&mut machine, &package, options).and_then(|read| build(&mut machine, &read, options, nodes));
+    let loaded =
+        read(&mut machine, &package, options).and_then(|read| build(&mut machine, &read, options, nodes));
     match loaded {
         Ok(()) => Ok(std::mem::take(&mut machine.g.module)),
         Err(Stopped::Load(error)) => Err(error),

@@ -166,9 +166,7 @@ fn same_form(a: &Form, b: &Form) -> bool {
             let empty = |t: &kiln_ir::TensorType| t.shape.numel().as_known() == Some(0);
             x.dtype == y.dtype && x.shape.rank() == y.shape.rank() && empty(x) == empty(y)
         }
-        (Form::List(x), Form::List(y)) => {
-            x.len() == y.len() && x.iter().zip(y).all(|(x, y)| same_form(x, y))
-        }
+        (Form::List(x), Form::List(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| same_form(x, y)),
         (Form::Dict(x), Form::Dict(y)) => {
             let same = |((k, x), (l, y)): (&(Val, Form), &(Val, Form))| same_key(k, l) && same_form(x, y);
             x.len() == y.len() && x.iter().zip(y).all(same)
@@ -277,8 +275,7 @@ impl Machine<'_> {
                 let fixed = ty.as_tensor().and_then(|t| Some((t.dtype, t.shape.as_fixed()?)));
                 let t = match fixed {
                     Some((dtype, dims)) if dims.contains(&0) => {
-                        let dims: Vec<usize> =
-                            dims.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
+                        let dims: Vec<usize> = dims.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
                         Traced::Constant(Tensor::zeros(dtype, &dims)?)
                     }
                     _ => self.g.add(Object::StateRead { name, ty: ty.clone() }, &[])?,

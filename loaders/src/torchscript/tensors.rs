@@ -112,16 +112,8 @@ const KEEP_PLAIN: &[&str] = &[
 ];
 
 /// Changes in place of the shape.
-const RESHAPES: &[&str] = &[
-    "resize_",
-    "resize_as_",
-    "squeeze_",
-    "swapaxes_",
-    "swapdims_",
-    "t_",
-    "transpose_",
-    "unsqueeze_",
-];
+const RESHAPES: &[&str] =
+    &["resize_", "resize_as_", "squeeze_", "swapaxes_", "swapdims_", "t_", "transpose_", "unsqueeze_"];
 
 /// Why a tensor is not read.
 fn is_lost() -> Fault {
