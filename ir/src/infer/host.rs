@@ -31,33 +31,7 @@ pub(super) fn infer(op: &Host, cx: &InferCx<'_>) -> Results {
             cx.expect_dtype(2, DType::I64)?;
             Inferred::tensor(DType::I64, Shape::new(vec![Dim::unknown(), Dim::known(3)]))
         }
-        Host::Det {} => {
-            cx.expect_count(1)?;
-            cx.expect_float(0)?;
-            let x = cx.tensor(0)?;
-            let shape = match x.shape.dims() {
-                Some([batch @ .., a, b]) => {
-                    unify(a, b, "sizes of the last two axes")?;
-                    Shape::new(batch)
-                }
-                Some(_) => return Err(InferError::new("a determinant needs two axes")),
-                None => Shape::unranked(),
-            };
-            Inferred::tensor(x.dtype, shape)
-        }
-        Host::Inverse {} => {
-            cx.expect_count(1)?;
-            cx.expect_float(0)?;
-            let x = cx.tensor(0)?;
-            match x.shape.dims() {
-                Some([.., a, b]) => {
-                    unify(a, b, "sizes of the last two axes")?;
-                }
-                Some(_) => return Err(InferError::new("an inverse needs two axes")),
-                None => {}
-            }
-            Inferred::tensor(x.dtype, x.shape.clone())
-        }
+        Host::Det {} | Host::Inverse {} => matrices(op, cx)?,
         Host::Fail { message: _ } => return Ok(vec![]),
         Host::BitCast { to } => {
             cx.expect_count(1)?;
@@ -127,6 +101,22 @@ fn complex_parts(cx: &InferCx<'_>) -> Results {
     };
     let part = || Inferred::tensor(dtype, x.shape.clone());
     Ok(vec![part(), part()])
+}
+
+/// Square matrices along the last two axes: their determinants, or their inverses.
+fn matrices(op: &Host, cx: &InferCx<'_>) -> Result<Inferred, InferError> {
+    cx.expect_count(1)?;
+    cx.expect_float(0)?;
+    let x = cx.tensor(0)?;
+    let shape = match x.shape.dims() {
+        Some([batch @ .., a, b]) => {
+            unify(a, b, "sizes of the last two axes")?;
+            if matches!(op, Host::Det {}) { Shape::new(batch) } else { x.shape.clone() }
+        }
+        Some(_) => return Err(InferError::new("matrices need two axes")),
+        None => Shape::unranked(),
+    };
+    Ok(Inferred::tensor(x.dtype, shape))
 }
 
 fn picture(pixels: PixelFormat, cx: &InferCx<'_>) -> Result<Inferred, InferError> {

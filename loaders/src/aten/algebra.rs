@@ -203,6 +203,11 @@ fn pdist(cx: &mut Cx<'_, '_>) -> Results {
     if n.saturating_mul(n) > MOST_PAIRS {
         return Err(OpError::unsupported(format!("distances of {n} rows")));
     }
+    if n < 2 {
+        let dtype = cx.dtype(x)?;
+        let y = cx.filled(dtype, 0.0, &[Dim::known(0)])?;
+        return one(y);
+    }
     let pairs = || (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j)));
     let (first, second): (Vec<i64>, Vec<i64>) = pairs().unzip();
     let (first, second) = (cx.b.constant(Tensor::ints(&first))?, cx.b.constant(Tensor::ints(&second))?);

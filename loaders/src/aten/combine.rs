@@ -222,6 +222,11 @@ fn combinations(cx: &mut Cx<'_, '_>) -> Results {
         choices(n, r, repeated).ok_or_else(too_many)?
     };
     let wide = i64::try_from(r).unwrap_or(i64::MAX);
+    if rows.is_empty() {
+        let dtype = cx.dtype(x)?;
+        let y = cx.filled(dtype, 0.0, &[Dim::known(0), Dim::known(wide)])?;
+        return one(y);
+    }
     let count = i64::try_from(rows.len()).unwrap_or(i64::MAX) / wide;
     let places = cx.b.constant(Tensor::ints(&rows))?;
     let places = cx.b.reshape(places, &[Dim::known(count), Dim::known(wide)])?;

@@ -313,8 +313,9 @@ const MOST_DIFFERENCES: i64 = 64;
 /// All but the first element of an axis, and all but the last.
 fn neighbours(cx: &mut Cx<'_, '_>, x: Value, axis: usize) -> Result<(Value, Value), OpError> {
     let (zero, unit) = (Dim::known(0), Dim::known(1));
-    let rest = (size_of(&cx.shape(x)?, axis)? - unit.clone()).greater(&zero);
-    Ok((strided(cx, x, axis, unit, rest.clone(), 1)?, strided(cx, x, axis, zero, rest, 1)?))
+    let size = size_of(&cx.shape(x)?, axis)?;
+    let rest = (&size - &unit).greater(&zero);
+    Ok((strided(cx, x, axis, unit.lesser(&size), rest.clone(), 1)?, strided(cx, x, axis, zero, rest, 1)?))
 }
 
 fn diff(cx: &mut Cx<'_, '_>) -> Results {
@@ -344,10 +345,18 @@ fn diff(cx: &mut Cx<'_, '_>) -> Results {
 
 /// The integral along an axis by trapezoids, or what it is up to each element.
 fn trapezoid(cx: &mut Cx<'_, '_>, running: bool) -> Results {
-    let y = cx.tensor("y")?;
-    let y = cx.as_floats(y)?;
-    let shape = cx.shape(y)?;
+    let given = cx.tensor("y")?;
+    let shape = cx.shape(given)?;
     let axis = cx.axis("dim", shape.len())?;
+    if !running && shape.get(axis).and_then(Dim::as_known) == Some(0) {
+        // The integral over nothing has the operand's type, also if that is of integers.
+        let dtype = cx.dtype(given)?;
+        let mut rest = shape;
+        rest.remove(axis);
+        let y = cx.filled(dtype, 0.0, &rest)?;
+        return one(y);
+    }
+    let y = cx.as_floats(given)?;
     let (late, early) = neighbours(cx, y, axis)?;
     let sums = cx.ew("add", &[late, early])?;
     let dtype = cx.dtype(sums)?;
