@@ -404,6 +404,7 @@ mod tests {
         ("b", "numbers are read by position"),
         ("benchmark", "how a convolution is computed"),
         ("C", "a size that the operand has"),
+        ("check_errors", "a matrix without an inverse has none that is finite"),
         ("compute_mode", "how distances are computed"),
         ("copy", "values do not change"),
         ("cudnn_enable", "how a norm is computed"),

@@ -144,10 +144,7 @@ fn rule(name: &str, node: &Node) -> Option<Rule> {
         | "aten::resize_"
         | "aten::resize_as_"
         | "aten::vsplit" => Kind::Opaque,
-<<<<<<< HEAD
         "aten::view_as_complex" | "aten::view_as_real" | "aten::real" | "aten::imag" => Kind::Opaque,
-=======
->>>>>>> aten
         _ => return None,
     }))
 }
