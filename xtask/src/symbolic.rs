@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn the_interval_of_a_median_narrows_as_values_come() {
         let values: Vec<f64> = (0..100).map(|i| f64::from(i % 10)).collect();
-        assert_eq!(half_width(&values[..10]), 4.5);
-        assert_eq!(half_width(&values), 1.0);
+        assert_eq!(half_width(&values[..10]), 3.5);
+        assert_eq!(half_width(&values), 0.5);
     }
 }
