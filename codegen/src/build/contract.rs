@@ -347,16 +347,26 @@ impl<'a, 'g> Builder<'a, 'g> {
         let (m, n, k) = (dimension(m), dimension(n), dimension(k));
         let (packed, sparse, quads) = (None, None, None);
         let mut builder = Builder { trace, pieces, grid, m, line, n, taps, k, packed, sparse, quads };
-        if let Some(left) = left {
-            builder.quads = builder.pack_quads(left, tuning);
-            if builder.quads.is_none() {
-                return Err(Refusal::new("bytes that are not packed"));
-            }
-        } else if constant_b {
-            builder.sparse = builder.pack_sparse();
-            builder.packed = if builder.sparse.is_none() { builder.pack(tuning) } else { None };
-        }
+        builder.pack_right(left, constant_b, tuning)?;
         Ok(builder)
+    }
+
+    /// Packs the right operand, if it is constant.
+    fn pack_right(
+        &mut self,
+        left: Option<quads::Left>,
+        is_constant: bool,
+        tuning: Tuning,
+    ) -> Result<(), Refusal> {
+        if let Some(left) = left {
+            self.quads = self.pack_quads(left, tuning);
+            return self.quads.as_ref().map(|_| ()).ok_or_else(|| Refusal::new("bytes that are not packed"));
+        }
+        if is_constant {
+            self.sparse = self.pack_sparse();
+            self.packed = if self.sparse.is_none() { self.pack(tuning) } else { None };
+        }
+        Ok(())
     }
 
     /// The operands as bytes.

@@ -117,8 +117,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         // Which taps join depends on the copy's layout.
         rows.lay_out(copy_block(&rows, left, units));
     }
-    let known = c.m.extent.as_const().is_some();
-    let part = parts(&rows, left, width, if known { most } else { most.map(|most| most.min(SHOWN_ROWS)) });
+    let part = parts(&rows, left, width, counted_rows(c, most));
     rows.pack(part[1], bytes);
     let block = block(&rows, left, units, part);
     let whole = total_taps(&rows) <= part[0] && rows.run <= part[1];
@@ -244,6 +243,11 @@ fn inner_taps(taps: &[(i64, i64)], bytes: i64) -> Option<[(i64, i64); 2]> {
 
 fn total_taps(rows: &Rows) -> i64 {
     rows.taps.iter().map(|t| t.0).product()
+}
+
+/// The rows, of which there are `most`, that a block counts as having.
+fn counted_rows(c: &Contract, most: Option<i64>) -> Option<i64> {
+    if c.m.extent.as_const().is_some() { most } else { most.map(|most| most.min(SHOWN_ROWS)) }
 }
 
 /// Taps and elements of a run in one block of the reduction.
