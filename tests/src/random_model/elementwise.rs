@@ -276,7 +276,8 @@ pub(super) fn cast_to(g: &mut Grower<'_>, x: V, to: DType) -> Option<V> {
         let bits = to.bits() as i32;
         let (low, high) = match to.class() {
             kiln::ir::DClass::Signed => (-(2f64.powi(bits - 1)), 2f64.powi(bits - 1)),
-            _ => (0.0, 2f64.powi(bits)),
+            // What rounds to -1 wraps in onnxruntime.
+            _ => (0.01, 2f64.powi(bits)),
         };
         if !g.numbers(x).iter().all(|&v| v > low - 1.0 && v < high) {
             return None;
