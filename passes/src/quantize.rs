@@ -31,6 +31,8 @@ pub use choice::{Choice, Smoothing, choose};
 pub use dynamic::insert_dynamic;
 pub use insert::insert;
 pub(crate) use insert::{Editor, node};
+#[cfg(test)]
+pub(crate) use layers::tests::layer;
 pub use layers::{Layer, LayerKind};
 pub use measure::{Twins, probe, twins};
 pub use points::Point;

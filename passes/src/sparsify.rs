@@ -29,6 +29,14 @@ pub enum Pattern {
 }
 
 impl Pattern {
+    /// The only density that it has, if there is one.
+    pub fn only_density(self) -> Option<f64> {
+        match self {
+            Pattern::Unstructured | Pattern::Block4 => None,
+            Pattern::TwoOfFour => Some(0.5),
+        }
+    }
+
     /// Name in options and reports.
     pub fn name(self) -> &'static str {
         match self {
@@ -56,7 +64,7 @@ pub struct Pruning {
     pub method: Method,
     /// Which are zero together.
     pub pattern: Pattern,
-    /// The part of the weights that is kept, in (0, 1]; half of them for [`Pattern::TwoOfFour`].
+    /// The part of the weights that is kept, in (0, 1]; [`Pattern::only_density`] where there is one.
     pub density: f64,
 }
 
@@ -102,12 +110,19 @@ pub fn prune(
                 all.push(Pruned { layer: index, density, lost, reason: None });
             }
             Err(reason) => {
-                all.push(Pruned { layer: index, density: 1.0, lost: 0.0, reason: Some(reason) });
+                let weights = layer.weights(module.graph(plan.graph)).and_then(floats);
+                let density = weights.map_or(1.0, |w| nonzero(&w));
+                all.push(Pruned { layer: index, density, lost: 0.0, reason: Some(reason) });
             }
         }
     }
     editor.module.remove_dead_nodes(plan.graph);
     Ok((editor.module, all))
+}
+
+/// The part of weights that is not zero.
+fn nonzero(weights: &[f32]) -> f64 {
+    weights.iter().filter(|w| **w != 0.0).count() as f64 / weights.len().max(1) as f64
 }
 
 /// Puts other weights in the place of a layer's.
@@ -141,6 +156,10 @@ fn pruned(
     if layer.kind == LayerKind::Depthwise {
         return Err("it has one channel a group".into());
     }
+    // Kernels of several groups multiply with all weights, and blocks could be of outputs of two groups.
+    if layer.groups > 1 {
+        return Err(format!("it has {} groups", layer.groups));
+    }
     if values.len() < FEWEST {
         return Err(format!("it has {} weights", values.len()));
     }
@@ -158,7 +177,7 @@ fn pruned(
     let pruned: Vec<f32> = values.iter().zip(&kept).map(|(v, kept)| if *kept { *v } else { 0.0 }).collect();
     let lost: f64 = scores.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(s, _)| s).sum();
     let total: f64 = scores.iter().sum();
-    let density = pruned.iter().filter(|v| **v != 0.0).count() as f64 / pruned.len() as f64;
+    let density = nonzero(&pruned);
     let tensor = Tensor::from_slice(weights.dims(), &pruned).map_err(|e| e.to_string())?;
     Ok((tensor, density, if total > 0.0 { lost / total } else { 0.0 }))
 }
@@ -173,20 +192,19 @@ fn scores(
 ) -> Result<Vec<f64>, String> {
     let channels = layer.channels(dims);
     let (_, inputs) = layer.counts(dims);
+    let squares = values.iter().map(|w| f64::from(*w) * f64::from(*w));
+    if method == Method::Magnitude {
+        return Ok(squares.collect());
+    }
     let energies = seen.filter(|s| !s.is_empty()).map(Statistics::energies).unwrap_or_default();
-    if method == Method::Wanda && energies.is_empty() {
+    if energies.is_empty() {
         return Err("calibration did not reach it".into());
     }
-    // Where the values' channels are not those of the weights, all count the same.
-    let energy = |i: usize| match energies.len() == inputs {
-        true => energies.get(channels(i).1).copied().unwrap_or(1.0),
-        false => 1.0,
-    };
-    let score = |(i, w): (usize, &f32)| {
-        let square = f64::from(*w) * f64::from(*w);
-        if method == Method::Wanda { square * energy(i) } else { square }
-    };
-    Ok(values.iter().enumerate().map(score).collect())
+    if layer.input_axis.is_none() || energies.len() != inputs {
+        return Err("its values have no axis of input channels".into());
+    }
+    let energy = |i: usize| energies.get(channels(i).1).copied().unwrap_or(0.0);
+    Ok(squares.enumerate().map(|(i, square)| square * energy(i)).collect())
 }
 
 /// Which weights are kept.
@@ -273,23 +291,9 @@ fn places(layer: &Layer, dims: &[usize]) -> impl Fn(usize) -> Place + use<> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kiln_ir::{NodeId, Value};
-
-    fn layer(axes: [usize; 2]) -> Layer {
-        Layer {
-            node: NodeId::new(0),
-            name: String::new(),
-            kind: LayerKind::Contraction,
-            x: Value::new(0),
-            slot: 0,
-            x_axis: Some(1),
-            output_axis: Some(axes[0]),
-            input_axis: Some(axes[1]),
-            result_axis: Some(1),
-            groups: 1,
-            rank: 2,
-        }
-    }
+    use crate::quantize::{layer, plan};
+    use kiln_ir::op::{Contract, ContractSpec, Conv, Layout};
+    use kiln_ir::{DType, Dim, GraphBuilder, Op, Type};
 
     fn scores(count: usize) -> Vec<f64> {
         (0..count).map(|i| ((i * 7919) % 1009) as f64).collect()
@@ -343,5 +347,65 @@ mod tests {
         let most = all.iter().zip(&kept).filter(|(_, k)| !**k).map(|(s, _)| *s).fold(0.0, f64::max);
         assert_eq!(kept.iter().filter(|k| **k).count(), 20);
         assert!(least >= most);
+    }
+
+    /// What becomes of the only layer of a graph, a product of `x` with weights half of which are zero.
+    fn only(op: impl Into<Op>, x: &[i64], weights: &[usize], method: Method) -> Pruned {
+        let mut module = Module::new();
+        let mut b = GraphBuilder::new(&mut module, "main");
+        let input = b.input("x", Type::fixed(DType::F32, x));
+        let values: Vec<f32> = (0..weights.iter().product()).map(|i: usize| (i % 2 * i) as f32).collect();
+        let w = b.constant(Tensor::from_slice(weights, &values).unwrap()).unwrap();
+        let y = b.add1(op, &[input, w]).unwrap();
+        b.output("y", y);
+        let graph = b.finish();
+        module.add_entry(graph);
+        let plan = plan(&module, graph);
+        let dims: Vec<usize> = x.iter().map(|n| *n as usize).collect();
+        let seen = plan.points.iter().map(|p| {
+            let mut statistics = Statistics::new(p.axis);
+            statistics.add(&Tensor::from_slice(&dims, &vec![1.0f32; dims.iter().product()]).unwrap()).unwrap();
+            statistics
+        });
+        let seen: Vec<Statistics> = seen.collect();
+        let pruning = pruning(method, Pattern::Unstructured, 0.25);
+        let (_, all) = prune(&module, &plan, Some(&seen), &pruning).unwrap();
+        let [only] = &all[..] else { panic!("{all:?}") };
+        only.clone()
+    }
+
+    fn einsum(lhs: &[u8], rhs: &[u8]) -> Contract {
+        let spec = ContractSpec { lhs: lhs.to_vec(), rhs: rhs.to_vec(), out: b"mn".to_vec() };
+        Contract::Einsum { spec, out: DType::F32 }
+    }
+
+    #[test]
+    fn groups_of_several_channels_keep_their_weights() {
+        for (groups, reason) in [(1, None), (2, Some("it has 2 groups".to_owned()))] {
+            let op = Conv::Forward {
+                strides: vec![1, 1],
+                dilations: vec![1, 1],
+                pads: vec![(Dim::known(1), Dim::known(1)); 2],
+                groups,
+                layout: Layout::ChannelsFirst,
+                out: DType::F32,
+            };
+            let dims = [32, 32 / groups as usize, 3, 3];
+            let pruned = only(op, &[1, 32, 5, 5], &dims, Method::Magnitude);
+            let density = if groups == 1 { 0.25 } else { 0.5 };
+            assert!((pruned.density - density).abs() < 1e-9, "{pruned:?}");
+            assert_eq!(pruned.reason, reason);
+        }
+    }
+
+    #[test]
+    fn wanda_needs_an_axis_of_input_channels() {
+        let (one, two) = (einsum(b"mk", b"kn"), einsum(b"mkl", b"kln"));
+        for method in [Method::Magnitude, Method::Wanda] {
+            assert_eq!(only(one.clone(), &[3, 64], &[64, 64], method).reason, None);
+        }
+        assert_eq!(only(two.clone(), &[3, 8, 8], &[8, 8, 64], Method::Magnitude).reason, None);
+        let pruned = only(two, &[3, 8, 8], &[8, 8, 64], Method::Wanda);
+        assert_eq!(pruned.reason.as_deref(), Some("its values have no axis of input channels"));
     }
 }

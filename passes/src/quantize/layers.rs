@@ -207,3 +207,25 @@ fn convolution(layer: &mut Layer, op: &Conv, weights: &Tensor) -> Result<(), Str
     (layer.output_axis, layer.input_axis) = (Some(0), Some(1));
     Ok(())
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A contraction whose weights have these axes of output and input channels.
+    pub(crate) fn layer([output, input]: [usize; 2]) -> Layer {
+        Layer {
+            node: NodeId::new(0),
+            name: String::new(),
+            kind: LayerKind::Contraction,
+            x: Value::new(0),
+            slot: 0,
+            x_axis: Some(1),
+            output_axis: Some(output),
+            input_axis: Some(input),
+            result_axis: Some(1),
+            groups: 1,
+            rank: 2,
+        }
+    }
+}

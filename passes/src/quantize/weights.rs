@@ -93,29 +93,12 @@ impl Weights {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quantize::LayerKind;
-    use kiln_ir::{NodeId, Value};
-
-    fn layer() -> Layer {
-        Layer {
-            node: NodeId::new(0),
-            name: String::new(),
-            kind: LayerKind::Contraction,
-            x: Value::new(0),
-            slot: 0,
-            x_axis: Some(1),
-            output_axis: Some(1),
-            input_axis: Some(0),
-            result_axis: Some(1),
-            groups: 1,
-            rank: 2,
-        }
-    }
+    use crate::quantize::layer;
 
     #[test]
     fn each_output_channel_has_its_scale() {
         let w = Tensor::from_slice(&[2, 3], &[1.0f32, 100.0, 0.0, -0.5, 25.0, 0.0]).unwrap();
-        let q = quantize(&layer(), &w, None, &[1.0, 1.0]).unwrap();
+        let q = quantize(&layer([1, 0]), &w, None, &[1.0, 1.0]).unwrap();
         let ints = q.integers.as_slice::<i8>().unwrap();
         for (i, w) in [1.0f32, 100.0, 0.0, -0.5, 25.0, 0.0].into_iter().enumerate() {
             let scale = q.scales[i % 3];
@@ -130,7 +113,7 @@ mod tests {
 
     #[test]
     fn groups_have_input_channels_of_their_own() {
-        let conv = Layer { groups: 2, output_axis: Some(0), input_axis: Some(1), ..layer() };
+        let conv = Layer { groups: 2, ..layer([0, 1]) };
         let place = conv.channels(&[4, 3, 1, 1]);
         assert_eq!((place(0), place(5), place(6), place(11)), ((0, 0), (1, 2), (2, 3), (3, 5)));
         assert_eq!(conv.counts(&[4, 3, 1, 1]), (4, 6));
