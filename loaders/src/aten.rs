@@ -45,7 +45,8 @@ mod vision;
 
 use std::sync::OnceLock;
 
-use kiln_ir::{Build, GraphBuilder};
+use kiln_ir::op::Source;
+use kiln_ir::{Build, GraphBuilder, NodeId, Op};
 use rustc_hash::FxHashMap;
 
 pub(crate) use arg::Arg;
@@ -139,6 +140,21 @@ pub(crate) struct Outcome {
     pub results: Vec<Arg>,
     /// What they replace.
     pub writes: Option<Write>,
+    /// What constants that were computed add to the number of nodes, by the memory that they take.
+    pub made: usize,
+}
+
+/// Bytes of computed constants that count as a node.
+const BYTES_PER_NODE: usize = 1 << 10;
+
+/// What the constants among the nodes from the number `before` on count as.
+fn made(b: &GraphBuilder<'_>, before: usize) -> usize {
+    let graph = b.graph();
+    let bytes = (before..graph.node_count()).map(|i| match &graph.node(NodeId::new(i)).op {
+        Op::Source(Source::Constant { value }) => value.bytes().len(),
+        _ => 0,
+    });
+    bytes.fold(0, usize::saturating_add) / BYTES_PER_NODE
 }
 
 /// Whether the table has the operator, in place or not.
@@ -163,9 +179,9 @@ pub(crate) fn call(
         let known = if schema::is_known(name) { "the operator" } else { "an operator of this name" };
         return Err(OpError::unsupported(format!("{known} is not in the table")));
     };
-    let before = kwargs.len();
+    let (given, nodes) = (kwargs.len(), b.graph().node_count());
     kwargs.retain(|(name, _)| name != "out");
-    let out = kwargs.len() < before;
+    let out = kwargs.len() < given;
     let schemas = schema::overloads(row.name);
     let has_self = schemas.iter().any(|s| s.params.iter().any(|p| p.name == "self"));
     if in_place
@@ -216,7 +232,7 @@ pub(crate) fn call(
         (false, true) => Some(Write::Out),
         (false, false) => None,
     };
-    Ok(Outcome { results, writes })
+    Ok(Outcome { results, writes, made: made(b, nodes) })
 }
 
 /// Most axes of a tensor, as PyTorch has it: sizes of more would be far larger than the file that asks for them.

@@ -165,6 +165,7 @@ programs! {
     writes_of_elements_of_run_time: "AtRunTime";
     writes_of_tensors_in_dicts: "InDict";
     writes_of_tensors_with_two_names: "TwoNames";
+    lists_with_two_names: "TwoLists";
     keys_of_run_time: "KeyOfRunTime";
     places_of_text: "Find";
     comparisons_of_formatted_text: "Formatted";

@@ -40,6 +40,9 @@ fn chain(cx: &mut Cx<'_, '_>, name: &str) -> Results {
 fn square(cx: &Cx<'_, '_>, x: Value) -> Result<(Vec<Dim>, Dim), OpError> {
     match cx.shape(x)?.as_slice() {
         [batch @ .., n, m] if n == m => Ok((batch.to_vec(), n.clone())),
+        [.., n, m] if n.as_known().is_none() || m.as_known().is_none() => {
+            Err(OpError::unsupported("matrices that may not be square"))
+        }
         _ => Err(OpError::invalid("matrices that are not square")),
     }
 }

@@ -62,11 +62,15 @@ fn embedding_bag(cx: &mut Cx<'_, '_>) -> Results {
         let column = cx.b.reshape(factors, &[count.clone(), Dim::known(1)])?;
         rows = cx.ew("mul", &[rows, column])?;
     }
-    // Rows of the padding index count for nothing; -1 is none in the operators below `embedding_bag`.
-    let padding = cx.maybe_int("padding_idx")?.filter(|&at| at >= 0);
+    // Rows of the padding index count for nothing. It counts from the end if it is negative, but in the operators below
+    // `embedding_bag`, where -1 is none.
+    let wraps = cx.overload() == "padding_idx";
+    let padding = cx.maybe_int("padding_idx")?.filter(|&at| wraps || at >= 0);
     let kept = match padding {
         Some(at) => {
-            let at = cx.as_dtype(&Arg::int(at), DType::I64)?;
+            let rows = size_of(&cx.shape(weight)?, 0)?;
+            let at = if at < 0 { rows + Dim::known(at) } else { Dim::known(at) };
+            let at = cx.as_dtype(&Arg::Int(at), DType::I64)?;
             Some(cx.ew("ne", &[indices, at])?)
         }
         None => None,

@@ -160,7 +160,7 @@ fn cartesian_prod(cx: &mut Cx<'_, '_>) -> Results {
     let values = cast_to_common(cx, &given)?;
     let rank = values.len();
     if rank == 0 || rank > super::MOST_AXES {
-        return Err(OpError::invalid(format!("tuples of {rank} elements")));
+        return Err(OpError::unsupported(format!("tuples of {rank} elements")));
     }
     let shape = values.iter().map(|&v| cx.numel(v)).collect::<Result<Vec<_>, _>>()?;
     let total = product(&shape);
@@ -178,23 +178,26 @@ fn cartesian_prod(cx: &mut Cx<'_, '_>) -> Results {
     one(y)
 }
 
-/// Indices `0 .. n` taken `r` at a time, in order; none if they are too many.
+/// Indices `0 .. n` taken `r` at a time, at least one, in order; none if they are too many.
 fn choices(n: usize, r: usize, repeated: bool) -> Option<Vec<i64>> {
-    let mut rows: Vec<Vec<usize>> = vec![vec![]];
-    for _ in 0..r {
-        let mut longer = vec![];
-        for row in &rows {
-            let first = row.last().map_or(0, |&last| if repeated { last } else { last + 1 });
-            for next in first..n {
-                if longer.len() * r >= MOST_PLACES {
-                    return None;
-                }
-                longer.push(row.iter().copied().chain([next]).collect());
-            }
-        }
-        rows = longer;
+    if n == 0 || (!repeated && r > n) {
+        return Some(vec![]);
     }
-    Some(rows.into_iter().flatten().map(|i| i64::try_from(i).unwrap_or(i64::MAX)).collect())
+    let last = |i: usize| if repeated { n - 1 } else { n - r + i };
+    let mut row: Vec<usize> = if repeated { vec![0; r] } else { (0..r).collect() };
+    let mut rows = vec![];
+    loop {
+        if rows.len() + r > MOST_PLACES {
+            return None;
+        }
+        rows.extend(row.iter().map(|&i| i64::try_from(i).unwrap_or(i64::MAX)));
+        let Some((at, &own)) = row.iter().enumerate().rfind(|(i, own)| **own < last(*i)) else {
+            return Some(rows);
+        };
+        for (i, slot) in row.iter_mut().enumerate().skip(at) {
+            *slot = own + 1 + if repeated { 0 } else { i - at };
+        }
+    }
 }
 
 /// Combinations of the elements of a vector, a row each.
@@ -268,13 +271,15 @@ fn vander(cx: &mut Cx<'_, '_>) -> Results {
 
 #[cfg(test)]
 mod tests {
-    use super::choices;
+    use super::{MOST_PLACES, choices};
 
     #[test]
-    fn choices_in_order() {
+    fn choices_are_in_order_and_bounded() {
         assert_eq!(choices(3, 2, false), Some(vec![0, 1, 0, 2, 1, 2]));
         assert_eq!(choices(2, 2, true), Some(vec![0, 0, 0, 1, 1, 1]));
-        assert_eq!(choices(2, 3, false), Some(vec![]));
-        assert_eq!(choices(1 << 20, 2, false), None);
+        assert_eq!(choices(3, 3, false), Some(vec![0, 1, 2]));
+        assert_eq!((choices(2, 3, false), choices(0, 2, true)), (Some(vec![]), Some(vec![])));
+        assert_eq!(choices(MOST_PLACES, 1, false).map(|rows| rows.len()), Some(MOST_PLACES));
+        assert_eq!(choices(60, 30, false), None);
     }
 }

@@ -343,6 +343,9 @@ fn view_as_complex(cx: &mut Cx<'_, '_>) -> Results {
     let shape = cx.shape(x)?;
     let axis = match shape.split_last() {
         Some((last, rest)) if last.as_known() == Some(2) => rest.len(),
+        Some((last, _)) if last.as_known().is_none() => {
+            return Err(OpError::unsupported("a last axis that may not hold two parts"));
+        }
         _ => return Err(OpError::invalid("the last axis of what becomes complex has size 2")),
     };
     let re = super::movement::picked(cx, x, axis, Dim::known(0))?;
@@ -361,10 +364,31 @@ fn view_as_real(cx: &mut Cx<'_, '_>) -> Results {
 fn magnitude(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.first()?;
     let [re, im] = both(cx, x)?;
-    let (re, im) = (cx.ew("mul", &[re, re])?, cx.ew("mul", &[im, im])?);
-    let sum = cx.ew("add", &[re, im])?;
-    let y = cx.ew("sqrt", &[sum])?;
+    let ([re, im], size) = scaled(cx, [re, im])?;
+    let sum = squares(cx, [re, im])?;
+    let root = cx.ew("sqrt", &[sum])?;
+    let y = cx.ew("mul", &[root, size])?;
     one(y)
+}
+
+/// The parts over the larger magnitude of the two, and that: squares of the parts alone may be too large or too small for
+/// their type. What is zero or not finite stays as it is, over 1.
+fn scaled(cx: &mut Cx<'_, '_>, [re, im]: [Value; 2]) -> Result<([Value; 2], Value), OpError> {
+    let dtype = cx.dtype(re)?;
+    let (x, y) = (cx.ew("abs", &[re])?, cx.ew("abs", &[im])?);
+    let largest = cx.ew("max", &[x, y])?;
+    let (zero, infinite) = (cx.constant(dtype, 0.0)?, cx.constant(dtype, f64::INFINITY)?);
+    let (above, below) = (cx.ew("gt", &[largest, zero])?, cx.ew("lt", &[largest, infinite])?);
+    let plain = cx.ew("and", &[above, below])?;
+    let unit = cx.constant(dtype, 1.0)?;
+    let size = cx.ew("where", &[plain, largest, unit])?;
+    Ok(([cx.ew("div", &[re, size])?, cx.ew("div", &[im, size])?], size))
+}
+
+/// The sum of the squares of the parts.
+fn squares(cx: &mut Cx<'_, '_>, [re, im]: [Value; 2]) -> Result<Value, OpError> {
+    let (re, im) = (cx.ew("square", &[re])?, cx.ew("square", &[im])?);
+    cx.ew("add", &[re, im])
 }
 
 /// Parts of the two operands of a product or quotient, in the type of the result's parts.
@@ -413,15 +437,19 @@ fn quotient(cx: &mut Cx<'_, '_>) -> Results {
     let [re, im] = match (x, d) {
         ((a, Some(b)), None) => [cx.ew("div", &[a, c])?, cx.ew("div", &[b, c])?],
         ((a, b), Some(d)) => {
-            let (cc, dd) = (cx.ew("mul", &[c, c])?, cx.ew("mul", &[d, d])?);
-            let norm = cx.ew("add", &[cc, dd])?;
+            let ([c, d], size) = scaled(cx, [c, d])?;
+            let norm = squares(cx, [c, d])?;
             let b = match b {
                 Some(b) => b,
-                None => cx.ew_const("mul", a, 0.0)?,
+                None => {
+                    let (dtype, shape) = (cx.dtype(a)?, cx.shape(a)?);
+                    cx.filled(dtype, 0.0, &shape)?
+                }
             };
             let minus = cx.ew("neg", &[d])?;
             let [re, im] = times(cx, [a, b], [c, minus])?;
-            [cx.ew("div", &[re, norm])?, cx.ew("div", &[im, norm])?]
+            let (re, im) = (cx.ew("div", &[re, norm])?, cx.ew("div", &[im, norm])?);
+            [cx.ew("div", &[re, size])?, cx.ew("div", &[im, size])?]
         }
         ((_, None), None) => return Err(OpError::invalid("a quotient of no complex numbers")),
     };

@@ -98,7 +98,7 @@ impl<'c, 'm> Cx<'c, 'm> {
     pub(crate) fn tensors(&self, name: &str) -> Result<Vec<Value>, OpError> {
         let Arg::List(items) = self.get(name) else { return Err(self.wrong(name, "a list of tensors")) };
         if items.len() > MOST_PIECES {
-            return Err(OpError::invalid(format!("argument `{name}` has {} tensors", items.len())));
+            return Err(OpError::unsupported(format!("argument `{name}` has {} tensors", items.len())));
         }
         let values = items.iter().map(|item| match item {
             Arg::Tensor(v) => Some(*v),

@@ -44,12 +44,14 @@ fn table(
     (rows, columns): (i64, i64),
     f: &dyn std::ops::Fn(i64, i64) -> f64,
 ) -> Result<Value, OpError> {
-    let mut scalars = vec![];
-    for i in 0..rows {
-        scalars.extend((0..columns).map(|j| Scalar::F(f(i, j))));
-    }
     let dims = [rows, columns].map(|n| usize::try_from(n).unwrap_or(0));
-    Ok(cx.b.constant(Tensor::from_scalars(dtype, &dims, &scalars)?)?)
+    let elements = || (0..rows).flat_map(|i| (0..columns).map(move |j| f(i, j)));
+    let tensor = match dtype {
+        DType::F32 => Tensor::from_slice(&dims, &elements().map(|v| v as f32).collect::<Vec<_>>())?,
+        DType::F64 => Tensor::from_slice(&dims, &elements().collect::<Vec<_>>())?,
+        _ => Tensor::from_scalars(dtype, &dims, &elements().map(Scalar::F).collect::<Vec<_>>())?,
+    };
+    Ok(cx.b.constant(tensor)?)
 }
 
 /// Cosine and sine of `k` of `n` parts of a turn. Those of quarters are exact, so that what is real by itself stays so.
@@ -116,7 +118,7 @@ fn transform(cx: &mut Cx<'_, '_>, re: Value, im: Option<Value>, sign: f64) -> Re
         None => {
             let im = match im {
                 Some(im) => im,
-                None => cx.ew_const("mul", re, 0.0)?,
+                None => cx.filled(dtype, 0.0, &shape)?,
             };
             let x = interleaved(cx, re, im)?;
             let all = cx.b.constant_of::<i64>(&[])?;
@@ -190,7 +192,10 @@ fn frames(cx: &mut Cx<'_, '_>, dtype: DType) -> Result<Frames, OpError> {
     let n = cx.int("n_fft")?;
     let hop = cx.maybe_int("hop_length")?.unwrap_or(n / 4);
     let length = cx.maybe_int("win_length")?.unwrap_or(n);
-    if !(1..=MOST).contains(&n) || hop < 1 || !(1..=n).contains(&length) {
+    if n > MOST {
+        return Err(OpError::unsupported(format!("frames of {n}")));
+    }
+    if n < 1 || hop < 1 || !(1..=n).contains(&length) {
         return Err(OpError::invalid(format!("frames of {n} by steps of {hop}, windows of {length}")));
     }
     let mut window = match cx.maybe_tensor("window")? {
@@ -199,7 +204,11 @@ fn frames(cx: &mut Cx<'_, '_>, dtype: DType) -> Result<Frames, OpError> {
         None => None,
     };
     if let Some(v) = window {
-        if cx.shape(v)? != [Dim::known(length)] {
+        let shape = cx.shape(v)?;
+        if matches!(shape.as_slice(), [points] if points.as_known().is_none()) {
+            return Err(OpError::unsupported("a window of an unknown number of points"));
+        }
+        if shape != [Dim::known(length)] {
             return Err(OpError::invalid(format!("the window does not have {length} points")));
         }
         // A short window stands in the middle of its frame.
@@ -231,6 +240,7 @@ fn padded(
 fn stft(cx: &mut Cx<'_, '_>) -> Results {
     let x = cx.tensor("self")?;
     let (re, im) = parts(cx, x)?;
+    let is_complex = im.is_some();
     let dtype = cx.dtype(re)?;
     let given = frames(cx, dtype)?;
     if cx.flag("align_to_window")? {
@@ -287,10 +297,11 @@ fn stft(cx: &mut Cx<'_, '_>) -> Results {
         found.push(cx.b.reshape(v, &shape)?);
     }
     let [re, im] = super::pointwise::pair(&found)?;
-    let y = match cx.flag("return_complex")? {
-        true => joined(cx, re, im)?,
-        false => interleaved(cx, re, im)?,
+    let as_complex = match cx.get("return_complex").is_none() {
+        true => is_complex,
+        false => cx.flag("return_complex")?,
     };
+    let y = if as_complex { joined(cx, re, im)? } else { interleaved(cx, re, im)? };
     one(y)
 }
 

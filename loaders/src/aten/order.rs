@@ -99,11 +99,11 @@ fn unique(cx: &mut Cx<'_, '_>, axis: Option<usize>) -> Results {
     };
     let values = cx.b.cast(*values, dtype)?;
     let empty = cx.filled(DType::I64, 0.0, &[Dim::known(0)])?;
-    let inverse = match (cx.flag("return_inverse")?, axis) {
-        (true, None) => cx.b.reshape(*inverse, &shape)?,
-        (true, Some(_)) => *inverse,
-        (false, _) => empty,
-    };
+    if axis.is_some() {
+        // Along an axis, all are there whatever is asked for.
+        return many([values, *inverse, *counts]);
+    }
+    let inverse = if cx.flag("return_inverse")? { cx.b.reshape(*inverse, &shape)? } else { empty };
     many([values, inverse, if cx.flag("return_counts")? { *counts } else { empty }])
 }
 

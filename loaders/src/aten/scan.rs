@@ -46,7 +46,7 @@ fn extrema(cx: &mut Cx<'_, '_>, order: &str) -> Results {
     let mut x = if dtype == DType::Bool { cx.b.cast(given, DType::U8)? } else { given };
     let places = cx.positions(&Dim::known(size), DType::I64, axis, rank)?;
     let mut places = cx.b.broadcast(places, &shape)?;
-    let mut by = 1;
+    let mut by = 1i64;
     while by < size {
         let [head, before, own] = apart(cx, x, axis, by, size)?;
         let [head_at, before_at, own_at] = apart(cx, places, axis, by, size)?;
@@ -62,7 +62,7 @@ fn extrema(cx: &mut Cx<'_, '_>, order: &str) -> Results {
         let merged_at = cx.ew("where", &[takes, own_at, before_at])?;
         x = cx.b.concat(&[head, merged], axis)?;
         places = cx.b.concat(&[head_at, merged_at], axis)?;
-        by *= 2;
+        by = by.saturating_mul(2);
     }
     let x = cx.b.cast(x, dtype)?;
     many([x, places])
@@ -81,12 +81,12 @@ fn logcumsumexp(cx: &mut Cx<'_, '_>) -> Results {
     }
     let size = known_size(cx, x, axis)?;
     let mut x = cx.b.cast(x, if dtype == DType::F64 { dtype } else { DType::F32 })?;
-    let mut by = 1;
+    let mut by = 1i64;
     while by < size {
         let [head, before, own] = apart(cx, x, axis, by, size)?;
         let merged = super::pointwise::log_of_sum(cx, own, before, 1.0)?;
         x = cx.b.concat(&[head, merged], axis)?;
-        by *= 2;
+        by = by.saturating_mul(2);
     }
     let y = cx.b.cast(x, dtype)?;
     one(y)

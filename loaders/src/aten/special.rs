@@ -116,15 +116,19 @@ fn erfc(cx: &mut Cx<'_, '_>, x: Value) -> Result<Value, OpError> {
     cx.ew("sub", &[unit, erf])
 }
 
-/// The normal distribution function.
-fn normal(cx: &mut Cx<'_, '_>, x: Value) -> Result<Value, OpError> {
+/// Below this, the difference of 1 and the error function has lost its digits, and the asymptotic series has all.
+const FAR: f64 = -6.0;
+
+/// The normal distribution function where it is not far below zero.
+fn near_normal(cx: &mut Cx<'_, '_>, x: Value) -> Result<Value, OpError> {
     let x = cx.ew_const("mul", x, -FRAC_1_SQRT_2)?;
     let tail = erfc(cx, x)?;
     cx.ew_const("mul", tail, 0.5)
 }
 
-/// Its logarithm; far below zero from the asymptotic series (Abramowitz and Stegun, 26.2.12).
-fn log_normal(cx: &mut Cx<'_, '_>, x: Value) -> Result<Value, OpError> {
+/// The logarithm of the normal distribution function far below zero, from the asymptotic series (Abramowitz and Stegun,
+/// 26.2.12).
+fn far_log_normal(cx: &mut Cx<'_, '_>, x: Value) -> Result<Value, OpError> {
     const SERIES: [f64; 8] = [-135_135.0, 10_395.0, -945.0, 105.0, -15.0, 3.0, -1.0, 1.0];
     let squared = cx.ew("square", &[x])?;
     let inverse = cx.ew("reciprocal", &[squared])?;
@@ -135,10 +139,22 @@ fn log_normal(cx: &mut Cx<'_, '_>, x: Value) -> Result<Value, OpError> {
     let log = cx.ew("log", &[size])?;
     let far = cx.ew("sub", &[half, log])?;
     let far = cx.ew_const("sub", far, 0.5 * (2.0 * PI).ln())?;
-    let far = cx.ew("add", &[far, series])?;
-    let near = normal(cx, x)?;
+    cx.ew("add", &[far, series])
+}
+
+/// The normal distribution function.
+fn normal(cx: &mut Cx<'_, '_>, x: Value) -> Result<Value, OpError> {
+    let far = far_log_normal(cx, x)?;
+    let (far, near) = (cx.ew("exp", &[far])?, near_normal(cx, x)?);
+    let is_far = cx.ew_const("lt", x, FAR)?;
+    cx.ew("where", &[is_far, far, near])
+}
+
+/// Its logarithm.
+fn log_normal(cx: &mut Cx<'_, '_>, x: Value) -> Result<Value, OpError> {
+    let (far, near) = (far_log_normal(cx, x)?, near_normal(cx, x)?);
     let near = cx.ew("log", &[near])?;
-    let is_far = cx.ew_const("lt", x, -6.0)?;
+    let is_far = cx.ew_const("lt", x, FAR)?;
     cx.ew("where", &[is_far, far, near])
 }
 

@@ -123,7 +123,9 @@ impl Package {
             package.order = ByteOrder::Big;
         }
         package.tensors = if is_old {
-            Tensors::Saved(package.saved(limits)?)
+            // What is inside may ask for no more memory than the file itself.
+            let inner = Limits { structure: Some(limits.structure_of(size)), ..limits.clone() };
+            Tensors::Saved(package.saved(&inner)?)
         } else {
             let (weights, constants) =
                 (package.payloads(&model, "weights")?, package.payloads(&model, "constants")?);

@@ -629,7 +629,7 @@ pub(super) fn evaluate<'p>(
     let overload = if whole_power { Some("int_to_int") } else { overload };
     let before = b.graph().node_count();
     let outcome = aten::call(b, &name, overload, args, kwargs)?;
-    session.count_nodes(b.graph().node_count().saturating_sub(before))?;
+    session.count_nodes(b.graph().node_count().saturating_sub(before).saturating_add(outcome.made))?;
     Ok((outcome.results, outcome.writes))
 }
 

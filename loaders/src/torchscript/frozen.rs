@@ -38,6 +38,18 @@ pub(crate) struct Met {
     parts: usize,
 }
 
+impl Met {
+    /// Counts a container; false where it was met before, or where there are too many.
+    pub fn enter(&mut self, r: Ref) -> bool {
+        self.parts += 1;
+        let is_new = self.parts <= MAX_PARTS && !self.places.contains(&r);
+        if is_new {
+            self.places.push(r);
+        }
+        is_new
+    }
+}
+
 impl Frozen {
     /// Whether two are equal in all parts.
     pub fn same(&self, other: &Frozen) -> bool {

@@ -1,6 +1,7 @@
 //! The module tree of an archive as objects on the heap.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -19,6 +20,9 @@ const MAX_NESTING: usize = 200;
 /// Longest name of a value.
 const MAX_NAME: usize = 4096;
 
+/// Most names of weights where some have several: each object that is held twice doubles those below it.
+const MAX_WEIGHTS: usize = 1 << 14;
+
 /// Reads the values of one pickle.
 pub(crate) struct Objects<'c, 'p> {
     checkpoint: &'c Checkpoint,
@@ -28,11 +32,20 @@ pub(crate) struct Objects<'c, 'p> {
     copies: &'c mut usize,
     /// Parameters and buffers of modules by name, if they are asked for.
     weights: Option<Vec<(String, Ref)>>,
+    /// Which of them are below an object, and how long their common prefix is.
+    spans: FxHashMap<ItemId, (Range<usize>, usize)>,
 }
 
 impl<'c, 'p> Objects<'c, 'p> {
     pub fn new(checkpoint: &'c Checkpoint, program: &'c mut Program<'p>, copies: &'c mut usize) -> Self {
-        Objects { checkpoint, program, made: FxHashMap::default(), copies, weights: None }
+        Objects {
+            checkpoint,
+            program,
+            made: FxHashMap::default(),
+            copies,
+            weights: None,
+            spans: FxHashMap::default(),
+        }
     }
 
     /// The whole pickle, with the names of parameters and buffers, as a state dict has them.
@@ -59,8 +72,9 @@ impl<'c, 'p> Objects<'c, 'p> {
         path: &str,
         depth: usize,
     ) -> Res<Val> {
-        if let Some(v) = self.made.get(&id) {
-            return Ok(v.clone());
+        if let Some(v) = self.made.get(&id).cloned() {
+            self.name_again(id, path)?;
+            return Ok(v);
         }
         if depth > MAX_NESTING {
             return Err(Fault::Limit { what: "nesting of the values".to_owned(), limit: MAX_NESTING });
@@ -188,6 +202,7 @@ impl<'c, 'p> Objects<'c, 'p> {
         states.name_object(r, path);
         self.made.insert(id, Val::Instance(r));
         let mut attrs = BTreeMap::new();
+        let first = self.weights.as_ref().map_or(0, Vec::len);
         let weights = match &self.weights {
             Some(_) => self.weights_of(&opaque.name)?,
             None => FxHashSet::default(),
@@ -209,7 +224,27 @@ impl<'c, 'p> Objects<'c, 'p> {
         if let Some(cell) = st.cell_mut(r) {
             *cell = Cell::Instance(opaque.name.as_str().into(), attrs);
         }
+        if let Some(named) = &self.weights {
+            let own = if path.is_empty() { 0 } else { path.len() + 1 };
+            self.spans.insert(id, (first..named.len(), own));
+        }
         Ok(Val::Instance(r))
+    }
+
+    /// Names the weights of an object that is an attribute of another one as well, as a state dict does.
+    fn name_again(&mut self, id: ItemId, path: &str) -> Res<()> {
+        let (Some(named), Some((span, own))) = (self.weights.as_mut(), self.spans.get(&id)) else {
+            return Ok(());
+        };
+        if named.len().saturating_add(span.len()) > MAX_WEIGHTS {
+            return Err(Fault::Limit { what: "number of weights' names".to_owned(), limit: MAX_WEIGHTS });
+        }
+        let mut again = vec![];
+        for (name, r) in named.get(span.clone()).unwrap_or(&[]) {
+            again.push((joined(path, name.get(*own..).unwrap_or(name))?, *r));
+        }
+        named.extend(again);
+        Ok(())
     }
 
     /// Names of the parameters and buffers that a class declares.

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::fault::{Fault, Res};
 use super::value::Traced;
+use crate::aten::{self, Arg, Outcome};
 
 /// Graphs within graphs.
 const MAX_SCOPES: usize = 48;
@@ -173,11 +174,25 @@ impl Graphs {
         builder.set_origin(self.origin.clone());
         let result = f(&mut builder);
         scope.graph = builder.suspend();
-        self.nodes += scope.graph.node_count().saturating_sub(before);
-        if self.nodes > self.max_nodes {
-            return Err(Fault::Limit { what: "number of nodes".to_owned(), limit: self.max_nodes });
-        }
+        let more = scope.graph.node_count().saturating_sub(before);
+        self.count(more)?;
         Ok(result)
+    }
+
+    /// Counts nodes against the limit.
+    fn count(&mut self, more: usize) -> Res<()> {
+        self.nodes = self.nodes.saturating_add(more);
+        match self.nodes > self.max_nodes {
+            true => Err(Fault::Limit { what: "number of nodes".to_owned(), limit: self.max_nodes }),
+            false => Ok(()),
+        }
+    }
+
+    /// Calls an operator of ATen.
+    pub fn call(&mut self, name: &str, args: Vec<Arg>, kwargs: Vec<(String, Arg)>) -> Res<Outcome> {
+        let outcome = self.try_build(|b| aten::call(b, name, None, args, kwargs))?;
+        self.count(outcome.made)?;
+        Ok(outcome)
     }
 
     /// As [`Graphs::build`], where building may fail.

@@ -47,9 +47,15 @@ pub(crate) enum Form {
     Dict(Vec<(Val, Form)>),
 }
 
+/// Pairs of containers, and whether they differ.
+type Pairs = FxHashMap<(Ref, Ref), bool>;
+
 /// Most elements of lists and dicts that are states, and how deep they may be nested.
 const MAX_ELEMENTS: usize = 256;
 const MAX_NESTING: usize = 4;
+
+/// The longest key that is part of a state's name.
+const MAX_KEY: usize = 64;
 
 impl Form {
     /// The parts that are no containers, with the names of their states.
@@ -60,8 +66,14 @@ impl Form {
             }
             Form::Dict(pairs) => {
                 for (i, (key, item)) in pairs.iter().enumerate() {
+                    let is_name = |text: &str| {
+                        text.len() <= MAX_KEY
+                            && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                            && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+                    };
+                    // Keys that are no names might be long, or be taken for the name of something else.
                     let key = match key {
-                        Val::Str(text) => text.to_string(),
+                        Val::Str(text) if is_name(text) => text.to_string(),
                         Val::Int(n) => n.to_string(),
                         _ => i.to_string(),
                     };
@@ -212,6 +224,9 @@ impl Machine<'_> {
         if depth >= MAX_NESTING || parts.len().saturating_add(items.len()) > MAX_ELEMENTS {
             return Err(Fault::unsupported("an attribute that changes and holds so many values"));
         }
+        if let Val::List(r) | Val::Dict(r) = v {
+            self.single(st, *r, met)?;
+        }
         let mut forms = vec![];
         for item in &items {
             forms.push(self.form_of(st, item, (parts, met), depth + 1)?);
@@ -224,6 +239,23 @@ impl Machine<'_> {
             _ => return Ok(Form::List(forms)),
         };
         Ok(Form::Dict(keys.into_iter().zip(forms).collect()))
+    }
+
+    /// Fails for a container that was met before, or that the archive's objects hold twice: each state would be another
+    /// one from the next run on.
+    fn single(&mut self, st: &State, r: Ref, met: &mut Met) -> Res<()> {
+        let archived = self.states.origin.heap.len();
+        self.tick(1)?;
+        let mut is_single = met.enter(r);
+        if r.index() < archived {
+            self.tick(archived / 4)?;
+            let is_it = |v: &Val| matches!(v, Val::List(other) | Val::Dict(other) if *other == r);
+            is_single &= holders(st.heap.iter().take(archived).map(|cell| &**cell), &is_it) <= 1;
+        }
+        match is_single {
+            true => Ok(()),
+            false => Err(Fault::unsupported("a container that changes and is held under several names")),
+        }
     }
 
     /// The form of what is no container.
@@ -320,7 +352,7 @@ impl Machine<'_> {
     fn find_changed(&mut self, st: &mut State) -> Res<()> {
         let count = self.states.origin.heap.len();
         self.tick(count / 4)?;
-        let mut found = vec![];
+        let (mut found, mut seen) = (vec![], Pairs::default());
         for i in 0..count {
             let r = Ref(u32::try_from(i).unwrap_or(u32::MAX));
             let (Some(Cell::Instance(_, before)), Some(Cell::Instance(_, after))) =
@@ -331,7 +363,7 @@ impl Machine<'_> {
             for (attr, old) in before {
                 let Some(new) = after.get(attr) else { continue };
                 let is_slot = self.states.slots.iter().any(|s| s.object == r && s.attr == *attr);
-                if !is_slot && self.differs(st, old, new, 0) {
+                if !is_slot && self.differs(st, (old, new), 0, &mut seen) {
                     found.push((r, attr.clone(), old.clone()));
                 }
             }
@@ -353,6 +385,7 @@ impl Machine<'_> {
 
     /// Fails where a tensor of the archive changes that is no attribute: one in a container, or a constant.
     fn check_strays(&mut self, st: &State) -> Res<()> {
+        self.tick(self.states.origin.heap.len() / 4)?;
         let mut held = rustc_hash::FxHashSet::default();
         for cell in &self.states.origin.heap {
             if let Cell::Instance(_, attrs) = &**cell {
@@ -368,16 +401,18 @@ impl Machine<'_> {
         }
     }
 
-    /// Tensors of the archive that are an attribute, or elements of one that is a list or a dict.
+    /// Tensors of the archive that are an attribute, or elements of one that is a list or a dict; with the containers, each
+    /// of which is looked through once.
     fn tensors_of(&self, v: &Val, depth: usize, out: &mut rustc_hash::FxHashSet<Ref>) {
         if depth > MAX_NESTING {
             return;
         }
+        if let Val::Tensor(r) | Val::List(r) | Val::Dict(r) = v
+            && !out.insert(*r)
+        {
+            return;
+        }
         let items: Vec<&Val> = match v {
-            Val::Tensor(r) => {
-                out.insert(*r);
-                return;
-            }
             Val::List(r) => match self.states.origin.cell(*r) {
                 Some(Cell::List(ListCell::Items(items))) => items.iter().collect(),
                 _ => return,
@@ -400,7 +435,7 @@ impl Machine<'_> {
         };
         if let Some(r) = container {
             let is_it = |v: &Val| matches!(v, Val::List(other) | Val::Dict(other) if *other == r);
-            if self.holders(&is_it) > 1 {
+            if holders(self.states.origin.heap.iter().map(|cell| &**cell), &is_it) > 1 {
                 return Err(Fault::unsupported("a container that changes and is held under several names"));
             }
             let mut tensors = rustc_hash::FxHashSet::default();
@@ -427,25 +462,30 @@ impl Machine<'_> {
             _ => false,
         };
         let is_it = |v: &Val| matches!(v, Val::Tensor(other) if other == r);
-        if self.holders(&is_it) > 1 || self.archived().any(overlaps) {
+        if holders(self.states.origin.heap.iter().map(|cell| &**cell), &is_it) > 1
+            || self.archived().any(overlaps)
+        {
             return Err(Fault::unsupported("a tensor that changes and is held under several names"));
         }
         Ok(())
     }
 
-    /// How many attributes and elements of the archive a test holds of.
-    fn holders(&self, is_it: &dyn Fn(&Val) -> bool) -> usize {
-        let of = |cell: &Cell| match cell {
-            Cell::Instance(_, attrs) => attrs.values().filter(|v| is_it(v)).count(),
-            Cell::List(ListCell::Items(items)) => items.iter().filter(|v| is_it(v)).count(),
-            Cell::Dict(pairs) => pairs.iter().filter(|(_, v)| is_it(v)).count(),
-            _ => 0,
-        };
-        self.states.origin.heap.iter().map(|cell| of(cell)).sum()
+    /// Whether an attribute holds something else than in the archive. Containers that were compared before are not compared
+    /// again: if they differ, that is known.
+    fn differs(&self, st: &State, (old, new): (&Val, &Val), depth: usize, seen: &mut Pairs) -> bool {
+        if let (Val::List(a), Val::List(b)) | (Val::Dict(a), Val::Dict(b)) = (old, new)
+            && let Some(known) = seen.get(&(*a, *b))
+        {
+            return *known;
+        }
+        let differs = self.parts_differ(st, (old, new), depth, seen);
+        if let (Val::List(a), Val::List(b)) | (Val::Dict(a), Val::Dict(b)) = (old, new) {
+            seen.insert((*a, *b), differs);
+        }
+        differs
     }
 
-    /// Whether an attribute holds something else than in the archive.
-    fn differs(&self, st: &State, old: &Val, new: &Val, depth: usize) -> bool {
+    fn parts_differ(&self, st: &State, (old, new): (&Val, &Val), depth: usize, seen: &mut Pairs) -> bool {
         match (old, new) {
             (Val::Tensor(a), Val::Tensor(b)) => match (self.states.origin.cell(*a), st.cell(*b)) {
                 (Some(Cell::Tensor(x)), Some(Cell::Tensor(y))) => x.value != y.value,
@@ -458,7 +498,7 @@ impl Machine<'_> {
                     (Some(x), Some(y)) => {
                         depth > 8
                             || x.len() != y.len()
-                            || x.iter().zip(&y).any(|(x, y)| self.differs(st, x, y, depth + 1))
+                            || x.iter().zip(&y).any(|(x, y)| self.differs(st, (x, y), depth + 1, seen))
                     }
                     _ => !matches!((self.states.origin.heap.get(a.index()), st.heap.get(b.index())),
                         (Some(x), Some(y)) if a == b && std::rc::Rc::ptr_eq(x, y)),
@@ -469,9 +509,9 @@ impl Machine<'_> {
                     a != b
                         || depth > 8
                         || x.len() != y.len()
-                        || x.iter()
-                            .zip(y)
-                            .any(|((k, v), (l, w))| !same_key(k, l) || self.differs(st, v, w, depth + 1))
+                        || x.iter().zip(y).any(|((k, v), (l, w))| {
+                            !same_key(k, l) || self.differs(st, (v, w), depth + 1, seen)
+                        })
                 }
                 _ => true,
             },
@@ -479,7 +519,7 @@ impl Machine<'_> {
             (Val::Tuple(a, _), Val::Tuple(b, _)) => {
                 depth > 8
                     || a.len() != b.len()
-                    || a.iter().zip(b.iter()).any(|(x, y)| self.differs(st, x, y, depth + 1))
+                    || a.iter().zip(b.iter()).any(|(x, y)| self.differs(st, (x, y), depth + 1, seen))
             }
             (Val::Opaque(a), Val::Opaque(b)) => a != b,
             (a, b) => !same_key(a, b),
@@ -704,6 +744,17 @@ fn assembled(st: &mut State, form: &Form, parts: &mut impl Iterator<Item = Val>)
         }
         _ => parts.next().unwrap_or(Val::None),
     }
+}
+
+/// How many attributes and elements a test holds of.
+fn holders<'c>(cells: impl Iterator<Item = &'c Cell>, is_it: &dyn Fn(&Val) -> bool) -> usize {
+    let of = |cell: &Cell| match cell {
+        Cell::Instance(_, attrs) => attrs.values().filter(|v| is_it(v)).count(),
+        Cell::List(ListCell::Items(items)) => items.iter().filter(|v| is_it(v)).count(),
+        Cell::Dict(pairs) => pairs.iter().filter(|(_, v)| is_it(v)).count(),
+        _ => 0,
+    };
+    cells.map(of).sum()
 }
 
 /// The kind of a known number.

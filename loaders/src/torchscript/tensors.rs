@@ -12,7 +12,7 @@ use super::fault::{Fault, Res};
 use super::machine::Machine;
 use super::ops::Kwargs;
 use super::value::{Cell, Kind, Ref, State, TensorCell, Traced, Val, View, int_of};
-use crate::aten::{self, Arg, Write, scalar_type};
+use crate::aten::{Arg, Write, scalar_type};
 
 /// Operators whose results are views of their first operand.
 const VIEWS: &[&str] = &[
@@ -178,7 +178,7 @@ impl Machine<'_> {
             kwargs.push((name.to_string(), self.arg(st, v, 0)?));
         }
         let name = format!("aten::{}", view.op);
-        let outcome = self.g.try_build(|b| aten::call(b, &name, None, args, kwargs))?;
+        let outcome = self.g.call(&name, args, kwargs)?;
         let value = match flat(outcome.results).into_iter().nth(view.result) {
             Some(Arg::Tensor(v)) => self.g.node(v),
             _ => return Err(Fault::invalid("a view cannot be taken again")),
@@ -369,7 +369,7 @@ impl Machine<'_> {
         if let Some(results) = self.folded(name, &full, &operands, &named_operands)? {
             return self.results(st, name, args, kwargs, results);
         }
-        let outcome = self.g.try_build(|b| aten::call(b, &full, None, operands, named_operands))?;
+        let outcome = self.g.call(&full, operands, named_operands)?;
         match outcome.writes {
             Some(Write::Operand(i)) => self.replaced(st, args.get(i), outcome.results),
             Some(Write::Shape) => self.replaced(st, args.first(), outcome.results),

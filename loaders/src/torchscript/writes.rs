@@ -7,7 +7,7 @@ use super::fault::{Fault, Res};
 use super::machine::Machine;
 use super::tensors::{axis, named};
 use super::value::{State, Traced, Val, View};
-use crate::aten::{self, Arg};
+use crate::aten::Arg;
 
 impl Machine<'_> {
     /// The base of a view with `new` where the view shows it.
@@ -35,7 +35,7 @@ impl Machine<'_> {
                     args.push(self.arg(st, v, 0)?);
                 }
                 let name = format!("aten::{}", view.op);
-                let outcome = self.g.try_build(|g| aten::call(g, &name, None, args, vec![]))?;
+                let outcome = self.g.call(&name, args, vec![])?;
                 match outcome.results.first() {
                     Some(Arg::Tensor(v)) => *v,
                     _ => return Err(Fault::invalid("a view cannot be written")),

@@ -423,6 +423,25 @@ class InDict(nn.Module):
 
 
 @program({"x": [3]}, refused="several names")
+class TwoLists(nn.Module):
+    """Two attributes that become one list."""
+
+    a: List[Tensor]
+    b: List[Tensor]
+
+    def __init__(self):
+        super().__init__()
+        self.a = [torch.zeros(3)]
+        self.b = [torch.ones(3)]
+
+    def forward(self, x: Tensor):
+        both = [x]
+        self.a = both
+        self.b = both
+        return x + len(self.b)
+
+
+@program({"x": [3]}, refused="several names")
 class TwoNames(nn.Module):
     def __init__(self):
         super().__init__()

@@ -381,7 +381,7 @@ def bags(extra):
     return [weight, indices, offsets, False, mode, False, factors, last] + extra
 
 
-OPERATORS["aten::embedding_bag"] = lambda: ("default", bags([]), {}) if maybe() else ("padding_idx", bags([choice([None, 1])]), {})
+OPERATORS["aten::embedding_bag"] = lambda: ("default", bags([]), {}) if maybe() else ("padding_idx", bags([choice([None, 1, -1])]), {})
 OPERATORS["aten::_embedding_bag"] = lambda: ("default", bags([choice([-1, 2])]), {})
 OPERATORS["aten::_embedding_bag_forward_only"] = OPERATORS["aten::_embedding_bag"]
 
