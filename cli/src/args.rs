@@ -235,7 +235,7 @@ pub struct QuantizeArgs {
     pub calibrate: Option<PathBuf>,
     /// Keep layers in floats, those of the largest error first, until the outputs err at most so much on held-out samples:
     /// the norm of all differences over the norm of the results in floats, 0.01 for one percent.
-    #[arg(long, value_name = "X", value_parser = share, requires = "calibrate")]
+    #[arg(long, value_name = "X", value_parser = share, requires = "calibrate", requires = "quantize")]
     pub max_drop: Option<f64>,
     /// Write what quantizing or sparsifying did: JSON, or a page with charts if the name ends in .html. May be repeated.
     #[arg(long = "report", value_name = "FILE", requires = "compression")]
@@ -258,9 +258,9 @@ pub enum QuantizeArg {
 pub struct SparsifyArgs {
     /// Make the weights zero that matter least: by their magnitude, or by that times the values that they multiply, which
     /// needs --calibrate.
-    #[arg(long, value_enum, value_name = "HOW", group = "compression", requires = "density")]
+    #[arg(long, value_enum, value_name = "HOW", group = "compression")]
     pub sparsify: Option<SparsifyArg>,
-    /// The part of the weights to keep, 0.1 for a tenth.
+    /// The part of the weights to keep, 0.1 for a tenth; the pattern 2:4 has 0.5.
     #[arg(long, value_name = "D", value_parser = share, requires = "sparsify")]
     pub density: Option<f64>,
     /// Which weights are zero together.

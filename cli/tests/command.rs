@@ -48,6 +48,13 @@ fn fails(code: i32, args: &[&str], parts: &[&str]) {
     assert!(!message.contains("panicked"), "{args:?}: {message}");
 }
 
+/// Standard output of a command that succeeds.
+fn succeeds(args: &[&str]) -> String {
+    let output = kiln(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// Name and dims of the only input of the digits model for a batch of `n`.
 fn images(n: usize) -> Tensor {
     Tensor::zeros(DType::F32, &[n, 1, 8, 8]).unwrap()
@@ -63,11 +70,6 @@ fn an_artifact_answers_as_the_model_does() {
     let values: Vec<f32> = (0..3 * 64).map(|i| (i % 17) as f32 / 16.0).collect();
     let data = Tensor::from_slice(&[3, 1, 8, 8], &values).unwrap();
     let inputs = arrays(&folder, "in.npz", &[(graph.input_names()[0].as_str(), data)]);
-    let succeeds = |args: &[&str]| {
-        let output = kiln(args);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    };
     let printed = succeeds(&["compile", &digits(), "-o", &artifact, "--threads", "1", "-v"]);
     assert!(printed.contains("kernels:") && printed.contains("artifact:"), "{printed}");
     succeeds(&["run", &digits(), "--inputs", &inputs, "--outputs", &from_model]);
@@ -263,4 +265,40 @@ fn a_quantized_model_is_reported_and_compared() {
     let wrong = arrays(&folder, "wrong.npz", &[("nothing", images(1))]);
     fails(1, &["check", &artifact, "--against", &original, "--inputs", &wrong], &["wrong.npz", "nothing"]);
     fails(1, &[&compile[..], &["--calibrate", &wrong]].concat(), &["wrong.npz", "nothing"]);
+}
+
+#[test]
+fn a_sparse_model_is_reported_and_compared() {
+    let folder = folder("sparsify");
+    let original = digits();
+    let name = kiln::load(Path::new(&original), &[]).unwrap();
+    let name = name.graph(name.entries()[0]).input_names()[0].clone();
+    let data = arrays(&folder, "data.npz", &[(&name, images(10))]);
+    let (artifact, report, page) =
+        (path(&folder, "sparse.kiln"), path(&folder, "report.json"), path(&folder, "report.html"));
+    let compile = ["compile", &original, "-o", &artifact];
+    let sparsify = [&compile[..], &["--sparsify", "magnitude"]].concat();
+    let refused = |more: &[&str], parts: &[&str]| fails(2, &[&sparsify[..], more].concat(), parts);
+    refused(&[], &["--density"]);
+    refused(&["--density", "0.5", "--calibrate", &data, "--max-drop", "0.1"], &["--quantize"]);
+    refused(&["--density", "0.5", "--quantize", "int8-dynamic"], &["--quantize", "--sparsify"]);
+    refused(&["--density", "0.3", "--pattern", "2:4"], &["density 0.5"]);
+    fails(2, &[&compile[..], &["--density", "0.5"]].concat(), &["--sparsify"]);
+    let read = || -> serde_json::Value { serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap() };
+
+    let more = ["--pattern", "block4", "--density", "0.5", "--report", &report, "--report", &page];
+    let text = succeeds(&[&sparsify[..], &more].concat());
+    assert!(text.contains("sparsified: magnitude, block4, density 0.5"), "{text}");
+    let json = read();
+    assert!(json["pruned"].as_u64().is_some_and(|pruned| pruned >= 1), "{json}");
+    assert!(json["weights_kept"].as_u64() < json["weights"].as_u64() && json["error"].is_null(), "{json}");
+    assert!(std::fs::read_to_string(&page).unwrap().contains("<svg"));
+    let checked = ["check", &artifact, "--against", &original, "--inputs", &data];
+    assert!(succeeds(&checked).contains("the least cosine is"));
+
+    let more = ["--pattern", "2:4", "--calibrate", &data, "--report", &report];
+    let text = succeeds(&[&sparsify[..], &more].concat());
+    assert!(text.contains("sparsified: magnitude, 2:4, density 0.5"), "{text}");
+    let json = read();
+    assert!(json["error"].as_f64().is_some_and(|error| error > 0.0), "{json}");
 }

@@ -3,18 +3,11 @@
 
 mod support;
 
-use std::sync::Arc;
-
-use kiln_codegen::build::{Options, compile};
 use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
 use kiln_codegen::kir::{Bound, Kernel, KernelBuilder};
 use kiln_ir::op::{Cast, Contract, ContractSpec, Conv, Layout, Quant};
-use kiln_ir::{
-    Build, DType, Datum, Dim, Evaluator, GraphBuilder, InferError, Module, Op, Prim, Tensor, Type, Value,
-};
-use kiln_runtime::cpu::Tier;
-use kiln_runtime::{Executable, Session, SessionOptions};
-use support::{TIGHT, check};
+use kiln_ir::{Build, DType, Dim, GraphBuilder, InferError, Op, Prim, Tensor, Value};
+use support::{Body, EXACT, TIGHT, check, check_module, evaluated, fusion};
 
 /// Bytes of every magnitude.
 fn bytes(len: i64, seed: i64) -> Vec<u8> {
@@ -169,46 +162,11 @@ fn convolutions_agree() {
     }
 }
 
-type Body<'a> = &'a dyn Fn(&mut GraphBuilder<'_>, Value) -> Result<Value, InferError>;
-
-/// Compiles the graph for every tier and compares with the evaluator; whether the kernel multiplies bytes must be
-/// `expected`.
+/// Checks a graph against the evaluator; whether its kernel multiplies bytes must be `expected`.
 fn graph(name: &str, x: &Tensor, expected: bool, body: Body<'_>) {
-    let mut module = Module::new();
-    let mut b = GraphBuilder::new(&mut module, "fusion");
-    let input = b.input("x", Type::Tensor(x.ty()));
-    let y = body(&mut b, input).unwrap_or_else(|e| panic!("{name}: {e}"));
-    b.output("y", y);
-    let inner = b.finish();
-    let ty = module.graph(inner).ty(y).clone();
-    let mut b = GraphBuilder::new(&mut module, "main");
-    let input = b.input("x", Type::Tensor(x.ty()));
-    let y = b.add1(kiln_ir::op::Control::Fusion { graph: inner }, &[input]).unwrap();
-    b.refine(y, &ty).unwrap();
-    b.output("y", y);
-    let id = b.finish();
-    module.add_entry(id);
-    let data = [Datum::Tensor(x.clone())];
-    let wanted = Evaluator::new(&module).run(id, &data).unwrap();
-    let [Datum::Tensor(wanted)] = wanted.as_slice() else { panic!("{name}: one tensor") };
-    for tier in Tier::ALL.into_iter().filter(|t| *t != Tier::X86V1) {
-        let compiled = compile(&module, &Options { tier, ..Options::default() }).unwrap();
-        let texts = compiled.kernel_texts.join("\n");
-        assert_eq!(compiled.summary.slow, [], "{name}");
-        assert_eq!(texts.contains(" group=4"), expected, "{name}\n{texts}");
-        if !tier.is_supported() {
-            continue;
-        }
-        let executable = Executable::from_image(compiled.image).unwrap();
-        let session = Session::new(Arc::new(executable), SessionOptions::default());
-        let got = session.run("main", &data).unwrap();
-        let [Datum::Tensor(got)] = got.as_slice() else { panic!("{name}: one tensor") };
-        assert_eq!((wanted.dtype(), wanted.dims()), (got.dtype(), got.dims()), "{name}");
-        for i in 0..wanted.numel() {
-            let (w, g) = (wanted.element(i), got.element(i));
-            assert_eq!(w, g, "{name}: element {i} on {}\n{texts}", tier.name());
-        }
-    }
+    let module = fusion(name, x, body);
+    let wanted = evaluated(&module, x);
+    check_module(name, &module, (x, &wanted), EXACT, &|text| text.contains(" group=4") == expected);
 }
 
 fn tensor(dtype: DType, dims: &[usize], seed: i64) -> Tensor {

@@ -1,8 +1,9 @@
 //! Text and verifier of kernel IR.
 
 use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
+use kiln_codegen::kir::sparse::Form;
 use kiln_codegen::kir::{
-    Access, Axis, Bound, Carried, For, Ix, KernelBuilder, LoopKind, Op, Stmt, Val, Var, verify,
+    Access, Axis, Bound, Carried, For, Ix, KernelBuilder, LoopKind, Op, Sparse, Stmt, Val, Var, verify,
 };
 use kiln_ir::{DType, Prim, Scalar};
 
@@ -189,6 +190,64 @@ fn contractions_need_bounded_extents() {
     let error = b.finish().unwrap_err();
     assert_eq!(error.reason, "extent `i0*2` of i1 has no upper bound over constants and dims");
     assert_eq!(error.to_string(), format!("kernel `unbounded`: {}", error.reason));
+}
+
+/// What the verifier says to a contraction of sparse weights; `k` is the length of its sums, `n` begin and number of its
+/// columns.
+fn sparse(form: Form, [index, values, left]: [DType; 3], n: [i64; 2], k: Option<i64>) -> String {
+    let mut b = KernelBuilder::new("sparse");
+    let (x, index, values) = (b.input(left), b.weights(index), b.weights(values));
+    let out = b.output(DType::F32);
+    let k = k.map_or_else(|| b.dim(), Ix::Const);
+    let shape = ContractShape {
+        m: (0.into(), 8.into()),
+        n: (n[0].into(), n[1].into()),
+        taps: vec![],
+        k: (0.into(), k),
+        acc_dtype: if left.is_float() { DType::F32 } else { DType::I32 },
+    };
+    b.contract(
+        shape,
+        |b, m, _, k| b.load(x, m.clone() + k),
+        RhsBuilder::Sparse(Sparse { index, values, form }),
+        |b, m, n, sum| {
+            let sum = b.cast(sum, DType::F32);
+            b.store(out, m.clone() + n, sum);
+        },
+    );
+    b.finish().map_or_else(|e| e.reason, |_| String::new())
+}
+
+#[test]
+fn broken_sparse_operands_are_refused_with_reasons() {
+    let form = Form { columns: 64, block: 4, depth: 128, rows: 64 };
+    let dtypes = [DType::I32, DType::F32, DType::F32];
+    let plain = |n| sparse(form, dtypes, n, Some(48));
+    assert_eq!(plain([0, 64]), "");
+    assert_eq!(plain([128, 24]), "");
+    assert_eq!(plain([0, 65]), "columns from `0` count `65` in ranges of 64");
+    assert_eq!(plain([32, 32]), "columns from `32` count `32` in ranges of 64");
+    let of = |dtypes| sparse(form, dtypes, [0, 64], Some(48));
+    assert_eq!(of([DType::I64, DType::F32, DType::F32]), "sparse b1 of i64, expected i32");
+    assert_eq!(of([DType::I32, DType::F64, DType::F32]), "sparse b2 of f64, expected f32");
+    assert_eq!(of([DType::I32, DType::F32, DType::I8]), "sparse operand in sums of i32 of i8");
+    let says = |columns, block, depth, rows| {
+        format!("sparse operand of b1 with columns={columns} block={block} depth={depth} rows={rows}")
+    };
+    assert_eq!(sparse(form, dtypes, [0, 64], None), says(64, 4, 128, 64));
+    for [columns, block, depth, rows] in [
+        [66, 4, 128, 64],
+        [64, 3, 128, 64],
+        [64, 4, 0, 64],
+        [64, 4, 1 << 20, 64],
+        [64, 4, 128, 24],
+        [64, 4, 128, 512],
+        [1 << 20, 4, 128, 64],
+    ] {
+        let form = Form { columns, block, depth, rows };
+        assert_eq!(sparse(form, dtypes, [0, 64], Some(48)), says(columns, block, depth, rows));
+    }
+    assert_eq!(sparse(Form { columns: 0, ..form }, dtypes, [0, 0], Some(48)), says(0, 4, 128, 64));
 }
 
 #[test]

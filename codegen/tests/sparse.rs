@@ -3,20 +3,13 @@
 
 mod support;
 
-use std::sync::Arc;
-
-use kiln_codegen::build::{Options, compile};
 use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
 use kiln_codegen::kir::sparse::{Form, lists};
 use kiln_codegen::kir::{Bound, Ix, Kernel, KernelBuilder, Sparse};
 use kiln_ir::op::{Contract, ContractSpec, Conv, Layout};
-use kiln_ir::{
-    Build, DType, Datum, Dim, Evaluator, GraphBuilder, InferError, Module, Prim, Tensor, Type, Value,
-};
-use kiln_runtime::cpu::Tier;
-use kiln_runtime::{Executable, Session, SessionOptions};
+use kiln_ir::{Build, DType, Dim, GraphBuilder, InferError, Prim, Tensor, Value};
 use proptest::prelude::*;
-use support::{Tolerance, check, elements};
+use support::{Body, Tolerance, check, check_module, elements, evaluated, fusion};
 
 const SUMS: Tolerance = Tolerance { relative: 1e-4, absolute: 1e-4 };
 
@@ -199,49 +192,19 @@ fn padded_taps_agree() {
     }
 }
 
-type Body<'a> = &'a dyn Fn(&mut GraphBuilder<'_>, Value) -> Result<Value, InferError>;
+/// The weights' factors.
+fn factors(dims: &[usize]) -> Tensor {
+    let count: usize = dims.iter().product();
+    let values: Vec<f32> = (0..count).map(|i| ((i * 7 % 23) as f32 - 11.0) * 0.25).collect();
+    Tensor::from_slice(dims, &values).unwrap()
+}
 
-/// Compiles the graph for every tier and compares with the evaluator; the kernel's right operand must be `expected`.
+/// Checks a graph against the evaluator; the kernel's right operand must be `expected`.
 fn graph(name: &str, dims: &[usize], expected: &str, body: Body<'_>) {
-    let values: Vec<f32> =
-        (0..dims.iter().product::<usize>()).map(|i| ((i * 7 % 23) as f32 - 11.0) * 0.25).collect();
-    let x = Tensor::from_slice(dims, &values).unwrap();
-    let mut module = Module::new();
-    let mut b = GraphBuilder::new(&mut module, "fusion");
-    let input = b.input("x", Type::Tensor(x.ty()));
-    let y = body(&mut b, input).unwrap_or_else(|e| panic!("{name}: {e}"));
-    b.output("y", y);
-    let inner = b.finish();
-    let ty = module.graph(inner).ty(y).clone();
-    let mut b = GraphBuilder::new(&mut module, "main");
-    let input = b.input("x", Type::Tensor(x.ty()));
-    let y = b.add1(kiln_ir::op::Control::Fusion { graph: inner }, &[input]).unwrap();
-    b.refine(y, &ty).unwrap();
-    b.output("y", y);
-    let id = b.finish();
-    module.add_entry(id);
-    let data = [Datum::Tensor(x)];
-    let wanted = Evaluator::new(&module).run(id, &data).unwrap();
-    let [Datum::Tensor(wanted)] = wanted.as_slice() else { panic!("{name}: one tensor") };
-    for tier in Tier::ALL.into_iter().filter(|t| *t != Tier::X86V1) {
-        let compiled = compile(&module, &Options { tier, ..Options::default() }).unwrap();
-        let texts = compiled.kernel_texts.join("\n");
-        assert_eq!(compiled.summary.slow, [], "{name}");
-        assert!(texts.contains(expected), "{name}: no `{expected}`\n{texts}");
-        if !tier.is_supported() {
-            continue;
-        }
-        let executable = Executable::from_image(compiled.image).unwrap();
-        let session = Session::new(Arc::new(executable), SessionOptions::default());
-        let got = session.run("main", &data).unwrap();
-        let [Datum::Tensor(got)] = got.as_slice() else { panic!("{name}: one tensor") };
-        assert_eq!((wanted.dtype(), wanted.dims()), (got.dtype(), got.dims()), "{name}");
-        for i in 0..wanted.numel() {
-            let (w, g) = (wanted.element(i).unwrap(), got.element(i).unwrap());
-            let agree = support::close(DType::F32, w, g, SUMS);
-            assert!(agree, "{name}: element {i} on {}: {g:?}, expected {w:?}\n{texts}", tier.name());
-        }
-    }
+    let x = factors(dims);
+    let module = fusion(name, &x, body);
+    let wanted = evaluated(&module, &x);
+    check_module(name, &module, (&x, &wanted), SUMS, &|text| text.contains(expected));
 }
 
 fn tensor(dims: &[usize], values: &[f32]) -> Result<Tensor, InferError> {
@@ -279,6 +242,30 @@ fn the_pattern_of_the_weights_decides() {
             graph(name, &[m, 192], expected, &|b, x| layer(b, x, &w, [192, 256]));
         }
     }
+}
+
+/// Zero times what is no finite number counts as 0 where weights are skipped: the result is that of any other number.
+#[test]
+fn what_zeros_multiply_does_not_count() {
+    let (dims, [k, n]) = ([100, 192], [192, 256]);
+    let mut w = weights(k as i64, n as i64, 4, 30);
+    let unused = [5, 100];
+    unused.iter().for_each(|at| w[at * n..(at + 1) * n].fill(0.0));
+    // One more that half of the outputs use.
+    let half = 77;
+    w[half * n..half * n + n / 2].fill(0.0);
+    w[half * n + n / 2..(half + 1) * n].fill(1.0);
+    let x = factors(&dims);
+    let module = fusion("finite", &x, &|b, x| layer(b, x, &w, [k, n]));
+    let mut wanted = evaluated(&module, &x).to_vec::<f32>().unwrap();
+    let mut values = x.to_vec::<f32>().unwrap();
+    for (row, values) in values.chunks_mut(k).enumerate() {
+        unused.iter().for_each(|at| values[*at] = if row % 2 == 0 { f32::INFINITY } else { f32::NAN });
+    }
+    values[3 * k + half] = f32::INFINITY;
+    wanted[3 * n + n / 2..4 * n].fill(f32::INFINITY);
+    let (x, wanted) = (tensor(&dims, &values).unwrap(), tensor(&[dims[0], n], &wanted).unwrap());
+    check_module("not finite", &module, (&x, &wanted), SUMS, &|text| text.contains("b = sparse"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use kiln_ir::Module;
 use kiln_passes::quantize::{Kept, plan, prepare};
-use kiln_passes::sparsify::{Method, Pattern, Pruning, prune};
+use kiln_passes::sparsify::{Method, Pruning, prune};
 
 use crate::agreement::Agreement;
 use crate::quantize::calibrate::{agreement, observe, outputs};

@@ -364,7 +364,9 @@ mod tests {
         let dims: Vec<usize> = x.iter().map(|n| *n as usize).collect();
         let seen = plan.points.iter().map(|p| {
             let mut statistics = Statistics::new(p.axis);
-            statistics.add(&Tensor::from_slice(&dims, &vec![1.0f32; dims.iter().product()]).unwrap()).unwrap();
+            statistics
+                .add(&Tensor::from_slice(&dims, &vec![1.0f32; dims.iter().product()]).unwrap())
+                .unwrap();
             statistics
         });
         let seen: Vec<Statistics> = seen.collect();

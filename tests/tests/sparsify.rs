@@ -78,6 +78,8 @@ fn half_of_the_weights_are_enough_for_digits() {
         (Method::Magnitude, Pattern::Unstructured, 0.04),
         (Method::Wanda, Pattern::Unstructured, 0.03),
         (Method::Wanda, Pattern::TwoOfFour, 0.01),
+        (Method::Magnitude, Pattern::Block4, 1.0),
+        (Method::Wanda, Pattern::Block4, 1.0),
     ] {
         let Sparsified { module, report } = run(method, pattern, 0.5, data());
         assert!(report.pruned() >= 1, "{report:?}");
@@ -86,6 +88,7 @@ fn half_of_the_weights_are_enough_for_digits() {
         assert_eq!(all, weights, "{pattern:?}");
         assert!(zero.abs_diff(all - kept) <= all / 100, "{zero} zeros, {kept} of {all} kept");
         let right = accuracy(module);
+        eprintln!("{method:?} {pattern:?} {right} {dense} {:?}", report.layers);
         assert!(right >= dense - lost, "{method:?} {pattern:?}: {right}, dense {dense}");
         for layer in report.layers.iter().filter(|l| l.reason.is_none()) {
             assert!((layer.density - 0.5).abs() < 0.05, "{layer:?}");
@@ -99,7 +102,7 @@ fn sparse_results_do_not_depend_on_threads_and_survive_the_artifact() {
     let Sparsified { module, .. } = run(Method::Magnitude, Pattern::Block4, 0.2, None);
     let images = [Datum::Tensor(images())];
     let compiled = compile(module, &Options::default()).unwrap();
-    assert!(compiled.kernel_texts.iter().any(|t| t.contains("sparse")), "no sparse kernel");
+    assert!(compiled.kernel_texts.iter().any(|t| t.contains("b = sparse")), "no sparse kernel");
     let file = tempfile::tempdir().unwrap();
     let path = file.path().join("sparse.kiln");
     compiled.save(&path).unwrap();

@@ -13,7 +13,7 @@ use kiln::sparsify::Sparsification;
 use super::{Usage, known_passes, options, spinner};
 use crate::args::{CompileArgs, PatternArg, QuantizeArg, QuantizeArgs, SparsifyArg, SparsifyArgs};
 use crate::out::{out, outln};
-use crate::report::{quantize, sparsify};
+use crate::report::{list, quantize, sparsify};
 use crate::table::{bytes, millis};
 
 /// Compiles a model into an artifact.
@@ -126,7 +126,7 @@ fn quantization(args: &CompileArgs) -> Result<Option<Quantization>> {
 /// How to sparsify, if at all.
 fn sparsification(args: &CompileArgs) -> Result<Option<Sparsification>> {
     let SparsifyArgs { sparsify, density, pattern } = &args.sparsify;
-    let Some((how, density)) = sparsify.zip(*density) else { return Ok(None) };
+    let Some(how) = sparsify else { return Ok(None) };
     let method = match how {
         SparsifyArg::Magnitude => Method::Magnitude,
         SparsifyArg::Wanda => Method::Wanda,
@@ -135,6 +135,9 @@ fn sparsification(args: &CompileArgs) -> Result<Option<Sparsification>> {
         PatternArg::Unstructured => Pattern::Unstructured,
         PatternArg::Block4 => Pattern::Block4,
         PatternArg::TwoOfFour => Pattern::TwoOfFour,
+    };
+    let Some(density) = density.or_else(|| pattern.only_density()) else {
+        return Err(Usage("--sparsify needs --density D, the part of the weights to keep".into()).into());
     };
     let data = args.quantize.calibrate.clone();
     let sparsification = Sparsification { pruning: Pruning { method, pattern, density }, data };
@@ -165,11 +168,8 @@ pub fn summary(compiled: &Compiled, size: &ArtifactSize, verbose: bool) -> Strin
         [] => out += "  every operator has a kernel\n",
         nodes => {
             out += &format!("  {} nodes run on the slow path (reference evaluator):\n", nodes.len());
-            let shown = if verbose { nodes.len() } else { nodes.len().min(8) };
-            nodes[..shown].iter().for_each(|n| out += &format!("    {} ({}): {}\n", n.node, n.op, n.reason));
-            if shown < nodes.len() {
-                out += &format!("    and {} more (-v lists them)\n", nodes.len() - shown);
-            }
+            let lines = nodes.iter().map(|n| format!("{} ({}): {}", n.node, n.op, n.reason));
+            list(&mut out, lines, verbose);
         }
     }
     if verbose {

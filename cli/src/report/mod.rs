@@ -6,6 +6,31 @@ pub mod sparsify;
 pub mod times;
 pub mod trace;
 
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+/// Entries that a text lists without `-v`.
+pub const LISTED: usize = 8;
+
+/// Lists entries, a line each: all if `verbose`, else the first [`LISTED`] and how many more there are.
+pub fn list(out: &mut String, entries: impl ExactSizeIterator<Item = String>, verbose: bool) {
+    let all = entries.len();
+    let shown = if verbose { all } else { all.min(LISTED) };
+    entries.take(shown).for_each(|entry| *out += &format!("    {entry}\n"));
+    if shown < all {
+        *out += &format!("    and {} more (-v lists them)\n", all - shown);
+    }
+}
+
+/// Writes a report: its page if the name ends in `.html`, else its JSON object.
+fn write(file: &Path, page: impl FnOnce() -> String, object: impl FnOnce() -> Value) -> Result<()> {
+    let is_page = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("html"));
+    let content = if is_page { page() } else { format!("{:#}\n", object()) };
+    std::fs::write(file, content).with_context(|| file.display().to_string())
+}
+
 /// One step of a profiled run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {

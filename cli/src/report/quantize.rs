@@ -3,16 +3,14 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use kiln::agreement::Agreement;
 use kiln::quantize::{LayerReport, QuantizeReport};
 use serde_json::{Value, json};
 
 use super::html::escape;
+use super::{LISTED, list};
 use crate::table::{Table, bytes};
-
-/// Layers that the text lists without `-v`.
-const LISTED: usize = 8;
 
 /// How outputs agree, a row each: samples, differences, cosine, rows of the same largest element.
 pub fn agreement_table<'a>(outputs: impl Iterator<Item = (&'a str, &'a Agreement)>) -> Table {
@@ -92,20 +90,14 @@ pub fn text(report: &QuantizeReport, verbose: bool) -> String {
     }
     if !floats.is_empty() {
         out += "  in floats\n";
-        let shown = if verbose { floats.len() } else { floats.len().min(LISTED) };
-        floats.iter().take(shown).for_each(|(name, why)| out += &format!("    {name}: {why}\n"));
-        if shown < floats.len() {
-            out += &format!("    and {} more (-v lists them)\n", floats.len() - shown);
-        }
+        list(&mut out, floats.iter().map(|(name, why)| format!("{name}: {why}")), verbose);
     }
     out
 }
 
 /// Writes the report: a page if the name ends in `.html`, else JSON.
 pub fn write(file: &Path, model: &str, report: &QuantizeReport) -> Result<()> {
-    let page = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("html"));
-    let content = if page { html(model, report) } else { format!("{:#}\n", object(model, report)) };
-    std::fs::write(file, content).with_context(|| file.display().to_string())
+    super::write(file, || html(model, report), || object(model, report))
 }
 
 /// A number, or null where JSON has none.

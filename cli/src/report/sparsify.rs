@@ -3,15 +3,13 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use kiln::sparsify::{PrunedLayer, SparsifyReport};
 use serde_json::{Value, json};
 
 use super::quantize::{Bar, agreement_table, bars, head, number, outputs_html, outputs_object, reasons_html};
+use super::{LISTED, list};
 use crate::table::Table;
-
-/// Layers that the text lists without `-v`.
-const LISTED: usize = 8;
 
 fn mode(report: &SparsifyReport) -> String {
     let pruning = &report.pruning;
@@ -63,20 +61,14 @@ pub fn text(report: &SparsifyReport, verbose: bool) -> String {
     }
     if !dense.is_empty() {
         out += "  as they were\n";
-        let shown = if verbose { dense.len() } else { dense.len().min(LISTED) };
-        dense.iter().take(shown).for_each(|(name, why)| out += &format!("    {name}: {why}\n"));
-        if shown < dense.len() {
-            out += &format!("    and {} more (-v lists them)\n", dense.len() - shown);
-        }
+        list(&mut out, dense.iter().map(|(name, why)| format!("{name}: {why}")), verbose);
     }
     out
 }
 
 /// Writes the report: a page if the name ends in `.html`, else JSON.
 pub fn write(file: &Path, model: &str, report: &SparsifyReport) -> Result<()> {
-    let page = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("html"));
-    let content = if page { html(model, report) } else { format!("{:#}\n", object(model, report)) };
-    std::fs::write(file, content).with_context(|| file.display().to_string())
+    super::write(file, || html(model, report), || object(model, report))
 }
 
 /// The report as JSON.

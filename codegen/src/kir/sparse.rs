@@ -1,6 +1,8 @@
 //! Right operands most of whose elements are zero: lists of those that are not, in the order in which they are
 //! multiplied.
 //!
+//! Products with blocks of zeros are left out: there, zero times an infinity or a NaN counts as 0.
+//!
 //! A list is of a range of columns and a part of the reduction. Rows of the left operand come in tiles, of which a part
 //! is `[position][row]`: what one entry is multiplied with lies side by side. Indices are of elements of such a tile, so
 //! that nothing is computed of them. Runs of a list are in any order; those of like length follow each other.
@@ -41,6 +43,9 @@ pub struct Form {
     /// Rows of a tile.
     pub rows: u32,
 }
+
+/// Columns whose sums the lowering takes at once; ranges of columns are best a multiple of them.
+pub const STRIP: i64 = 64;
 
 /// How the reduction is taken apart: so many taps, or so many elements of one tap's run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,8 @@
 //!    taps the innermost extent may use outer variables where panels are not packed when compiled; it then has an
 //!    upper bound, as row and column extents do; operands are `Let` statements; the panel width is 1 to 1024; panels
 //!    whose elements lie side by side in groups hold i8, the left operand is u8 and sums are i32. Sparse operands are
-//!    lists of i32 and values of f32, sums and the left operand are f32, and the reduction has a constant length.
+//!    lists of i32 and values of f32, sums and the left operand are f32, and the reduction has a constant length; where
+//!    they are constants, columns begin at a multiple of a range's and are no more.
 
 use kiln_ir::{DClass, DType, Prim, Scalar};
 
@@ -359,6 +360,11 @@ impl Verifier<'_> {
             format!("sparse operand in sums of {} of {left}", c.acc_dtype)
         })?;
         let Form { columns, block, depth, rows } = s.form;
+        let begins = c.n.begin.as_const().is_none_or(|begin| begin % i64::from(columns.max(1)) == 0);
+        let fits = c.n.extent.as_const().is_none_or(|n| n <= i64::from(columns));
+        ensure(begins && fits, || {
+            format!("columns from `{}` count `{}` in ranges of {columns}", c.n.begin, c.n.extent)
+        })?;
         let blocks = matches!(block, 1 | 2 | 4) && columns % block == 0;
         let sizes = (1..=1 << 16).contains(&columns) && (1..=PART).contains(&i64::from(depth));
         let tile = rows % 16 == 0 && (16..=256).contains(&rows);

@@ -1,14 +1,21 @@
 //! Runs a kernel on the interpreter and on every tier of this machine, and compares.
 #![allow(dead_code, reason = "each test target uses a part")]
 
+use std::sync::Arc;
+
+use kiln_codegen::build::{Options, compile};
 use kiln_codegen::interp;
 use kiln_codegen::kir::{Access, Kernel};
 use kiln_codegen::lower::clif::Compiler;
 use kiln_codegen::lower::jit::JitKernel;
+use kiln_ir::op::Control;
 use kiln_ir::tensor::{scalar_from_bits, scalar_to_bits};
-use kiln_ir::{DType, Scalar};
+use kiln_ir::{
+    Build, DType, Datum, Evaluator, GraphBuilder, InferError, Module, Scalar, Tensor, Type, Value,
+};
 use kiln_runtime::cpu::Tier;
 use kiln_runtime::memory::AlignedBuf;
+use kiln_runtime::{Executable, Session, SessionOptions};
 
 /// Elements of a dtype as bytes, the scalars converted to it.
 pub fn elements(dtype: DType, values: impl IntoIterator<Item = f64>) -> Vec<u8> {
@@ -84,6 +91,9 @@ pub struct Tolerance {
 /// Only rounding noise of a few operations.
 pub const TIGHT: Tolerance = Tolerance { relative: 2e-5, absolute: 1e-6 };
 
+/// The same bits, but for signs of zeros and what a NaN holds.
+pub const EXACT: Tolerance = Tolerance { relative: 0.0, absolute: 0.0 };
+
 /// Whether two scalars agree.
 pub fn close(dtype: DType, want: Scalar, got: Scalar, tolerance: Tolerance) -> bool {
     let unit = match dtype {
@@ -134,4 +144,64 @@ pub fn check(kernel: &Kernel, buffers: &[Vec<u8>], dims: &[i64], tolerance: Tole
         Compiler::new(tier).unwrap().compile(kernel).unwrap();
     }
     want
+}
+
+/// What a graph computes of its input.
+pub type Body<'a> = &'a dyn Fn(&mut GraphBuilder<'_>, Value) -> Result<Value, InferError>;
+
+/// A module whose entry point `main` is one fusion that computes `body` of an input like `x`.
+pub fn fusion(name: &str, x: &Tensor, body: Body<'_>) -> Module {
+    let mut module = Module::new();
+    let mut b = GraphBuilder::new(&mut module, "fusion");
+    let input = b.input("x", Type::Tensor(x.ty()));
+    let y = body(&mut b, input).unwrap_or_else(|e| panic!("{name}: {e}"));
+    b.output("y", y);
+    let inner = b.finish();
+    let ty = module.graph(inner).ty(y).clone();
+    let mut b = GraphBuilder::new(&mut module, "main");
+    let input = b.input("x", Type::Tensor(x.ty()));
+    let y = b.add1(Control::Fusion { graph: inner }, &[input]).unwrap();
+    b.refine(y, &ty).unwrap();
+    b.output("y", y);
+    let id = b.finish();
+    module.add_entry(id);
+    module
+}
+
+/// What the reference evaluator computes of `x`.
+pub fn evaluated(module: &Module, x: &Tensor) -> Tensor {
+    let results = Evaluator::new(module).run(module.entries()[0], &[Datum::Tensor(x.clone())]).unwrap();
+    let [Datum::Tensor(y)] = results.as_slice() else { panic!("one tensor") };
+    y.clone()
+}
+
+/// Compiles the module for every tier: the kernels' texts must be as `texts` says, and where this machine executes the
+/// tier, the result of `x` must be `wanted`.
+pub fn check_module(
+    name: &str,
+    module: &Module,
+    (x, wanted): (&Tensor, &Tensor),
+    tolerance: Tolerance,
+    texts: &dyn Fn(&str) -> bool,
+) {
+    let data = [Datum::Tensor(x.clone())];
+    for tier in Tier::ALL.into_iter().filter(|t| *t != Tier::X86V1) {
+        let compiled = compile(module, &Options { tier, ..Options::default() }).unwrap();
+        let text = compiled.kernel_texts.join("\n");
+        assert_eq!(compiled.summary.slow, [], "{name}");
+        assert!(texts(&text), "{name}: not the kernel expected\n{text}");
+        if !tier.is_supported() {
+            continue;
+        }
+        let executable = Executable::from_image(compiled.image).unwrap();
+        let session = Session::new(Arc::new(executable), SessionOptions::default());
+        let got = session.run("main", &data).unwrap();
+        let [Datum::Tensor(got)] = got.as_slice() else { panic!("{name}: one tensor") };
+        assert_eq!((wanted.dtype(), wanted.dims()), (got.dtype(), got.dims()), "{name}");
+        for i in 0..wanted.numel() {
+            let (w, g) = (wanted.element(i).unwrap(), got.element(i).unwrap());
+            let agree = close(wanted.dtype(), w, g, tolerance);
+            assert!(agree, "{name}: element {i} on {}: {g:?}, expected {w:?}\n{text}", tier.name());
+        }
+    }
 }

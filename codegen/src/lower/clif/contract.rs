@@ -528,7 +528,7 @@ impl Emitter<'_> {
             let (begin, end) = self.range(&m)?;
             self.counted(begin, end, 1, &[], |s, m, _| {
                 s.vars[c.m.var.index()] = Some(m);
-                s.each_tap(c, plan, [t0, tn], |s| s.pack_row(c, plan))?;
+                s.each_tap(&c.taps, plan.tap, [t0, tn], |s| s.pack_row(c, plan))?;
                 Ok(vec![])
             })?;
         }
@@ -545,23 +545,23 @@ impl Emitter<'_> {
         self.multiply_panels(c, plan, panels, rows, [before, depth], is_first)
     }
 
-    /// Runs `f` for `tn` taps from `t0` on, with the tap variables set.
+    /// Runs `f` for `tn` taps from `t0` on, with their variables and, counted from `t0`, `position` set.
     fn each_tap(
         &mut self,
-        c: &Contract,
-        plan: &ContractPlan,
+        taps: &[Axis],
+        position: Var,
         [t0, tn]: [Value; 2],
         f: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<()> {
         let zero = self.i64(0);
-        if c.taps.is_empty() {
-            self.vars[plan.tap.index()] = Some(zero);
+        if taps.is_empty() {
+            self.vars[position.index()] = Some(zero);
             return f(self);
         }
         self.counted(zero, tn, 1, &[], |s, tap, _| {
-            s.vars[plan.tap.index()] = Some(tap);
+            s.vars[position.index()] = Some(tap);
             let index = s.b.ins().iadd(t0, tap);
-            s.set_taps(&c.taps, index)?;
+            s.set_taps(taps, index)?;
             f(s)?;
             Ok(vec![])
         })?;

@@ -68,7 +68,7 @@ impl Emitter<'_> {
             let most = s.i64(width);
             let used = s.b.ins().smin(left, most);
             s.clear_last_panel(c, plan, &depth, buffer, [at, used])?;
-            s.each_tap(c, plan, taps, |s| {
+            s.each_tap(&c.taps, plan.tap, taps, |s| {
                 if along_n {
                     return s.pack_along_n(c, plan, &block, &body, [n_begin, at, used]);
                 }

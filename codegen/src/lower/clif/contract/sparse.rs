@@ -14,7 +14,7 @@ use cranelift_codegen::ir::{InstBuilder, Value, types};
 use kiln_ir::DType;
 
 use super::hoistable_guard;
-use crate::kir::sparse::Parts;
+use crate::kir::sparse::{Parts, STRIP};
 use crate::kir::{
     Access, Axis, Block, Buffer, BufferId, Contract, For, Ix, Kernel, LoopKind, Op, Sparse, Stmt, Val, Var,
 };
@@ -23,9 +23,6 @@ use crate::lower::clif::emit::{Callee, Emitter, Result, flags};
 use crate::lower::wide::sparse::{Lists, vectors};
 use crate::lower::wide::transpose::{SIDE, transpose};
 use crate::lower::wide::{WideError, WideFunction, Width};
-
-/// Columns whose sums are transposed at once, which stay in the first-level cache.
-const STRIP: i64 = 64;
 
 /// Bytes of an element, and of a word of a list.
 const BYTES: i64 = 4;
@@ -208,29 +205,6 @@ impl Emitter<'_> {
         )
     }
 
-    /// Runs `f` with the position of a tap in the part, for all its taps.
-    fn each_part_tap(
-        &mut self,
-        c: &Contract,
-        plan: &SparsePlan,
-        [t0, tn]: [Value; 2],
-        f: impl FnOnce(&mut Self) -> Result<()>,
-    ) -> Result<()> {
-        let zero = self.i64(0);
-        if c.taps.is_empty() {
-            self.vars[plan.tap.index()] = Some(zero);
-            return f(self);
-        }
-        self.counted(zero, tn, 1, &[], |s, tap, _| {
-            s.vars[plan.tap.index()] = Some(tap);
-            let index = s.b.ins().iadd(t0, tap);
-            s.set_taps(&c.taps, index)?;
-            f(s)?;
-            Ok(vec![])
-        })?;
-        Ok(())
-    }
-
     /// Packs rows by squares from where they are; there are enough for one.
     fn pack_direct(
         &mut self,
@@ -244,7 +218,7 @@ impl Emitter<'_> {
             self.clear_lanes(plan, count)?;
         }
         let rows = i64::from(plan.sparse.form.rows);
-        self.each_part_tap(c, plan, taps, |s| {
+        self.each_tap(&c.taps, plan.tap, taps, |s| {
             let k = s.ix(&(c.k.begin.clone() + Ix::Var(plan.k0)))?;
             s.vars[c.k.var.index()] = Some(k);
             let squares = s.ix(&Ix::Var(plan.kn).floor_div(SIDE))?;
@@ -302,7 +276,7 @@ impl Emitter<'_> {
     /// Computes rows one after the other, then transposes them.
     fn pack_staged(&mut self, c: &Contract, plan: &SparsePlan, count: Value, taps: [Value; 2]) -> Result<()> {
         let m = Axis { var: c.m.var, begin: Ix::Var(plan.first_row), extent: Ix::Var(plan.row_count) };
-        self.each_part_tap(c, plan, taps, |s| {
+        self.each_tap(&c.taps, plan.tap, taps, |s| {
             let Some((dst, guard, plain)) = hoistable_guard(c) else {
                 let row = Stmt::For(Box::new(staged_row(c, plan, c.a.body.clone())));
                 return s.for_stmt(&For {

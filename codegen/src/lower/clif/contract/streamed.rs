@@ -310,7 +310,8 @@ pub(super) struct Part {
     whole: bool,
 }
 
-/// Where the panels go on after the last one of a part of the reduction.
+/// Where the panels go on after the last one of a part of the reduction. Addresses to ask for ahead, not more: results do
+/// not depend on them. The block of rows is taken for the last one; before others, this range of columns begins again.
 struct PartAfter {
     /// Whether the reduction ends: then the next range of columns begins.
     is_last: Value,
@@ -487,7 +488,8 @@ impl Emitter<'_> {
         PartAfter { is_last, begin, skip }
     }
 
-    /// Where the panel that is read after one of these columns begins, from what follows this panel's part in memory.
+    /// Where the panel that is read after one of these columns begins, to ask for it ahead, from what follows this panel's
+    /// part in memory.
     fn read_next(
         &mut self,
         then: &PartAfter,
