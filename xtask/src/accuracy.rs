@@ -1,8 +1,9 @@
 //! How far the zoo's models are from their answers in double precision, beside how far onnxruntime is: the norm is the
 //! largest difference, relative to the largest magnitude. With `--int8`, how far models that onnxruntime quantized are from
-//! its answers.
+//! its answers; with `--trained`, what 8 bits and sparse weights cost models that answer something.
 
 mod int8;
+mod trained;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,19 +25,29 @@ const WAYS: [(&str, &[&str]); 2] = [("tiles", &[]), ("taps only", &["--no-winogr
 #[derive(clap::Args)]
 pub struct Options {
     /// The folder that `cargo xtask zoo` wrote.
-    #[arg(long)]
-    zoo: PathBuf,
+    #[arg(long, required_unless_present = "trained")]
+    zoo: Option<PathBuf>,
     /// The models to look at [default: all].
     models: Vec<String>,
     /// Look at models that onnxruntime quantizes, instead.
     #[arg(long)]
     int8: bool,
+    /// Quantize and sparsify trained models, instead, and compare with the peers' quantizers.
+    #[arg(long, conflicts_with = "int8")]
+    trained: bool,
     /// Random inputs that each of these runs on.
     #[arg(long, default_value_t = 200, requires = "int8")]
     inputs: usize,
     /// A Python interpreter with numpy, onnx, torch and onnxruntime, instead of environments made below `target/`.
     #[arg(long)]
     python: Option<PathBuf>,
+}
+
+impl Options {
+    /// Models of the zoo by their names, or all.
+    fn zoo_models(&self, names: &[String]) -> Result<Vec<ZooModel>> {
+        zoo::find(self.zoo.as_deref().context("--zoo names no folder")?, names)
+    }
 }
 
 /// Who answers.
@@ -51,10 +62,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if options.int8 {
         return int8::run(workspace, options);
     }
+    if options.trained {
+        return trained::run(workspace, options);
+    }
     let scratch = workspace.target.join("accuracy");
     fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
     let given = options.python.as_deref();
-    let models = zoo::find(&options.zoo, &options.models)?;
+    let models = options.zoo_models(&options.models)?;
     let sources = Sources {
         kiln: workspace.build("kiln-cli", "kiln", Profile::Release)?,
         exact: Python::of(workspace, Purpose::Zoo, given)?,

@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail};
 use super::Options;
 use crate::python::{Purpose, Python};
 use crate::workspace::{self, Profile, Workspace};
-use crate::zoo;
 
 /// The models that are quantized: with calibrated scales, and with scales found at run time.
 const MODELS: [&str; 3] = ["resnet50", "mobilenet_v3_large", "bert_base_128"];
@@ -28,7 +27,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let names: Vec<String> = if options.models.is_empty() { all() } else { options.models.clone() };
     println!("{:20} {:>8} {:>8} {:>9} {:>9}", "model", "integer", "inputs", "cosine", "same top");
     let mut missed = vec![];
-    for model in zoo::find(&options.zoo, &names)? {
+    for model in options.zoo_models(&names)? {
         let quantized = scratch.join(format!("{}.onnx", model.name));
         let (artifact, folder) = (quantized.with_extension("kiln"), scratch.join(&model.name));
         if !quantized.is_file() {
