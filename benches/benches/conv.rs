@@ -48,7 +48,7 @@ fn main() -> Result<()> {
         let depth = size * size * channels[0];
         let width = i64::from(panel_width(channels[1], machine.lanes(), depth));
         cases.push((conv([side, side], channels, size, stride, width)?, vec![]));
-        let width = i64::from(quad_width(channels[1], machine.lanes(), depth / 4));
+        let width = i64::from(quad_width(channels[1], machine.lanes(), depth / 4, machine.has_tiles()));
         cases.push((bytes::conv([side, side], channels, size, stride, width)?, vec![]));
     }
     bench(machine, "conv", cases)?;

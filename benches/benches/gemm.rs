@@ -32,7 +32,7 @@ fn main() -> Result<()> {
         let peers = if is_wanted(&case.name) { peers(shape)? } else { vec![] };
         cases.push((case, peers));
         cases.push((gemm(shape, Epilogue::Gelu, width)?, vec![]));
-        let width = i64::from(quad_width(shape[1], machine.lanes(), shape[2] / 4));
+        let width = i64::from(quad_width(shape[1], machine.lanes(), shape[2] / 4, machine.has_tiles()));
         cases.push((bytes::gemm(shape, width)?, vec![]));
     }
     cases.push((batched(12, [128, 128, 64])?, vec![]));

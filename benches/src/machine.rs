@@ -43,6 +43,11 @@ impl Machine {
         }
     }
 
+    /// Whether products of bytes are those of tile registers.
+    pub fn has_tiles(self) -> bool {
+        self.tier == Tier::X86V4Amx
+    }
+
     /// GFLOP/s of fused multiply-adds on one core, measured now; not a number where there are none.
     pub fn peak(self) -> f64 {
         fma_gflops(self.width()).unwrap_or(f64::NAN)
@@ -59,7 +64,7 @@ impl Machine {
     fn width(self) -> VectorWidth {
         match self.tier {
             _ if self.portable => VectorWidth::W128,
-            Tier::X86V4 | Tier::X86V4Vnni => VectorWidth::W512,
+            Tier::X86V4 | Tier::X86V4Vnni | Tier::X86V4Amx => VectorWidth::W512,
             Tier::X86V3 | Tier::X86V3Vnni => VectorWidth::W256,
             Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => VectorWidth::W128,
         }

@@ -170,6 +170,9 @@ pub enum TargetArg {
     /// x86-64 with AVX-512 and its VNNI.
     #[value(name = "x86-64-v4-vnni", alias = "v4-vnni")]
     V4Vnni,
+    /// x86-64 with AVX-512, its VNNI and AMX for bytes.
+    #[value(name = "x86-64-v4-amx", alias = "v4-amx")]
+    V4Amx,
     /// 64-bit Arm with NEON.
     #[value(name = "aarch64")]
     Aarch64,

@@ -21,7 +21,7 @@ fn kernels(module: &str) -> String {
         })
     };
     let compiled =
-        compile_with(&module, "none", Tuning { lanes: 4, reads_lines: false, winograd: true }, &lower)
+        compile_with(&module, "none", Tuning { lanes: 4, tiles: false, reads_lines: false, winograd: true }, &lower)
             .unwrap_or_else(|e| panic!("{e}"));
     compiled.kernel_texts.concat()
 }

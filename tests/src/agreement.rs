@@ -64,7 +64,7 @@ fn try_all(case: &Case, lowerings: &[Lowering]) -> Result<(), String> {
     let mut runs = vec![];
     // Other kernels are the same with and without dot products of bytes.
     let bytes = case.kernel.to_string().contains(" group=");
-    for &(name, tier, portable) in lowerings.iter().filter(|l| bytes || l.1.without_vnni() == l.1) {
+    for &(name, tier, portable) in lowerings.iter().filter(|l| bytes || l.1.without_byte_products() == l.1) {
         let compiler = if portable { Compiler::portable(tier) } else { Compiler::new(tier) };
         let compiled = match compiler.and_then(|compiler| compiler.compile(&case.kernel)) {
             Ok(compiled) => compiled,

@@ -55,6 +55,7 @@ pub fn options(args: &ModelArgs) -> Result<Options> {
         TargetArg::V3Vnni => Some(Tier::X86V3Vnni),
         TargetArg::V4 => Some(Tier::X86V4),
         TargetArg::V4Vnni => Some(Tier::X86V4Vnni),
+        TargetArg::V4Amx => Some(Tier::X86V4Amx),
         TargetArg::Aarch64 => Some(Tier::Aarch64),
     };
     known_passes(&args.disable_pass)?;

@@ -51,11 +51,12 @@ pub fn compile(module: &Module, options: &Options) -> Result<Compiled, CompileEr
         })
     };
     let lanes = match options.tier {
-        Tier::X86V4 | Tier::X86V4Vnni => 16,
+        Tier::X86V4 | Tier::X86V4Vnni | Tier::X86V4Amx => 16,
         Tier::X86V3 | Tier::X86V3Vnni => 8,
         Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => 4,
     };
-    let tuning = Tuning { lanes, reads_lines: lanes > 4, winograd: options.winograd };
+    let tiles = options.tier == Tier::X86V4Amx;
+    let tuning = Tuning { lanes, tiles, reads_lines: lanes > 4, winograd: options.winograd };
     let arch = options.tier.arch();
     match decomposed(module)? {
         Some(module) => compile_with(&module, arch, tuning, &lower),

@@ -22,6 +22,8 @@ use crate::schedule::{Blocks, contract_blocks, panel_width, quad_width};
 pub struct Tuning {
     /// Elements of f32 in one vector.
     pub lanes: u32,
+    /// Whether products of bytes are those of tile registers.
+    pub tiles: bool,
     /// Whether rows of a convolution may be positions of several lines: the lowering finds lines in them again.
     pub reads_lines: bool,
     /// Whether convolutions may be computed with transformed tiles ([`super::winograd`]).
@@ -381,7 +383,7 @@ impl<'a, 'g> Builder<'a, 'g> {
         let columns = members(&mut self.n.group.iter());
         let depth = self.taps.iter().fold(self.k.extent.clone(), |d, g| d * g.extent(&self.trace.axes));
         let steps = depth.as_known()? / i64::from(GROUP);
-        let width = quad_width(self.n.extent.as_known()?, tuning.lanes, steps);
+        let width = quad_width(self.n.extent.as_known()?, tuning.lanes, steps, tuning.tiles);
         let axes = [&outer[..], &taps, &run, &columns];
         let weights = quads::pack(&self.trace, self.pieces.b, axes, width, left.zero)?;
         Some(Quads { left, weights })

@@ -153,9 +153,9 @@ pub fn panel_width(n: i64, lanes: u32, depth: i64) -> u32 {
 }
 
 /// The same for panels of bytes, of `steps` steps of four products. With 256 bits, two vectors: what takes bytes apart
-/// needs registers.
-pub fn quad_width(n: i64, lanes: u32, steps: i64) -> u32 {
-    if lanes != 8 {
+/// needs registers. With tile registers, two of them: each is then multiplied with two.
+pub fn quad_width(n: i64, lanes: u32, steps: i64, tiles: bool) -> u32 {
+    if lanes != 8 && !tiles {
         return panel_width(n, lanes, steps);
     }
     if n <= i64::from(lanes) { lanes } else { 2 * lanes }

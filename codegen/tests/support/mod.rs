@@ -51,7 +51,7 @@ pub fn tiers() -> Vec<Tier> {
 /// Those of which a kernel is not the same as of another: dot products of bytes are for contractions of bytes.
 fn tiers_of(kernel: &Kernel) -> impl Fn(&Tier) -> bool {
     let bytes = kernel.to_string().contains(" group=");
-    move |tier| bytes || tier.without_vnni() == *tier
+    move |tier| bytes || tier.without_byte_products() == *tier
 }
 
 /// The kernel's buffers after a run of compiled code, the grid split into chunks of `chunk` points.

@@ -628,7 +628,8 @@ impl Emitter<'_> {
 
     /// The function for tiles with wide vectors, if there is one.
     fn tile_function(&self, c: &Contract, plan: &ContractPlan) -> Option<Tile> {
-        let shape = tile_shape(&self.kernel, c, (self.width?, Quads::of(self.tier)), plan.width)?;
+        let quads = Quads::of(self.tier).of_vectors();
+        let shape = tile_shape(&self.kernel, c, (self.width?, quads), plan.width)?;
         let bytes = (c.acc_dtype.bits() / 8) as i64;
         let prefetch = shape.prefetch_for(shape.tiles(plan.tile));
         Some(Tile {

@@ -51,7 +51,7 @@ fn isa_flags(tier: Tier) -> Option<&'static [&'static str]> {
         // Rounding to integers needs SSE4.1; without it Cranelift calls functions by name.
         Tier::X86V1 => None,
         Tier::X86V2 => Some(V3.split_at(6).0),
-        Tier::X86V3 | Tier::X86V3Vnni | Tier::X86V4 | Tier::X86V4Vnni => Some(V3),
+        Tier::X86V3 | Tier::X86V3Vnni | Tier::X86V4 | Tier::X86V4Vnni | Tier::X86V4Amx => Some(V3),
         Tier::Aarch64 => Some(&[]),
     }
 }
@@ -60,7 +60,7 @@ fn isa_flags(tier: Tier) -> Option<&'static [&'static str]> {
 fn needed_features(tier: Tier) -> &'static [&'static str] {
     match tier {
         // The widest encodings of this lowering are AVX2's.
-        Tier::X86V3Vnni | Tier::X86V4 | Tier::X86V4Vnni => Tier::X86V3.features(),
+        Tier::X86V3Vnni | Tier::X86V4 | Tier::X86V4Vnni | Tier::X86V4Amx => Tier::X86V3.features(),
         other => other.features(),
     }
 }
@@ -68,7 +68,12 @@ fn needed_features(tier: Tier) -> &'static [&'static str] {
 /// Whether fused multiply-adds are instructions of the tier.
 fn has_fma(tier: Tier) -> bool {
     match tier {
-        Tier::X86V3 | Tier::X86V3Vnni | Tier::X86V4 | Tier::X86V4Vnni | Tier::Aarch64 => true,
+        Tier::X86V3
+        | Tier::X86V3Vnni
+        | Tier::X86V4
+        | Tier::X86V4Vnni
+        | Tier::X86V4Amx
+        | Tier::Aarch64 => true,
         Tier::X86V1 | Tier::X86V2 => false,
     }
 }

@@ -72,6 +72,8 @@ fn name(feature: CpuidFeature) -> Option<&'static str> {
         CpuidFeature::AVX512_VNNI => "avx512vnni",
         CpuidFeature::AVX512_BF16 => "avx512bf16",
         CpuidFeature::AVX512_FP16 => "avx512fp16",
+        CpuidFeature::AMX_TILE => "amx-tile",
+        CpuidFeature::AMX_INT8 => "amx-int8",
         _ => return None,
     })
 }

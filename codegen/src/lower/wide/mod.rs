@@ -9,6 +9,7 @@
 //! Control and index arithmetic stay in the portable lowering, which calls these functions.
 
 mod access;
+pub mod amx;
 mod asm;
 mod codes;
 mod emit;
@@ -55,7 +56,7 @@ impl Width {
     pub const fn of(tier: Tier) -> Option<Width> {
         match tier {
             Tier::X86V3 | Tier::X86V3Vnni => Some(Width::W256),
-            Tier::X86V4 | Tier::X86V4Vnni => Some(Width::W512),
+            Tier::X86V4 | Tier::X86V4Vnni | Tier::X86V4Amx => Some(Width::W512),
             Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => None,
         }
     }

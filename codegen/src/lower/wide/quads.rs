@@ -1,13 +1,14 @@
 //! Products of bytes in tiles: a step of the reduction is four bytes of a row, which are broadcast, and a vector of the
 //! panel has four bytes for each of its columns.
 //!
-//! With VNNI, one instruction adds the four products to the sum. Without it, bytes are taken apart into words at even and
+//! With AMX, tile registers are multiplied ([`super::amx`]). With VNNI, one instruction adds the four products to the sum. Without it, bytes are taken apart into words at even and
 //! at odd places, whose products are added in pairs: `vpmaddubsw` would need one instruction less but saturates.
 
 use iced_x86::{Code, MemoryOperand, Register};
 use kiln_runtime::cpu::Tier;
 
 use super::Width;
+use super::amx::MOST_STEPS;
 use super::asm::{Assembler, at};
 use super::codes::{binary, pick};
 use super::lir::Binary;
@@ -20,14 +21,28 @@ pub enum Quads {
     Vnni,
     /// Two times `vpmaddwd`.
     Words,
+    /// `tdpbusd`, so many steps of the reduction at once; rows hold steps without gaps.
+    Amx {
+        /// At most [`super::amx::MOST_STEPS`].
+        steps: u8,
+    },
 }
 
 impl Quads {
     /// What a tier has.
     pub const fn of(tier: Tier) -> Quads {
         match tier {
+            Tier::X86V4Amx => Quads::Amx { steps: MOST_STEPS as u8 },
             Tier::X86V3Vnni | Tier::X86V4Vnni => Quads::Vnni,
             Tier::X86V1 | Tier::X86V2 | Tier::X86V3 | Tier::X86V4 | Tier::Aarch64 => Quads::Words,
+        }
+    }
+
+    /// The same for rows of which some are few or have gaps.
+    pub const fn of_vectors(self) -> Quads {
+        match self {
+            Quads::Amx { .. } => Quads::Vnni,
+            Quads::Vnni | Quads::Words => self,
         }
     }
 
@@ -37,13 +52,14 @@ impl Quads {
             Quads::Vnni => 1,
             // Both parts of the factor, and a product.
             Quads::Words => 3,
+            Quads::Amx { .. } => 0,
         }
     }
 
     /// Registers of a vector of the panel.
     pub(super) const fn panel_registers(self) -> usize {
         match self {
-            Quads::Vnni => 1,
+            Quads::Vnni | Quads::Amx { .. } => 1,
             Quads::Words => 2,
         }
     }
@@ -120,6 +136,8 @@ impl Tile {
                     }
                 }
                 Quads::Words => self.panel_words(asm, codes, &panel, k),
+                // Functions with tile registers are made elsewhere.
+                Quads::Amx { .. } => {}
             }
             for row in 0..height {
                 let from = self.row_offset(row) + k * self.row_step;
@@ -127,6 +145,7 @@ impl Tile {
                 match quads {
                     Quads::Vnni => self.add_dots(asm, (factor, &panel), row, k),
                     Quads::Words => self.add_words(asm, (first + held, &panel), row),
+                    Quads::Amx { .. } => {}
                 }
             }
         }

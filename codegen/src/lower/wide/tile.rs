@@ -60,7 +60,7 @@ pub struct Tile {
     pub lines: Option<Lines>,
     /// Bytes between rows of sums.
     pub sum_stride: i64,
-    /// Cache lines to ask for in advance, every [`UNROLL`] steps of the reduction.
+    /// Cache lines to ask for in advance, every [`Tile::unroll`] steps of the reduction.
     pub prefetch: i64,
     /// Outer reduction axes, outermost first: extent, and bytes from one to the next in a row. The panel has their
     /// elements one after the other.
@@ -128,21 +128,21 @@ pub(super) struct Codes {
 }
 
 // Arguments, and what the function keeps where.
-const ROWS_LEFT: Register = Register::R11;
-const A: Register = Register::RDI;
-const PANEL: Register = Register::RSI;
-const SUMS: Register = Register::R10;
-const NEXT: Register = Register::RCX;
-const DEPTH: Register = Register::R8;
-const HEIGHT: Register = Register::R9;
-const TALLER: Register = Register::RDX;
+pub(super) const ROWS_LEFT: Register = Register::R11;
+pub(super) const A: Register = Register::RDI;
+pub(super) const PANEL: Register = Register::RSI;
+pub(super) const SUMS: Register = Register::R10;
+pub(super) const NEXT: Register = Register::RCX;
+pub(super) const DEPTH: Register = Register::R8;
+pub(super) const HEIGHT: Register = Register::R9;
+pub(super) const TALLER: Register = Register::RDX;
 pub(super) const A_AT: Register = Register::R12;
 pub(super) const B_AT: Register = Register::RBX;
-const COUNT: Register = Register::RAX;
-const TAP: Register = Register::R13;
-const TAPS_LEFT: [Register; 2] = [Register::R14, Register::RBP];
+pub(super) const COUNT: Register = Register::RAX;
+pub(super) const TAP: Register = Register::R13;
+pub(super) const TAPS_LEFT: [Register; 2] = [Register::R14, Register::RBP];
 /// The words of an epilogue, until sums take the register.
-const FRAME: Register = Register::RDX;
+pub(super) const FRAME: Register = Register::RDX;
 /// Steps of the part that are left.
 const PART_LEFT: Register = Register::R15D;
 /// Next row of the result to ask for, and how often that is left to do: what taps need else.
@@ -150,7 +150,7 @@ const RESULT: Register = TAP;
 const RESULT_LEFT: Register = Register::R14D;
 
 /// What a function keeps for its caller. The last place is no register's but the mark's: see [`Part`].
-const SAVED: [Register; 7] = [B_AT, A_AT, TAP, TAPS_LEFT[0], TAPS_LEFT[1], Register::R15, Register::RAX];
+pub(super) const SAVED: [Register; 7] = [B_AT, A_AT, TAP, TAPS_LEFT[0], TAPS_LEFT[1], Register::R15, Register::RAX];
 
 /// The argument on the stack, above what is saved: the first row of the result, later that of the tile.
 const RESULT_PLACE: i64 = 8 * (SAVED.len() as i64 + 1);
@@ -176,11 +176,15 @@ impl Tile {
             && !half
             && self.width % lanes == 0
             && (1..=4).contains(&(self.width / lanes))
+            && self.amx_steps().is_none_or(|steps| self.fits_amx(steps))
     }
 
     /// Lines of a result with rows `stride` bytes apart to ask for in sums of `depth` products; `None` where that is too
     /// little to do meanwhile.
     pub fn result_lines(&self, stride: i64, depth: i64) -> Option<ResultLines> {
+        if self.amx_steps().is_some() {
+            return None;
+        }
         let [(outer, _), (inner, _)] = self.taps;
         let height = self.height() as i64;
         let times = depth / UNROLL;
@@ -202,9 +206,22 @@ impl Tile {
         (self.width / self.lanes()) as usize
     }
 
+    /// Steps of the reduction that a function does at once and that it asks for lines for.
+    pub fn unroll(&self) -> i64 {
+        self.amx_steps().unwrap_or(UNROLL)
+    }
+
+    /// Steps of one product of tile registers.
+    pub fn amx_steps(&self) -> Option<i64> {
+        match self.quads {
+            Some(Quads::Amx { steps }) => Some(i64::from(steps)),
+            Some(Quads::Vnni | Quads::Words) | None => None,
+        }
+    }
+
     /// Lines to ask for so that another panel has come when so many tiles are done.
     pub fn prefetch_for(&self, tiles: i64) -> i64 {
-        let lines = UNROLL * self.panel_step * (self.storage.bits() / 8) as i64 / LINE;
+        let lines = self.unroll() * self.panel_step * (self.storage.bits() / 8) as i64 / LINE;
         (lines + tiles.max(1) - 1) / tiles.max(1)
     }
 
@@ -236,6 +253,9 @@ impl Tile {
     }
 
     fn height_with(&self, panel_registers: usize) -> usize {
+        if self.amx_steps().is_some() {
+            return self.amx_group();
+        }
         // One register for the broadcast, and one for products where they are not fused.
         let other = match self.quads {
             Some(quads) => quads.registers() + usize::from(self.flip),
@@ -345,6 +365,9 @@ impl Tile {
         if !self.is_supported() {
             return Err(WideError::Unsupported(format!("tiles like {self:?}")));
         }
+        if let Some(steps) = self.amx_steps() {
+            return self.amx_function(steps, finish);
+        }
         let mut needed = 0;
         let mut asm = Assembler::default();
         // Rows, or lines of them.
@@ -410,7 +433,7 @@ impl Tile {
     }
 
     /// `count = ceil(rows / height)` tiles of `rows / count` rows, `rows % count` of them one row taller.
-    fn spread_rows(&self, asm: &mut Assembler, height: usize) {
+    pub(super) fn spread_rows(&self, asm: &mut Assembler, height: usize) {
         asm.op2(Code::Mov_r64_rm64, SUMS, Register::RDX);
         asm.op2(Code::Lea_r32_m, Register::EAX, at(Register::R9, height as i64 - 1));
         asm.op2(Code::Xor_r32_rm32, Register::EDX, Register::EDX);
@@ -467,7 +490,7 @@ impl Tile {
 
     /// The epilogue of a tile whose sums are in memory, their rows counted in the mark's place; gives the stack slots that
     /// it needs.
-    fn finish_rows(&self, asm: &mut Assembler, finish: &Finish, slots: u32) -> Result<u32, WideError> {
+    pub(super) fn finish_rows(&self, asm: &mut Assembler, finish: &Finish, slots: u32) -> Result<u32, WideError> {
         let sums = SumsInMemory { at: SUMS, stride: self.sum_stride, vectors: self.count(), rows: 8 };
         let needed = finish.emit_loop(asm, self.vectors, &sums, slots)?;
         if !self.accumulate {

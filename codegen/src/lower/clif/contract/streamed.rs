@@ -25,6 +25,7 @@ use crate::kir::{
     Access, Axis, Buffer, BufferId, Contract, For, Ix, Kernel, LoopKind, Op, Rhs, Stmt, Val, Var,
 };
 use crate::lower::clif::emit::{Callee, Emitter, Result};
+use crate::lower::wide::quads::Quads;
 use crate::lower::wide::tile::{LINE, MOST_SHORT, Tile, UNROLL};
 use crate::schedule::even;
 
@@ -52,6 +53,10 @@ const PACES: [(i64, i64); 2] = [(24, 16), (80, 40)];
 /// Rows that a block counts as having where their number shows at run time: few rows in two blocks of the reduction take
 /// up to a fifth longer, since their sums go through memory while no panel comes.
 const SHOWN_ROWS: i64 = 64;
+
+/// Fewest steps of the reduction at once, and fewest rows, that tile registers are faster for than vectors.
+const LEAST_STEPS: i64 = 8;
+const LEAST_ROWS: i64 = 4;
 
 /// Rows of a chunk: their sums stay in the first-level cache until the epilogue.
 const CHUNK_ROWS: i64 = 64;
@@ -127,12 +132,14 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     tile.row_step = rows.step * bytes * left.step;
     tile.sum_stride = sum_columns * sum_bytes;
     tile.flip = rows.flip;
+    tile.quads = tile.quads.map(|quads| products(quads, &rows, (left, part), most));
     rows.spread(&mut tile, block, most, bytes);
     let mut depth = part[1] / left.step;
     if whole && let Some(taps) = inner_taps(&rows.taps, bytes) {
         tile.taps = taps;
         depth *= total_taps(&rows);
-        tile.short = rows.known_run().map(|run| run / left.step).filter(|run| (1..=MOST_SHORT).contains(run));
+        let short = rows.known_run().map(|run| run / left.step).filter(|run| (1..=MOST_SHORT).contains(run));
+        tile.short = short.filter(|_| tile.amx_steps().is_none());
     }
     let single = whole && total_taps(&rows) == tile.taps[0].0 * tile.taps[1].0;
     tile.part = tile.part_of(depth);
@@ -184,6 +191,21 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
         counts: [var(), var()],
         rows,
     })
+}
+
+/// How bytes are multiplied: in tile registers where rows are read as they lie and enough of them, and of each, is
+/// multiplied at once.
+fn products(quads: Quads, rows: &Rows, (left, part): (Left, [i64; 2]), most: Option<i64>) -> Quads {
+    let Quads::Amx { steps: limit } = quads else { return quads };
+    let [run, last] = [part[1], rows.run % part[1].max(1)].map(|n| n / left.step);
+    let fits = |steps: &i64| run % steps == 0 && last % steps == 0;
+    let steps = (LEAST_STEPS..=i64::from(limit)).rev().find(fits);
+    let plain = !rows.flip && rows.step == 1 && rows.length.is_none();
+    let few = rows.split.or(most).is_some_and(|rows| rows < LEAST_ROWS);
+    match steps.filter(|_| plain && !few).and_then(|steps| u8::try_from(steps).ok()) {
+        Some(steps) => Quads::Amx { steps },
+        None => quads.of_vectors(),
+    }
 }
 
 /// Rows of the tallest tile.
@@ -532,7 +554,7 @@ impl Emitter<'_> {
         let tile = &plan.tile;
         let depth = plan.part[0] * plan.part[1] / plan.left.step;
         let call = plan.call_rows();
-        let asked = tile.prefetch * (depth / UNROLL) * LINE * tile.tiles(call) / call.max(1);
+        let asked = tile.prefetch * (depth / tile.unroll()) * LINE * tile.tiles(call) / call.max(1);
         let ahead = self.scaled(position, asked);
         let asked = self.i64(asked);
         let next = self.b.ins().iadd(chunk.next, ahead);
@@ -669,7 +691,7 @@ impl Emitter<'_> {
         let zero = self.i64(0);
         // The lines that the calls for the taps ask for follow each other.
         let steps = plan.part[1] / plan.left.step;
-        let ahead = plan.tile.prefetch * (steps / UNROLL) * plan.tile.tiles(plan.call_rows()) * LINE;
+        let ahead = plan.tile.prefetch * (steps / plan.tile.unroll()) * plan.tile.tiles(plan.call_rows()) * LINE;
         self.parts(zero, part.taps[1], (Some(taps).filter(|t| *t == 1), 1), |s, tap, _| {
             let index = s.b.ins().iadd(part.taps[0], tap);
             let offset = s.tap_offset(&plan.rows, index, bytes);
