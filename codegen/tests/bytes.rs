@@ -204,7 +204,7 @@ fn requantized(b: &mut GraphBuilder<'_>, sums: Value, n: usize) -> Result<Value,
     let real = b.ew("relu", &[real])?;
     let step = b.scalar(DType::F32, 0.23)?;
     let zero = b.scalar(DType::U8, 7.0)?;
-    let op = Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true };
+    let op = Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true, inverse: false };
     b.add1(op, &[real, step, zero])
 }
 

@@ -422,7 +422,7 @@ fn quantization() {
         let scale = b.scalar(DType::F32, 0.05)?;
         let zero = b.constant(Tensor::scalar(3u8))?;
         let q = b.add1(
-            Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true },
+            Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true, inverse: false },
             &[v[0], scale, zero],
         )?;
         let d = b.add1(Quant::Dequantize { to: DType::F32, axis: None, block: 0 }, &[q, scale, zero])?;

@@ -172,7 +172,7 @@ fn small_numbers_quantize() {
         let bytes: Vec<u8> = (0..small.bytes_for(7).unwrap()).map(|i| (i * 29 + 1) as u8 & 0x37).collect();
         let zero = Tensor::new(small, &[7], Bytes::copied(&bytes)).unwrap();
         check(&format!("quantize to {small}"), &[x.clone(), scale.clone(), zero.clone()], |b, v| {
-            let op = Quant::Quantize { to: small, axis: Some(0), block: 0, saturate: true };
+            let op = Quant::Quantize { to: small, axis: Some(0), block: 0, saturate: true, inverse: false };
             Ok(b.add(op.into(), v)?[0])
         });
         let bytes: Vec<u8> = (0..small.bytes_for(77).unwrap()).map(|i| (i * 37 + 11) as u8).collect();

@@ -199,7 +199,7 @@ fn dynamic_quantize(b: &mut dyn Build, x: Value) -> Result<Vec<Value>, InferErro
     let zero_point = b.ew("clamp", &[zero_point, low, high])?;
     let zero_point = b.ew("round", &[zero_point])?;
     let zero_point = b.cast(zero_point, DType::U8)?;
-    let quantize = Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true };
+    let quantize = Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true, inverse: false };
     let y = node(b, quantize, &[x, scale, zero_point])?;
     Ok(vec![y, scale, zero_point])
 }

@@ -153,7 +153,7 @@ fn indexing_and_order() {
 
 #[test]
 fn quantization() {
-    let axis = "quantize {to=i8, axis=1, block=0, saturate=true}";
+    let axis = "quantize {to=i8, axis=1, block=0, saturate=true, inverse=false}";
     gives(axis, &["f32[N, 4]", "f32[4]", "i8[4]"], "i8[N, 4]");
     refuses(axis, &["f32[N, 4]", "f32[3]", "i8[4]"], "of axis 1 differ");
     refuses(axis, &["f32[N, 4]", "f32[4]", "u8[4]"], "must be i8");

@@ -531,7 +531,9 @@ impl<'a, 'g> Trace<'a, 'g> {
         let scale = self.value(scale, &scale_at, guards)?;
         let zero = self.value(zero, &zero_at, guards)?;
         match op {
-            Quant::Quantize { to, saturate, .. } => self.quantize(value, scale, zero, *to, *saturate),
+            Quant::Quantize { to, saturate, inverse, .. } => {
+                self.quantize(value, (scale, *inverse), zero, *to, *saturate)
+            }
             Quant::Dequantize { to, .. } => {
                 let float = Ew::compute_dtype(*to);
                 if self.terms.dtype(value) == DType::F32 && is_small(self.dtype(x)?) {
@@ -553,13 +555,13 @@ impl<'a, 'g> Trace<'a, 'g> {
     fn quantize(
         &mut self,
         x: TermId,
-        scale: TermId,
+        (scale, inverse): (TermId, bool),
         zero: TermId,
         to: DType,
         saturate: bool,
     ) -> Result<TermId, Refusal> {
         let float = self.terms.dtype(scale);
-        if is_small(to) && to.is_float() && float == DType::F32 {
+        if is_small(to) && to.is_float() && float == DType::F32 && !inverse {
             return self.quantize_small(x, scale, zero, to, saturate);
         }
         if !is_kernel_dtype(to) || !to.is_int() || to.bits() > 16 || !float.is_float() {
@@ -567,7 +569,7 @@ impl<'a, 'g> Trace<'a, 'g> {
         }
         let Some((low, high)) = to.int_range() else { return Err(Refusal::new("no range")) };
         let x = self.terms.cast(x, float);
-        let ratio = self.terms.apply(Prim::Div, &[x, scale]);
+        let ratio = self.terms.apply(if inverse { Prim::Mul } else { Prim::Div }, &[x, scale]);
         let rounded = self.terms.apply(Prim::Round, &[ratio]);
         let zero = self.terms.cast(zero, float);
         let shifted = self.terms.apply(Prim::Add, &[rounded, zero]);

@@ -13,12 +13,12 @@ use super::walk::strides;
 pub(super) fn quant(cx: &mut Cx<'_>, op: &Quant, operands: &[&Tensor]) -> Result<Tensor, Fault> {
     let &[x, scale, zero_point] = operands else { return invalid("takes x, scale and zero_point") };
     match op {
-        Quant::Quantize { to, axis, block, saturate } => {
+        Quant::Quantize { to, axis, block, saturate, inverse } => {
             if zero_point.dtype() != *to {
                 return invalid(format!("a zero point of {} for {to}", zero_point.dtype()));
             }
             let walk = parameters(x, scale, zero_point, *axis, *block)?;
-            quantize(cx, x, scale, zero_point, *to, *saturate, walk)
+            quantize(cx, x, (scale, *inverse), zero_point, (*to, *saturate), walk)
         }
         Quant::Dequantize { to, axis, block } => {
             if zero_point.dtype() != x.dtype() {
@@ -72,22 +72,21 @@ fn parameters(
     Ok((0..x.numel()).map(place).collect())
 }
 
-/// `saturate(round(x / scale) + zero_point)`. The quotient is rounded to the compute dtype of `x` (f32 for all but
+/// `saturate(round(x / scale) + zero_point)`, or with the product by an inverse. The quotient is rounded to the compute dtype of `x` (f32 for all but
 /// f64) first, as every implementation of the operator has it: ties in that precision are ties.
 fn quantize(
     cx: &mut Cx<'_>,
     x: &Tensor,
-    scale: &Tensor,
+    (scale, inverse): (&Tensor, bool),
     zero_point: &Tensor,
-    to: DType,
-    saturate: bool,
+    (to, saturate): (DType, bool),
     at: Vec<usize>,
 ) -> Result<Tensor, Fault> {
     cx.admit(to, x.dims())?;
     let (values, scales, zeros) = (floats(x)?, floats(scale)?, Lanes::decode(zero_point)?);
-    let quotient = |v: f64, s: f64| match x.dtype() {
-        DType::F64 => v / s,
-        _ => f64::from((v / s) as f32),
+    let quotient = |v: f64, s: f64| {
+        let exact = if inverse { v * s } else { v / s };
+        if x.dtype() == DType::F64 { exact } else { f64::from(exact as f32) }
     };
     let pairs = values.iter().zip(at);
     if to.is_float() {

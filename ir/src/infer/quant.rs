@@ -9,7 +9,7 @@ pub(super) fn infer(op: &Quant, cx: &InferCx<'_>) -> Results {
     let x = cx.tensor(0)?;
     cx.expect_float(1)?;
     match op {
-        Quant::Quantize { to, axis, block, saturate: _ } => {
+        Quant::Quantize { to, axis, block, .. } => {
             let quantizable = x.dtype.is_float() || x.dtype.is_int();
             ensure!(quantizable, "quantization does not take {}", x.dtype);
             ensure!(to.is_int() || to.bits() <= 8 && to.is_float(), "quantization does not give {to}");

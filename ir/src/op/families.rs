@@ -310,8 +310,9 @@ family! {
     /// Quantization. `scale` and `zero_point` are per tensor (rank 0 or one element, `axis` none), per axis (rank
     /// 1), or per block of `block` elements along `axis` (rank of `x`).
     Quant {
-        /// Operands `x`, `scale`, `zero_point` (of dtype `to`): `saturate(round(x / scale) + zero_point)`.
-        Quantize = "quantize" { to: DType, axis: Option<usize>, block: i64, saturate: bool, }
+        /// Operands `x`, `scale`, `zero_point` (of dtype `to`): `saturate(round(x / scale) + zero_point)`; if `inverse`,
+        /// the second operand is what `x` is multiplied with.
+        Quantize = "quantize" { to: DType, axis: Option<usize>, block: i64, saturate: bool, inverse: bool, }
         /// Operands `x`, `scale`, `zero_point` (dtype of `x`): `(x - zero_point) * scale` in `to`.
         Dequantize = "dequantize" { to: DType, axis: Option<usize>, block: i64, }
     }

@@ -6,7 +6,7 @@ use kiln_ir::{DType, Float, Tensor};
 use super::{dims, f32s, fails, i64s, near, run, same, t};
 
 fn quantize(to: DType, axis: Option<usize>, block: i64) -> Quant {
-    Quant::Quantize { to, axis, block, saturate: true }
+    Quant::Quantize { to, axis, block, saturate: true, inverse: false }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kiln_ir::op::{Conv, Layout, Movement, Quant};
 use kiln_ir::{Dim, Ew, Op, Value};
 
-use super::role::{Role, Web};
+use super::role::{Role, Web, multiplies_integers};
 use super::{Group, Kind, reduced_axes};
 use crate::Options;
 
@@ -96,7 +96,7 @@ impl Grow<'_, '_> {
         for m in epilogue {
             for &v in &web.reads[m] {
                 let dequantizes = |p: &usize| {
-                    matches!(web.node(*p).op, Op::Quant(Quant::Dequantize { axis: None, .. }))
+                    matches!(web.node(*p).op, Op::Quant(Quant::Dequantize { .. }))
                         && self.of[*p].is_none()
                         && members.binary_search(p).is_err()
                 };
@@ -114,13 +114,17 @@ impl Grow<'_, '_> {
     }
 
     /// The transpose that gives a convolution its few channels last, if nothing else reads it: rows of pixels are read as
-    /// they are, while a kernel that moves a few channels would cost as much as the convolution.
+    /// they are, while a kernel that moves a few channels would cost as much as the convolution. Bytes are moved: four that
+    /// lie side by side are multiplied at once.
     fn few_channels(&self, at: usize) -> Option<usize> {
         let web = self.web;
         let Op::Conv(Conv::Forward { groups: 1, layout: Layout::ChannelsLast, .. }) = &web.node(at).op else {
             return None;
         };
         let (mut x, mut user) = (*web.node(at).operands.first()?, at);
+        if multiplies_integers(&web.node(at).op) {
+            return None;
+        }
         let few = web.dims(x).last()?.as_known().is_some_and(|c| c <= FEW_CHANNELS);
         let alone = |x: Value, user: usize| web.uses.only_user(x) == Some(web.ids[user]);
         // What widens bytes stands between.

@@ -2,7 +2,7 @@
 //! integer product follows.
 
 use kiln_ir::op::{Contract, Conv, Index, Movement, PadMode, Quant, Window, WindowKind};
-use kiln_ir::{Build, Edit, NodeId, Op, Value};
+use kiln_ir::{Build, DType, Edit, NodeId, Op, Value};
 
 use super::{Dequantized, same};
 use crate::rewrite::{Cx, Refusal, Rule, matches, require};
@@ -15,15 +15,23 @@ pub(super) const ROUND_TRIP: Rule = Rule { name: "round-trip", apply: round_trip
 
 fn round_trip(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let node = cx.node(id);
-    let Op::Quant(Quant::Quantize { to, axis, block: 0, .. }) = node.op else { return Err(Refusal::NoMatch) };
+    let Op::Quant(Quant::Quantize { to, axis, block: 0, inverse, .. }) = node.op else { return Err(Refusal::NoMatch) };
     let &[v, scale, zero] = &node.operands[..] else { return Err(Refusal::NoMatch) };
     let inner = Dequantized::of(cx, v).ok_or(Refusal::NoMatch)?;
     matches(cx.dtype(inner.x) == Some(to))?;
     let single =
         inner.axis.is_none() && cx.dims(scale).is_some_and(|d| d.iter().all(|d| d.as_known() == Some(1)));
-    let equal = same(cx, scale, inner.scale) && same(cx, zero, inner.zero) && (single || axis == inner.axis);
+    let scales = if inverse { inverse_of(cx, scale, inner.scale) } else { same(cx, scale, inner.scale) };
+    let equal = scales && same(cx, zero, inner.zero) && (single || axis == inner.axis);
     require(equal, "the values are quantized anew with other parameters")?;
     cx.rewrite(id, |_| Ok(inner.x))
+}
+
+/// Whether constants are the inverses of others.
+fn inverse_of(cx: &Cx<'_>, inverses: Value, scales: Value) -> bool {
+    let values = |v: Value| cx.constant(v).filter(|t| t.dtype() == DType::F32)?.to_vec::<f32>().ok();
+    let (Some(inverses), Some(scales)) = (values(inverses), values(scales)) else { return false };
+    inverses.len() == scales.len() && inverses.iter().zip(&scales).all(|(inverse, scale)| *inverse == 1.0 / scale)
 }
 
 /// Whether bytes are wanted in place of the value: something that uses it, or a movement, pool or ReLU of it, quantizes it

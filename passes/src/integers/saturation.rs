@@ -11,7 +11,7 @@ pub(super) const SATURATED: Rule = Rule { name: "saturated", apply: saturated };
 
 fn saturated(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let node = cx.node(id);
-    let Op::Quant(Quant::Quantize { to, axis: None, .. }) = &node.op else { return Err(Refusal::NoMatch) };
+    let Op::Quant(Quant::Quantize { to, axis: None, inverse, .. }) = &node.op else { return Err(Refusal::NoMatch) };
     let &[v, scale, zero] = &node.operands[..] else { return Err(Refusal::NoMatch) };
     let (Some((_, bound)), true) = (cx.def(v), is_byte(*to)) else { return Err(Refusal::NoMatch) };
     let (Some(scale_value), Some(zero_value)) = (cx.splat(scale), cx.splat(zero)) else {
@@ -20,7 +20,10 @@ fn saturated(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let (low, high) = to.int_range().ok_or(Refusal::NoMatch)?;
     let (low, high) = (low as f64, high as f64);
     // The integer that a bound becomes; no bound is infinite.
-    let place = |bound: f64| (bound / scale_value).round_ties_even() + zero_value;
+    let place = |bound: f64| {
+        let quotient = if *inverse { bound * scale_value } else { bound / scale_value };
+        quotient.round_ties_even() + zero_value
+    };
     let number = |v: Option<&Value>| v.and_then(|&v| cx.splat(v)).ok_or(Refusal::NoMatch);
     let (lower, upper) = if bound.op == Op::ew("relu") {
         (0.0, f64::INFINITY)

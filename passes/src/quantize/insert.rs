@@ -134,18 +134,21 @@ pub(super) fn dequantized(
 ) -> Result<(Value, Value), Fault> {
     let range = choice.range;
     let scale = constant(p, Tensor::scalar(range.scale))?;
+    let inverse = constant(p, Tensor::scalar(1.0 / range.scale))?;
     let zero = constant(p, Tensor::scalar(range.zero))?;
     let plain = |axis| Quant::Dequantize { to: DType::F32, axis, block: 0 };
-    let quantize = |axis| Quant::Quantize { to: DType::U8, axis, block: 0, saturate: true };
+    let quantize = |axis| Quant::Quantize { to: DType::U8, axis, block: 0, saturate: true, inverse: true };
     let Some((factors, axis)) = choice.factors.as_ref().zip(axis) else {
-        let q = node(p, quantize(None), &[x, scale, zero])?;
+        let q = node(p, quantize(None), &[x, inverse, zero])?;
         let v = node(p, plain(None), &[q, scale, zero])?;
         return Ok((v, v));
     };
     let scales: Vec<f32> = factors.iter().map(|f| f * range.scale).collect();
+    let inverses: Vec<f32> = scales.iter().map(|s| 1.0 / s).collect();
+    let inverses = constant(p, Tensor::from_slice(&[scales.len()], &inverses)?)?;
     let scales = constant(p, Tensor::from_slice(&[scales.len()], &scales)?)?;
     let zeros = constant(p, Tensor::from_slice(&[factors.len()], &vec![range.zero; factors.len()])?)?;
-    let q = node(p, quantize(Some(axis)), &[x, scales, zeros])?;
+    let q = node(p, quantize(Some(axis)), &[x, inverses, zeros])?;
     let all = node(p, plain(Some(axis)), &[q, scales, zeros])?;
     Ok((all, node(p, plain(None), &[q, scale, zero])?))
 }

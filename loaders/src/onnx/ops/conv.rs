@@ -201,7 +201,7 @@ pub(super) fn requantize(
     let real = cx.b.cast(sums, DType::F32)?;
     let real = cx.b.ew("mul", &[real, scale])?;
     let to = cx.dtype(y_zero)?;
-    let op = Quant::Quantize { to, axis: None, block: 0, saturate: true };
+    let op = Quant::Quantize { to, axis: None, block: 0, saturate: true, inverse: false };
     Ok(cx.b.add1(op, &[real, y_scale, y_zero])?)
 }
 

@@ -56,7 +56,7 @@ pub(super) fn quantize(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let Granularity { axis, block } = granularity(cx, x, scale)?;
     let zero = zero_point(cx, scale, to)?;
     let saturate = cx.attrs.flag("saturate", true)?;
-    one(cx.b.add1(Quant::Quantize { to, axis, block, saturate }, &[x, scale, zero])?)
+    one(cx.b.add1(Quant::Quantize { to, axis, block, saturate, inverse: false }, &[x, scale, zero])?)
 }
 
 pub(super) fn dequantize(cx: &mut Cx<'_, '_, '_>) -> Outputs {

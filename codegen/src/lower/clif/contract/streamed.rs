@@ -55,7 +55,7 @@ const PACES: [(i64, i64); 2] = [(24, 16), (80, 40)];
 const SHOWN_ROWS: i64 = 64;
 
 /// Fewest steps of the reduction at once, and fewest rows, that tile registers are faster for than vectors.
-const LEAST_STEPS: i64 = 8;
+const LEAST_STEPS: i64 = 4;
 const LEAST_ROWS: i64 = 4;
 
 /// Rows of a chunk: their sums stay in the first-level cache until the epilogue.

@@ -172,7 +172,7 @@ fn quantized_gemm(cx: &mut Cx<'_, '_, '_>) -> Outputs {
         Some(y_scale) => {
             let to = cx.dtype(a.0)?;
             let zero = cx.b.scalar(to, 0.0)?;
-            let op = Quant::Quantize { to, axis: None, block: 0, saturate: true };
+            let op = Quant::Quantize { to, axis: None, block: 0, saturate: true, inverse: false };
             one(cx.b.add1(op, &[y, y_scale, zero])?)
         }
         None => one(y),

@@ -53,7 +53,7 @@ fn quantized(cx: &mut Cx<'_, '_, '_>, v: Value, scale: usize, like: Value) -> Re
         Some(zero) => cx.b.reshape(zero, &[])?,
         None => cx.b.scalar(to, 0.0)?,
     };
-    let op = Quant::Quantize { to, axis: None, block: 0, saturate: true };
+    let op = Quant::Quantize { to, axis: None, block: 0, saturate: true, inverse: false };
     Ok(cx.b.add1(op, &[v, factor, zero])?)
 }
 
