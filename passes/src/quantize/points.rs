@@ -88,8 +88,8 @@ fn is_constant(graph: &Graph, v: Value) -> bool {
     graph.def_node(v).is_some_and(|(_, n)| matches!(n.op, Op::Source(Source::Constant { .. })))
 }
 
-/// Sums of the results of two layers (a block whose residual is a layer, too): the one that is computed first would be
-/// kept in floats.
+/// Sums of the results of two layers (a block whose residual is a layer, too): fusion gives the sum to the first of them,
+/// which reads what the second has written, otherwise in floats.
 fn residuals(
     graph: &Graph,
     uses: &Uses,
@@ -107,7 +107,7 @@ fn residuals(
         if !image || dims(a) != dims(b) || !becomes_point(graph, uses, points, sum, 2) {
             continue;
         }
-        let (value, maker) = if first < second { (a, first) } else { (b, second) };
+        let (value, maker) = if first < second { (b, second) } else { (a, first) };
         if taken.insert(value) && uses.count(value) == 1 {
             all.push(Point {
                 value,

@@ -53,32 +53,40 @@ const GROUP_HEIGHT: i64 = 16;
 const CONFIGURED: i64 = 24;
 const FRAME_WORDS: i32 = 24;
 
-/// The registers of a group with so many registers of rows.
+/// The registers of a group with so many registers of rows, for some of the panel's.
 struct Group<'t> {
     tile: &'t Tile,
     rows: usize,
+    first_column: usize,
 }
 
 impl Group<'_> {
     fn sum(&self, row: usize, column: usize) -> Register {
-        Register::TMM0 + (row * self.tile.count() + column) as u32
+        Register::TMM0 + (row * self.tile.at_once() + column) as u32
+    }
+
+    /// Registers of sums and of rows; the latter take turns where there are not enough.
+    fn held(&self) -> (usize, usize) {
+        let sums = self.tile.amx_rows() * self.tile.at_once();
+        (sums, self.tile.amx_rows().min(REGISTERS - 1 - sums))
     }
 
     /// A register of rows.
     fn a(&self, row: usize) -> Register {
-        Register::TMM0 + (self.tile.amx_rows() * self.tile.count() + row) as u32
+        let (sums, rows) = self.held();
+        Register::TMM0 + (sums + row % rows) as u32
     }
 
     /// A register of the panel.
     fn b(&self, column: usize) -> Register {
-        let before = self.tile.amx_rows() * (self.tile.count() + 1);
-        Register::TMM0 + (before + column % (REGISTERS - before)) as u32
+        let (sums, rows) = self.held();
+        Register::TMM0 + (sums + rows + column % (REGISTERS - sums - rows)) as u32
     }
 
     /// Place of a register's sums.
     fn place(&self, row: usize, column: usize, stride: Register) -> MemoryOperand {
         let first = (row * self.tile.amx_height()) as i64 * self.tile.sum_stride;
-        strided(SUMS, stride, first + column as i64 * LINE)
+        strided(SUMS, stride, first + (self.first_column + column) as i64 * LINE)
     }
 }
 
@@ -90,11 +98,18 @@ fn strided(base: Register, stride: Register, displacement: i64) -> MemoryOperand
 impl Tile {
     /// Registers of rows in a group: as many as there are sums for, which the panel's registers are multiplied with.
     pub(super) fn amx_rows(&self) -> usize {
-        match self.count() {
+        match self.at_once() {
+            1 if self.amx_height() <= ROWS_OF / 2 => 4,
             1 => 3,
             2 => 2,
             _ => 1,
         }
+    }
+
+    /// Registers of the panel that are multiplied at once. Short lines take turns with single ones: more of them share each
+    /// register of the panel, which comes from beyond the first-level cache.
+    fn at_once(&self) -> usize {
+        if self.amx_height() <= ROWS_OF / 2 { 1 } else { self.count() }
     }
 
     /// Rows of a register: where rows come in lines, those of one.
@@ -152,7 +167,9 @@ impl Tile {
         asm.jump(Code::Jmp_rel32_64, end);
         for &(rows, label) in groups.iter().rev() {
             asm.bind(label);
-            self.group(&mut asm, steps, &Group { tile: self, rows });
+            for first_column in (0..self.count()).step_by(self.at_once()) {
+                self.group(&mut asm, steps, &Group { tile: self, rows, first_column });
+            }
             asm.jump(Code::Jmp_rel32_64, stored);
         }
         asm.bind(stored);
@@ -206,20 +223,22 @@ impl Tile {
         bytes[0] = 1;
         let mut set = |register: Register, rows: usize, row_bytes: i64| {
             let i = register.number();
-            let row_bytes = if rows == 0 { 0 } else { row_bytes as u16 };
-            bytes[CONFIGURED_BYTES + 2 * i..][..2].copy_from_slice(&row_bytes.to_le_bytes());
+            bytes[CONFIGURED_BYTES + 2 * i..][..2].copy_from_slice(&(row_bytes as u16).to_le_bytes());
             bytes[CONFIGURED_ROWS + i] = rows as u8;
         };
-        let group = Group { tile: self, rows: self.amx_rows() };
+        let group = Group { tile: self, rows: self.amx_rows(), first_column: 0 };
         let height = self.amx_height();
         for row in 0..group.rows {
             let held = rows.saturating_sub(row * height).min(height);
+            if held == 0 {
+                continue;
+            }
             set(group.a(row), held, 4 * steps);
-            for column in 0..self.count() {
+            for column in 0..self.at_once() {
                 set(group.sum(row, column), held, LINE);
             }
         }
-        for column in 0..self.count() {
+        for column in 0..self.at_once() {
             set(group.b(column), steps as usize, LINE);
         }
         bytes
@@ -230,7 +249,7 @@ impl Tile {
         asm.op2(Code::Mov_r32_imm32, A_STRIDE.full_register32(), self.row_stride as i32);
         asm.op2(Code::Mov_r32_imm32, B_STRIDE.full_register32(), 4 * self.panel_step as i32);
         asm.op2(Code::Mov_r32_imm32, COUNT.full_register32(), self.sum_stride as i32);
-        let sums = || (0..group.rows).flat_map(|row| (0..self.count()).map(move |column| (row, column)));
+        let sums = || (0..group.rows).flat_map(|row| (0..self.at_once()).map(move |column| (row, column)));
         for (row, column) in sums() {
             match self.accumulate {
                 true => asm.op2(
@@ -279,10 +298,11 @@ impl Tile {
                 Some(lines) => row as i64 * lines.stride,
                 None => row as i64 * ROWS_OF as i64 * self.row_stride,
             };
-            for column in 0..self.count() {
+            for column in 0..self.at_once() {
                 // Where registers of the panel take turns there is one of rows.
                 if row == 0 {
-                    asm.op2(load, group.b(column), strided(B_AT, B_STRIDE, column as i64 * LINE));
+                    let from = (group.first_column + column) as i64 * LINE;
+                    asm.op2(load, group.b(column), strided(B_AT, B_STRIDE, from));
                 }
                 if column == 0 {
                     asm.op2(load, group.a(row), strided(A_AT, A_STRIDE, from));
@@ -291,11 +311,12 @@ impl Tile {
                 asm.op3(Code::VEX_Tdpbusd_tmm_tmm_tmm, sum, group.a(row), group.b(column));
             }
         }
-        for line in 0..self.prefetch {
+        let prefetch = if group.first_column == 0 { self.prefetch } else { 0 };
+        for line in 0..prefetch {
             asm.op1(Code::Prefetcht1_m8, at(NEXT, line * LINE));
         }
-        if self.prefetch > 0 {
-            asm.op2(Code::Add_rm64_imm32, NEXT, (self.prefetch * LINE) as i32);
+        if prefetch > 0 {
+            asm.op2(Code::Add_rm64_imm32, NEXT, (prefetch * LINE) as i32);
         }
         asm.op2(Code::Add_rm64_imm32, A_AT, (4 * steps) as i32);
         asm.op2(Code::Add_rm64_imm32, B_AT, (4 * steps * self.panel_step) as i32);
