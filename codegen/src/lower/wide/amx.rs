@@ -51,7 +51,7 @@ const B_STRIDE: Register = Register::R9;
 const ROW_COUNT: i64 = 8;
 const GROUP_HEIGHT: i64 = 16;
 const CONFIGURED: i64 = 24;
-const FRAME_WORDS: i32 = 24;
+const WORDS: [Register; 3] = [Register::RAX; 3];
 
 /// The registers of a group with so many registers of rows, for some of the panel's.
 struct Group<'t> {
@@ -139,7 +139,9 @@ impl Tile {
         for register in SAVED {
             asm.op1(Code::Push_r64, register);
         }
-        asm.op2(Code::Sub_rm64_imm8, Register::RSP, FRAME_WORDS);
+        for word in WORDS {
+            asm.op1(Code::Push_r64, word);
+        }
         asm.op1(Code::Push_r64, FRAME);
         if let Some((finish, _)) = finish {
             finish.prepare(&mut asm, FRAME, self.count());
@@ -184,7 +186,9 @@ impl Tile {
         asm.op0(Code::VEX_Tilerelease);
         asm.op0(Code::VEX_Vzeroupper);
         asm.op1(Code::Pop_r64, FRAME);
-        asm.op2(Code::Add_rm64_imm8, Register::RSP, FRAME_WORDS);
+        for word in WORDS {
+            asm.op1(Code::Pop_r64, word);
+        }
         for register in SAVED.into_iter().rev() {
             asm.op1(Code::Pop_r64, register);
         }

@@ -133,6 +133,43 @@ fn tiles_keep_to_their_registers_and_features() {
 }
 
 #[test]
+fn tile_registers_hold_what_is_configured() {
+    let lines = [None, Some(Lines { rows: 14, stride: 9600 }), Some(Lines { rows: 7, stride: 4800 })];
+    for (count, lines) in (1..=4).flat_map(|count| lines.map(|lines| (count, lines))) {
+        for (steps, accumulate) in [(4, false), (15, true), (16, false)] {
+            let tile = Tile {
+                vectors: Width::W512,
+                acc: DType::I32,
+                storage: DType::I32,
+                quads: Some(Quads::Amx { steps }),
+                flip: false,
+                width: 16 * count,
+                row_stride: 640,
+                row_step: 4,
+                panel_step: 16 * count,
+                lines,
+                sum_stride: 256,
+                taps: if accumulate { [(1, 0), (1, 0)] } else { [(3, 4096), (7, 512)] },
+                short: None,
+                most_rows: MOST_ROWS,
+                prefetch: 2 * i64::from(accumulate),
+                accumulate,
+                part: None,
+                result: None,
+            };
+            let function = tile.emit().unwrap();
+            let tiles = ["amx-int8", "amx-tile"];
+            check(&function, &[allowed(Width::W512), &tiles].concat());
+            assert!(tiles.iter().all(|feature| function.features.contains(feature)));
+            let unit = lines.map_or(1, |lines| lines.rows as usize);
+            assert!(tile.height() % unit == 0 && tile.height() >= 14);
+            assert!(Tile { flip: true, ..tile }.emit().is_err(), "signed rows are no rows of tile registers");
+            assert!(Tile { quads: Some(Quads::Amx { steps: 17 }), ..tile }.emit().is_err());
+        }
+    }
+}
+
+#[test]
 fn lists_keep_to_their_registers_and_features() {
     for width in WIDTHS {
         for block in [1, 2, 4] {
