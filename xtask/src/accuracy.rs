@@ -1,8 +1,9 @@
 //! How far the zoo's models are from their answers in double precision, beside how far onnxruntime is: the norm is the
 //! largest difference, relative to the largest magnitude. With `--int8`, how far models that onnxruntime quantized are from
-//! its answers.
+//! its answers; with `--weights`, models whose weights are stored in fewer bits.
 
 mod int8;
+mod weights;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,8 +32,11 @@ pub struct Options {
     /// Look at models that onnxruntime quantizes, instead.
     #[arg(long)]
     int8: bool,
+    /// Look at models whose weights are stored in 4, 8 and 16 bits, instead.
+    #[arg(long, conflicts_with = "int8")]
+    weights: bool,
     /// Random inputs that each of these runs on.
-    #[arg(long, default_value_t = 200, requires = "int8")]
+    #[arg(long, default_value_t = 200)]
     inputs: usize,
     /// A Python interpreter with numpy, onnx, torch and onnxruntime, instead of environments made below `target/`.
     #[arg(long)]
@@ -50,6 +54,9 @@ struct Sources {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if options.int8 {
         return int8::run(workspace, options);
+    }
+    if options.weights {
+        return weights::run(workspace, options);
     }
     let scratch = workspace.target.join("accuracy");
     fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
