@@ -349,7 +349,7 @@ impl Point<'_> {
                     b.store(buffer, at, value);
                 }
             };
-            let with_sum = |e: &mut Emitter<'_>| match self.accumulator {
+            let mut with_sum = |e: &mut Emitter<'_>| match self.accumulator {
                 Some(term) => e.with_value(term, sum, |e| all(e, b)),
                 None => all(e, b),
             };
@@ -396,7 +396,7 @@ impl Point<'_> {
         let rows: Vec<Group> = m.group.iter().cloned().collect();
         bind_all(e, b, &rows, &[row], &mut |e, b| {
             b.vector(weights.depth, |b, i| {
-                let copy = |e: &mut Emitter<'_>| {
+                let mut copy = |e: &mut Emitter<'_>| {
                     let value = e.emit(b, pieces.a);
                     let value = b.cast(value, DType::F32);
                     b.store(to, i.clone() + at, value);

@@ -6,6 +6,8 @@
 //! scales have the factor, which is a power of two and changes no bit of a result.
 
 mod kernel;
+#[cfg(test)]
+mod tests;
 
 use kiln_ir::op::{Cast, Quant};
 use kiln_ir::tensor::Bytes;

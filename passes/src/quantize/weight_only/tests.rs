@@ -108,7 +108,7 @@ fn the_module_means_the_rounded_weights() {
                 Storage::Groups(_) | Storage::Bf16 => 38.0,
                 Storage::F16 => 60.0,
             };
-            let measured = 10.0 * (power / off).log10();
+            let measured = 10.0 * f64::from(power / off).log10();
             assert!(done[0].sqnr_db > least && measured > least - 8.0, "{storage:?}: {done:?}, {measured}");
             assert!(done[0].bytes_after * 2 <= done[0].bytes_before);
         }
