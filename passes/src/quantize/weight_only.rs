@@ -52,9 +52,9 @@ pub enum Bits {
 pub enum Rounding {
     /// The nearest one, for the scale that errs least in the mean square.
     Nearest,
-    /// The zero point is that of the least sum of `|error|^0.7`, found by half-quadratic splitting (Badri and Shaji,
-    /// "Half-Quadratic Quantization of Large Machine Learning Models", 2023): few large errors count less than in the mean
-    /// square. Zero points are no integers then.
+    /// The nearest one, for a scale and a zero point that half-quadratic splitting finds (Badri and Shaji, "Half-Quadratic
+    /// Quantization of Large Machine Learning Models", 2023): few weights that are far from the others do not decide. Zero
+    /// points are no integers then.
     Hqq,
 }
 

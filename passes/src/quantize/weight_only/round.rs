@@ -99,9 +99,33 @@ impl Group {
         w / self.scale - (self.code(w, range) - self.zero)
     }
 
-    /// The sum of the errors' powers, in steps.
-    pub fn error(&self, weights: &[f32], range: (f32, f32), power: f32) -> f64 {
-        weights.iter().map(|w| f64::from(self.off(*w, range).abs().powf(power))).sum()
+    /// The sum of the squares of the errors.
+    pub fn squares(&self, weights: &[f32], range: (f32, f32)) -> f64 {
+        let square = |w: &f32| f64::from(self.off(*w, range)) * f64::from(self.off(*w, range));
+        let scale = f64::from(self.scale);
+        weights.iter().map(square).sum::<f64>() * scale * scale
+    }
+
+    /// Scale and zero point of the least squares for its integers, of weights less what a penalty leaves of their errors.
+    fn refined(&self, weights: &[f32], range: (f32, f32), penalty: Option<f32>) -> Option<Group> {
+        let (mut codes, mut values, mut squares, mut products) = (0.0f64, 0.0f64, 0.0f64, 0.0f64);
+        for w in weights {
+            let kept = penalty.map_or(0.0, |penalty| {
+                let off = self.off(*w, range);
+                (off.abs() - off.abs().powf(POWER - 1.0) / penalty).max(0.0).copysign(off)
+            });
+            let (code, value) = (f64::from(self.code(*w, range)), f64::from(w - kept * self.scale));
+            codes += code;
+            values += value;
+            squares += code * code;
+            products += code * value;
+        }
+        let count = weights.len() as f64;
+        let spread = squares - codes * codes / count;
+        let scale = ((products - codes * values / count) / spread) as f32;
+        let zero = (codes / count - values / count / f64::from(scale)) as f32;
+        let fits = spread > 0.0 && scale >= LEAST && zero.is_finite();
+        fits.then_some(Group { scale, zero })
     }
 }
 
@@ -136,8 +160,7 @@ fn nearest(weights: &[f32], coding: Coding) -> Group {
     let ends = [end(1.0), end(-1.0)].into_iter().flatten();
     let mut best = (f64::INFINITY, candidate(1.0));
     for group in SHARES.into_iter().map(candidate).chain(ends) {
-        let square = f64::from(group.scale) * f64::from(group.scale);
-        let error = group.error(weights, coding.range, 2.0) * square;
+        let error = group.squares(weights, coding.range);
         if error < best.0 {
             best = (error, group);
         }
@@ -146,37 +169,56 @@ fn nearest(weights: &[f32], coding: Coding) -> Group {
 }
 
 /// The power of the errors that is made small.
-pub(super) const POWER: f32 = 0.7;
+const POWER: f32 = 0.7;
 
-/// Steps of the iteration, the first penalty, and by what it grows: those of the paper's implementation. Errors are counted in
-/// steps of the integers, so that penalties mean the same whatever the scale is.
-const STEPS: usize = 20;
+/// Steps of each iteration, the first penalty of the proximal one, and by what it grows: those of the paper's implementation.
+/// Errors are counted in steps of the integers, so that penalties mean the same whatever the scale is.
+const STEPS: usize = 8;
 const PENALTY: f32 = 10.0;
 const GROWTH: f32 = 1.01;
 
-/// The zero point with the least sum of powers of errors among the iterates of a proximal iteration from `start`: errors
-/// shrink towards 0 by what their penalty allows, and the zero point is the mean of what the rest asks for.
-fn half_quadratic(weights: &[f32], range: (f32, f32), start: Group) -> Group {
-    let (mut best, mut group) = ((start.error(weights, range, POWER), start), start);
-    let mut penalty = PENALTY;
-    let count = weights.len().max(1) as f32;
+/// The group of the least mean square error among the iterates of a half-quadratic splitting, and `nearest`.
+///
+/// Integers are found for a scale and a zero point, and these for the integers, by least squares, from several ranges. From
+/// the best of them, a proximal iteration makes the sum of the errors' powers small: what a weight errs by shrinks towards 0
+/// by what the penalty allows, and what is left of it is left out of the least squares, so that few weights that are far from
+/// the others do not decide.
+fn half_quadratic(weights: &[f32], range: (f32, f32), nearest: Group) -> Group {
+    let least = weights.iter().fold(f32::INFINITY, |l, w| l.min(*w));
+    let most = weights.iter().fold(f32::NEG_INFINITY, |m, w| m.max(*w));
+    let (low, high) = range;
+    let mut best = (nearest.squares(weights, range), nearest);
+    for share in SHARES {
+        let scale = ((most - least) / (high - low) * share).max(LEAST);
+        let start = Group { scale, zero: (low + high) / 2.0 - (most + least) / 2.0 / scale };
+        best = improved(weights, range, best, start, None);
+    }
+    let start = best.1;
+    improved(weights, range, best, start, Some(PENALTY)).1
+}
+
+/// The best of what is known and the iterates from a start; without a penalty, no error is left out.
+fn improved(
+    weights: &[f32],
+    range: (f32, f32),
+    mut best: (f64, Group),
+    mut group: Group,
+    mut penalty: Option<f32>,
+) -> (f64, Group) {
+    let mut last = f64::INFINITY;
     for _ in 0..STEPS {
-        let wanted: f32 = weights
-            .iter()
-            .map(|w| {
-                let off = group.off(*w, range);
-                let shrunk = (off.abs() - off.abs().powf(POWER - 1.0) / penalty).max(0.0).copysign(off);
-                group.code(*w, range) - (w / group.scale - shrunk)
-            })
-            .sum();
-        group.zero = wanted / count;
-        penalty *= GROWTH;
-        let error = group.error(weights, range, POWER);
+        let error = group.squares(weights, range);
         if error < best.0 {
             best = (error, group);
-        } else {
+        }
+        // Least squares alone never err more than before.
+        if penalty.is_none() && error >= last {
             break;
         }
+        last = error;
+        let Some(next) = group.refined(weights, range, penalty) else { break };
+        group = next;
+        penalty = penalty.map(|p| p * GROWTH);
     }
-    best.1
+    best
 }
