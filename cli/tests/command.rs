@@ -315,7 +315,9 @@ fn weights_in_fewer_bits_are_reported_and_compared() {
         assert!(json["error"].as_f64().is_some_and(|error| error > 0.0 && error < 0.2), "{json}");
         assert!(std::fs::read_to_string(&page).unwrap().contains("<svg"));
         let checked = ["check", &artifact, "--against", &original, "--inputs", &data];
-        assert!(succeeds(&checked).contains("the least cosine is 0.9"), "{how:?}");
+        let text = succeeds(&checked);
+        let near = ["the least cosine is 0.9", "the least cosine is 1.0"];
+        assert!(near.iter().any(|said| text.contains(said)), "{how:?}: {text}");
     }
 }
 

@@ -34,8 +34,8 @@ pub enum Mode {
         /// The data.
         data: Option<PathBuf>,
     },
-    /// Values stay in floats; the weights of contractions are stored in fewer bits. Data, if there is any, measures the
-    /// error.
+    /// Values stay in floats; the weights of contractions are stored in fewer bits. Data, if there is any, shows which
+    /// weights matter most, and measures the error.
     Weights {
         /// How they are stored.
         storage: Storage,
@@ -269,7 +269,12 @@ impl Run<'_> {
             .filter_map(|(l, _)| self.plan.layers.get(*l))
             .map(|layer| LayerReport::of(layer, self.module.graph(self.plan.graph)))
             .collect();
-        self.finished(module, report)
+        let held = |n: usize| n < MOST_HELD_OUT;
+        let data = self.data.as_ref().filter(|_| !done.is_empty());
+        let expected = data
+            .map(|data| calibrate::outputs(&self.module, self.plan.graph, &self.options, data, &held))
+            .transpose()?;
+        self.finished(module, report, expected)
     }
 
     /// Stores weights in fewer bits.
@@ -279,7 +284,16 @@ impl Run<'_> {
             let points = if asymmetric { "asymmetric" } else { "symmetric" };
             report.detail = Some(format!("groups of {size}, {points}, {}", rounding.name()));
         }
-        let (module, done, kept) = store(&self.module, &self.plan, storage)?;
+        let (mut seen, mut expected) = (None, None);
+        if let Some(data) = self.data.as_ref().filter(|_| !self.plan.layers.is_empty()) {
+            let count = data.len();
+            let part = (&self.module, &self.plan);
+            let found = calibrate::observe(part, &self.options, data, &calibrating(count), &held_out(count))?;
+            report.samples = (0..count).filter(|&n| calibrating(count)(n)).count();
+            report.shared_samples = count < HELD_OUT;
+            (seen, expected) = (Some(found.0), Some(found.1));
+        }
+        let (module, done, kept) = store(&self.module, &self.plan, storage, seen.as_deref())?;
         report.kept.extend(kept);
         let graph = self.module.graph(self.plan.graph);
         for stored in &done {
@@ -289,15 +303,18 @@ impl Run<'_> {
             entry.bytes = Some((stored.bytes_before, stored.bytes_after));
             report.layers.push(entry);
         }
-        self.finished(module, report)
+        self.finished(module, report, expected)
     }
 
-    /// Measures what needs no calibration, if there is data.
-    fn finished(self, module: Module, mut report: QuantizeReport) -> Result<Quantized, Error> {
+    /// Measures errors against what is expected, if there is any.
+    fn finished(
+        self,
+        module: Module,
+        mut report: QuantizeReport,
+        expected: Option<Outputs>,
+    ) -> Result<Quantized, Error> {
         let mut errors = vec![];
-        if let Some(data) = self.data.as_ref().filter(|_| !report.layers.is_empty()) {
-            let held = |n: usize| n < MOST_HELD_OUT;
-            let expected = calibrate::outputs(&self.module, self.plan.graph, &self.options, data, &held)?;
+        if let Some(expected) = expected.filter(|_| !report.layers.is_empty()) {
             report.held_out = expected.len();
             errors = self.errors(&module, &expected)?;
         }

@@ -2,7 +2,7 @@
 //!
 //! A layer's weights become a dequantization of constants, `(q - zero) * scale` with a scale, and where it is asymmetric a
 //! zero point, for each group of one output's weights; or the cast of narrower constants. Code generation reads the few
-//! bits in the kernel (`narrow.rs`). No data is needed.
+//! bits in the kernel (`narrow.rs`). Data is not needed, but shows which weights matter.
 
 mod round;
 
@@ -11,7 +11,7 @@ use kiln_ir::tensor::Bytes;
 use kiln_ir::{Build, DType, Module, Op, Scalar, Tensor, TensorError, Value};
 
 use super::insert::{Editor, Fault, node};
-use super::{Kept, Layer, LayerKind, Plan, QuantizeError, floats};
+use super::{Kept, Layer, LayerKind, Plan, QuantizeError, Statistics, floats};
 use round::{Coded, Coding};
 
 /// How weights are stored.
@@ -125,7 +125,8 @@ pub struct Stored {
 /// Layers of fewer weights stay as they are.
 const FEWEST: usize = 1 << 10;
 
-/// The module with the weights of its contractions stored otherwise, what became of them, and the layers that stay.
+/// The module with the weights of its contractions stored otherwise, what became of them, and the layers that stay. With
+/// statistics of the plan's points, an error in a weight counts by the energy of the values that it multiplies.
 ///
 /// # Errors
 ///
@@ -134,12 +135,16 @@ pub fn store(
     module: &Module,
     plan: &Plan,
     storage: Storage,
+    statistics: Option<&[Statistics]>,
 ) -> Result<(Module, Vec<Stored>, Vec<Kept>), QuantizeError> {
     let mut editor = Editor::new(module.clone(), plan.graph);
     let (mut done, mut kept) = (vec![], vec![]);
     for (index, layer) in plan.layers.iter().enumerate() {
         let Some(weights) = layer.weights(module.graph(plan.graph)) else { continue };
-        match narrowed(layer, weights, storage).map_err(|e| Fault::from(e).at(&layer.name))? {
+        let point = plan.points.iter().position(|p| p.layers.contains(&index));
+        let seen = statistics.zip(point).and_then(|(all, point)| all.get(point));
+        let energies = seen.filter(|s| !s.is_empty()).map(Statistics::energies).unwrap_or_default();
+        match narrowed(layer, weights, storage, &energies).map_err(|e| Fault::from(e).at(&layer.name))? {
             Ok(narrow) => {
                 let bytes = |tensors: &[&Tensor]| tensors.iter().map(|t| t.bytes().len() as u64).sum();
                 done.push(Stored {
@@ -196,6 +201,7 @@ fn narrowed(
     layer: &Layer,
     weights: &Tensor,
     storage: Storage,
+    energies: &[f64],
 ) -> Result<Result<Narrow, String>, TensorError> {
     if layer.kind != LayerKind::Contraction {
         return Ok(Err("convolutions have no kernel for weights in fewer bits".into()));
@@ -222,7 +228,7 @@ fn narrowed(
             let Some(axis) = layer.input_axis else {
                 return Ok(Err("the weights have not exactly one axis that is summed over".into()));
             };
-            let coded = round::code(&values, weights.dims(), axis, Coding::of(&groups));
+            let coded = round::code(&values, weights.dims(), axis, Coding::of(&groups), energies);
             let error = coded.error;
             Ok(Ok(Narrow { form: blocks(&coded, weights.dims(), axis, &groups)?, power: of_weights, error }))
         }

@@ -39,11 +39,28 @@ pub(super) struct Coded {
 /// steps.
 const SHARES: [f32; 8] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7];
 
+/// An error counts at least so much of what counts most.
+const LEAST_COUNT: f64 = 1e-4;
+
 /// A group's scale is at least so much, so that no quotient is infinite.
 const LEAST: f32 = f32::MIN_POSITIVE * 65536.0;
 
-/// Integers of weights of these dims, in groups along an axis.
-pub(super) fn code(values: &[f32], dims: &[usize], axis: usize, coding: Coding) -> Coded {
+/// Weights of a group, and how much an error in each counts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Members {
+    pub weights: Vec<f32>,
+    pub counts: Vec<f64>,
+}
+
+impl Members {
+    fn pairs(&self) -> impl Iterator<Item = (f32, f64)> {
+        self.weights.iter().copied().zip(self.counts.iter().copied())
+    }
+}
+
+/// Integers of weights of these dims, in groups along an axis. An error in a weight counts by the energy of the values that
+/// it multiplies, where there is one for each index of the axis; else as any other.
+pub(super) fn code(values: &[f32], dims: &[usize], axis: usize, coding: Coding, energies: &[f64]) -> Coded {
     let size = dims.get(axis).copied().unwrap_or(1).max(1);
     let inner: usize = dims.iter().skip(axis + 1).product::<usize>().max(1);
     let outer = values.len() / (size * inner).max(1);
@@ -54,20 +71,29 @@ pub(super) fn code(values: &[f32], dims: &[usize], axis: usize, coding: Coding) 
         zeros: vec![0.0; outer * groups * inner],
         error: 0.0,
     };
-    let mut weights = Vec::with_capacity(coding.size.min(size));
+    let counts: Vec<f64> = match energies.iter().copied().fold(0.0, f64::max) {
+        most if most > 0.0 && energies.len() == size => {
+            // Values that calibration did not show may come.
+            energies.iter().map(|e| (e / most).max(LEAST_COUNT)).collect()
+        }
+        _ => vec![1.0; size],
+    };
+    let mut group_of = Members::default();
     for o in 0..outer {
         for g in 0..groups {
             let members = g * coding.size..size.min((g + 1) * coding.size);
             for i in 0..inner {
                 let at = |k: usize| (o * size + k) * inner + i;
-                weights.clear();
-                weights.extend(members.clone().filter_map(|k| values.get(at(k)).copied()));
-                let group = group(&weights, coding);
+                group_of.weights.clear();
+                group_of.weights.extend(members.clone().filter_map(|k| values.get(at(k)).copied()));
+                group_of.counts.clear();
+                group_of.counts.extend(counts.get(members.clone()).unwrap_or_default());
+                let group = group(&group_of, coding);
                 let place = (o * groups + g) * inner + i;
                 if let (Some(scale), Some(zero)) = (out.scales.get_mut(place), out.zeros.get_mut(place)) {
                     (*scale, *zero) = (group.scale, group.zero);
                 }
-                for (k, w) in members.clone().zip(&weights) {
+                for (k, w) in members.clone().zip(&group_of.weights) {
                     let code = group.code(*w, coding.range);
                     let error = f64::from(*w) - f64::from((code - group.zero) * group.scale);
                     out.error += error * error;
@@ -100,45 +126,50 @@ impl Group {
     }
 
     /// The sum of the squares of the errors.
-    pub fn squares(&self, weights: &[f32], range: (f32, f32)) -> f64 {
-        let square = |w: &f32| f64::from(self.off(*w, range)) * f64::from(self.off(*w, range));
+    pub fn squares(&self, members: &Members, range: (f32, f32)) -> f64 {
+        let square = |(w, count): (f32, f64)| {
+            let off = f64::from(self.off(w, range));
+            off * off * count
+        };
         let scale = f64::from(self.scale);
-        weights.iter().map(square).sum::<f64>() * scale * scale
+        members.pairs().map(square).sum::<f64>() * scale * scale
     }
 
     /// Scale and zero point of the least squares for its integers, of weights less what a penalty leaves of their errors.
-    fn refined(&self, weights: &[f32], range: (f32, f32), penalty: Option<f32>) -> Option<Group> {
+    fn refined(&self, members: &Members, range: (f32, f32), penalty: Option<f32>) -> Option<Group> {
         let (mut codes, mut values, mut squares, mut products) = (0.0f64, 0.0f64, 0.0f64, 0.0f64);
-        for w in weights {
+        let mut all = 0.0f64;
+        for (w, count) in members.pairs() {
             let kept = penalty.map_or(0.0, |penalty| {
-                let off = self.off(*w, range);
+                let off = self.off(w, range);
                 (off.abs() - off.abs().powf(POWER - 1.0) / penalty).max(0.0).copysign(off)
             });
-            let (code, value) = (f64::from(self.code(*w, range)), f64::from(w - kept * self.scale));
-            codes += code;
-            values += value;
-            squares += code * code;
-            products += code * value;
+            let (code, value) = (f64::from(self.code(w, range)), f64::from(w - kept * self.scale));
+            all += count;
+            codes += count * code;
+            values += count * value;
+            squares += count * code * code;
+            products += count * code * value;
         }
-        let count = weights.len() as f64;
-        let spread = squares - codes * codes / count;
-        let scale = ((products - codes * values / count) / spread) as f32;
-        let zero = (codes / count - values / count / f64::from(scale)) as f32;
+        let spread = squares - codes * codes / all;
+        let scale = ((products - codes * values / all) / spread) as f32;
+        let zero = (codes / all - values / all / f64::from(scale)) as f32;
         let fits = spread > 0.0 && scale >= LEAST && zero.is_finite();
         fits.then_some(Group { scale, zero })
     }
 }
 
-pub(super) fn group(weights: &[f32], coding: Coding) -> Group {
-    let nearest = nearest(weights, coding);
+pub(super) fn group(members: &Members, coding: Coding) -> Group {
+    let nearest = nearest(members, coding);
     match coding.rounding {
         Rounding::Nearest => nearest,
-        Rounding::Hqq => half_quadratic(weights, coding.range, nearest),
+        Rounding::Hqq => half_quadratic(members, coding.range, nearest),
     }
 }
 
 /// The scale and integer zero point of the least mean square error.
-fn nearest(weights: &[f32], coding: Coding) -> Group {
+fn nearest(members: &Members, coding: Coding) -> Group {
+    let weights = &members.weights;
     let (low, high) = coding.range;
     // Ranges hold 0, so that zero points are integers of the range.
     let least = weights.iter().fold(0.0f32, |l, w| l.min(*w));
@@ -160,7 +191,7 @@ fn nearest(weights: &[f32], coding: Coding) -> Group {
     let ends = [end(1.0), end(-1.0)].into_iter().flatten();
     let mut best = (f64::INFINITY, candidate(1.0));
     for group in SHARES.into_iter().map(candidate).chain(ends) {
-        let error = group.squares(weights, coding.range);
+        let error = group.squares(members, coding.range);
         if error < best.0 {
             best = (error, group);
         }
@@ -183,23 +214,24 @@ const GROWTH: f32 = 1.01;
 /// the best of them, a proximal iteration makes the sum of the errors' powers small: what a weight errs by shrinks towards 0
 /// by what the penalty allows, and what is left of it is left out of the least squares, so that few weights that are far from
 /// the others do not decide.
-fn half_quadratic(weights: &[f32], range: (f32, f32), nearest: Group) -> Group {
+fn half_quadratic(members: &Members, range: (f32, f32), nearest: Group) -> Group {
+    let weights = &members.weights;
     let least = weights.iter().fold(f32::INFINITY, |l, w| l.min(*w));
     let most = weights.iter().fold(f32::NEG_INFINITY, |m, w| m.max(*w));
     let (low, high) = range;
-    let mut best = (nearest.squares(weights, range), nearest);
+    let mut best = (nearest.squares(members, range), nearest);
     for share in SHARES {
         let scale = ((most - least) / (high - low) * share).max(LEAST);
         let start = Group { scale, zero: (low + high) / 2.0 - (most + least) / 2.0 / scale };
-        best = improved(weights, range, best, start, None);
+        best = improved(members, range, best, start, None);
     }
     let start = best.1;
-    improved(weights, range, best, start, Some(PENALTY)).1
+    improved(members, range, best, start, Some(PENALTY)).1
 }
 
 /// The best of what is known and the iterates from a start; without a penalty, no error is left out.
 fn improved(
-    weights: &[f32],
+    members: &Members,
     range: (f32, f32),
     mut best: (f64, Group),
     mut group: Group,
@@ -207,7 +239,7 @@ fn improved(
 ) -> (f64, Group) {
     let mut last = f64::INFINITY;
     for _ in 0..STEPS {
-        let error = group.squares(weights, range);
+        let error = group.squares(members, range);
         if error < best.0 {
             best = (error, group);
         }
@@ -216,7 +248,7 @@ fn improved(
             break;
         }
         last = error;
-        let Some(next) = group.refined(weights, range, penalty) else { break };
+        let Some(next) = group.refined(members, range, penalty) else { break };
         group = next;
         penalty = penalty.map(|p| p * GROWTH);
     }

@@ -1,7 +1,7 @@
 use kiln_ir::op::ContractSpec;
 use kiln_ir::{Datum, Dim, Evaluator, GraphBuilder, Type};
 
-use super::round::{Coding, group};
+use super::round::{Coding, Members, group};
 use super::*;
 use crate::quantize::plan;
 
@@ -17,6 +17,10 @@ fn weights(count: usize) -> Vec<f32> {
 
 fn groups(bits: Bits, size: usize, asymmetric: bool, rounding: Rounding) -> Groups {
     Groups { bits, size, asymmetric, rounding }
+}
+
+fn members(weights: &[f32]) -> Members {
+    Members { weights: weights.to_vec(), counts: vec![1.0; weights.len()] }
 }
 
 /// All that can be asked for.
@@ -62,7 +66,7 @@ fn integers_are_in_range_and_near() {
         for how in all(size) {
             let values = weights(size);
             let coding = Coding::of(&how);
-            let found = group(&values, coding);
+            let found = group(&members(&values), coding);
             let (low, high) = coding.range;
             let finest = if how.bits == Bits::Four { 16.0 } else { 256.0 };
             let spread = values.iter().fold(0.0f32, |m, w| m.max(w.abs())) * 2.0;
@@ -84,12 +88,25 @@ fn zero_points_of_hqq_err_less_than_those_of_the_nearest() {
         let values: Vec<f32> = weights(64 * 24)[seed * 64..(seed + 1) * 64].to_vec();
         let how = groups(Bits::Four, 64, true, Rounding::Nearest);
         let (near, hqq) = (Coding::of(&how), Coding::of(&Groups { rounding: Rounding::Hqq, ..how }));
+        let values = members(&values);
         let (near, hqq) = (group(&values, near), group(&values, hqq));
         let error = |g: &super::round::Group| g.squares(&values, (0.0, 15.0));
         assert!(error(&hqq) <= error(&near));
         better += usize::from(error(&hqq) < error(&near));
     }
     assert!(better > 18, "{better} of 24");
+}
+
+#[test]
+fn what_multiplies_large_values_errs_least() {
+    let values = weights(64);
+    for how in all(64).into_iter().filter(|how| how.bits == Bits::Four) {
+        let coding = Coding::of(&how);
+        let counts: Vec<f64> = (0..64).map(|i| if i % 8 == 3 { 1.0 } else { 0.01 }).collect();
+        let weighted = Members { weights: values.clone(), counts };
+        let (plain, own) = (group(&members(&values), coding), group(&weighted, coding));
+        assert!(own.squares(&weighted, coding.range) < plain.squares(&weighted, coding.range), "{how:?}");
+    }
 }
 
 #[test]
@@ -100,7 +117,7 @@ fn the_module_means_the_rounded_weights() {
         let power: f32 = wanted.iter().map(|v| v * v).sum();
         for storage in all(32).into_iter().map(Storage::Groups).chain([Storage::F16, Storage::Bf16]) {
             let plan = plan(&before, before.entries()[0]);
-            let (after, done, kept) = store(&before, &plan, storage).unwrap();
+            let (after, done, kept) = store(&before, &plan, storage, None).unwrap();
             assert_eq!((done.len(), kept.len()), (1, 0), "{storage:?}");
             let off: f32 = run(&after, k).iter().zip(&wanted).map(|(a, b)| (a - b) * (a - b)).sum();
             let least = match storage {
@@ -121,7 +138,7 @@ fn four_bits_take_less_than_a_fifth() {
     let plan = plan(&before, before.entries()[0]);
     for (size, share) in [(32, 0.16), (128, 0.14)] {
         let how = Storage::Groups(groups(Bits::Four, size, false, Rounding::Nearest));
-        let (_, done, _) = store(&before, &plan, how).unwrap();
+        let (_, done, _) = store(&before, &plan, how, None).unwrap();
         assert!(done[0].bytes_after as f64 <= share * done[0].bytes_before as f64, "{done:?}");
     }
 }
@@ -130,7 +147,7 @@ fn four_bits_take_less_than_a_fifth() {
 fn what_stays_says_why() {
     let reason = |module: &Module, storage| {
         let plan = plan(module, module.entries()[0]);
-        let (_, done, kept) = store(module, &plan, storage).unwrap();
+        let (_, done, kept) = store(module, &plan, storage, None).unwrap();
         assert!(done.is_empty());
         kept[0].reason.clone()
     };
