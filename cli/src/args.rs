@@ -238,8 +238,8 @@ pub struct QuantizeArgs {
     /// Give groups a zero point: with --quantize int4 or int8-weights.
     #[arg(long, requires = "quantize")]
     pub asymmetric: bool,
-    /// How integers are chosen, with --quantize int4 or int8-weights: the nearest one [default], or for zero points that
-    /// half-quadratic optimization finds, which needs --asymmetric.
+    /// How integers are chosen, with --quantize int4 or int8-weights: the nearest one [default], or for scales and zero points
+    /// that half-quadratic splitting finds, which needs --asymmetric.
     #[arg(long, value_enum, value_name = "HOW", requires = "quantize")]
     pub rounding: Option<RoundingArg>,
     /// Calibration data: an .npz file whose arrays are inputs by name, or a folder of them. Arrays may hold many samples along
