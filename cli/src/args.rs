@@ -32,6 +32,8 @@ pub enum Command {
     /// Example: kiln compile all-MiniLM-L6-v2/ -o minilm.kiln
     ///
     /// Example: kiln compile resnet50.onnx -o resnet50-int8.kiln --quantize int8 --calibrate samples/ --report int8.html
+    ///
+    /// Example: kiln compile all-MiniLM-L6-v2/ -o minilm-int4.kiln --quantize int4 --group 32
     Compile(CompileArgs),
     /// Run one inference on .npy, .npz or .pb inputs.
     ///
@@ -229,9 +231,20 @@ pub struct CompileArgs {
 #[command(next_help_heading = "Quantization")]
 #[group(skip)]
 pub struct QuantizeArgs {
-    /// Run layers on integers of 8 bits: with scales from calibration data (int8), or found when the model runs.
+    /// Run layers on integers of 8 bits, with scales from calibration data (int8) or found when the model runs
+    /// (int8-dynamic); or store the weights of linear layers alone in fewer bits.
     #[arg(long, value_enum, value_name = "HOW", group = "compression")]
     pub quantize: Option<QuantizeArg>,
+    /// Weights that share a scale: with --quantize int4 or int8-weights, a multiple of 16. [default: 32]
+    #[arg(long, value_name = "N", requires = "quantize")]
+    pub group: Option<usize>,
+    /// Give groups a zero point: with --quantize int4 or int8-weights.
+    #[arg(long, requires = "quantize")]
+    pub asymmetric: bool,
+    /// How integers are chosen, with --quantize int4 or int8-weights: the nearest one [default], or for scales and zero points
+    /// that half-quadratic splitting finds, which needs --asymmetric.
+    #[arg(long, value_enum, value_name = "HOW", requires = "quantize")]
+    pub rounding: Option<RoundingArg>,
     /// Calibration data: an .npz file whose arrays are inputs by name, or a folder of them. Arrays may hold many samples along
     /// the first axis. Every fifth sample measures errors and is not calibrated on.
     #[arg(long, value_name = "DATA", requires = "compression")]
@@ -252,6 +265,23 @@ pub enum QuantizeArg {
     Int8,
     /// Scales of values are found when the model runs.
     Int8Dynamic,
+    /// Weights in integers of 4 bits with scales for groups.
+    Int4,
+    /// Weights in integers of 8 bits with scales for groups.
+    Int8Weights,
+    /// Weights in half precision.
+    F16,
+    /// Weights in bfloat16.
+    Bf16,
+}
+
+/// Ways to choose integers of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RoundingArg {
+    /// The nearest.
+    Nearest,
+    /// The nearest, for zero points of half-quadratic optimization.
+    Hqq,
 }
 
 /// Sparsification of a model in floats.

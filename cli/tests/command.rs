@@ -268,6 +268,60 @@ fn a_quantized_model_is_reported_and_compared() {
 }
 
 #[test]
+fn weights_in_fewer_bits_are_reported_and_compared() {
+    let folder = folder("weights");
+    let original = digits();
+    let name = kiln::load(Path::new(&original), &[]).unwrap();
+    let name = name.graph(name.entries()[0]).input_names()[0].clone();
+    let data = arrays(&folder, "data.npz", &[(&name, images(10))]);
+    let (artifact, report, page) =
+        (path(&folder, "narrow.kiln"), path(&folder, "report.json"), path(&folder, "report.html"));
+    let compile = ["compile", &original, "-o", &artifact];
+    let with = |more: &[&'static str]| -> Vec<&str> {
+        compile.iter().copied().chain(more.iter().copied()).collect()
+    };
+    let refused = |more: &[&'static str], parts: &[&str]| fails(2, &with(more), parts);
+    refused(&["--quantize", "int4", "--group", "33"], &["multiples of 16", "33"]);
+    refused(&["--quantize", "int4", "--rounding", "hqq"], &["asymmetric"]);
+    refused(&["--quantize", "f16", "--group", "32"], &["--group", "int4"]);
+    refused(&["--quantize", "int8-dynamic", "--asymmetric"], &["--asymmetric", "int4"]);
+    refused(&["--group", "32"], &["--quantize"]);
+    refused(&["--quantize", "int9"], &["int9"]);
+    let drop = [&with(&["--quantize", "int4"])[..], &["--calibrate", &data, "--max-drop", "0.1"]].concat();
+    fails(2, &drop, &["--max-drop", "int8"]);
+    let read = || -> serde_json::Value { serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap() };
+    let ways: [(&[&str], &str, f64); 5] = [
+        (&["--quantize", "int4"], "quantized: int4, groups of 32, symmetric, nearest", 0.2),
+        (
+            &["--quantize", "int4", "--group", "128", "--asymmetric", "--rounding", "hqq"],
+            "quantized: int4, groups of 128, asymmetric, hqq",
+            0.2,
+        ),
+        (&["--quantize", "int8-weights", "--asymmetric"], "int8-weights, groups of 32, asymmetric", 0.35),
+        (&["--quantize", "f16"], "quantized: f16", 0.5),
+        (&["--quantize", "bf16"], "quantized: bf16", 0.5),
+    ];
+    for (how, said, share) in ways {
+        let more = ["--calibrate", &data, "--report", &report, "--report", &page];
+        let text = succeeds(&[&compile[..], how, &more].concat());
+        assert!(text.contains(said) && text.contains("layers with weights in fewer bits"), "{text}");
+        let json = read();
+        assert!(json["quantized"].as_u64().is_some_and(|n| n >= 1), "{json}");
+        let (before, after) =
+            (json["weights_before"].as_f64().unwrap(), json["weights_after"].as_f64().unwrap());
+        assert!(after <= share * before, "{json}");
+        let reasons = json["in_floats"].as_array().unwrap();
+        assert!(reasons.iter().any(|r| r["reason"].as_str().unwrap().contains("convolutions")), "{json}");
+        assert!(json["error"].as_f64().is_some_and(|error| error > 0.0 && error < 0.2), "{json}");
+        assert!(std::fs::read_to_string(&page).unwrap().contains("<svg"));
+        let checked = ["check", &artifact, "--against", &original, "--inputs", &data];
+        let text = succeeds(&checked);
+        let near = ["the least cosine is 0.9", "the least cosine is 1.0"];
+        assert!(near.iter().any(|said| text.contains(said)), "{how:?}: {text}");
+    }
+}
+
+#[test]
 fn a_sparse_model_is_reported_and_compared() {
     let folder = folder("sparsify");
     let original = digits();

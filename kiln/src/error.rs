@@ -14,6 +14,12 @@ pub enum Error {
     /// The model could not be quantized.
     #[error(transparent)]
     Quantize(#[from] kiln_passes::quantize::QuantizeError),
+    /// The model cannot be quantized as was asked for.
+    #[error("{reason}")]
+    Quantization {
+        /// Why not.
+        reason: String,
+    },
     /// The model cannot be sparsified as was asked for.
     #[error("{reason}")]
     Sparsify {

@@ -7,8 +7,10 @@ mod report;
 use std::path::PathBuf;
 
 use kiln_ir::{GraphId, Module, Type};
+use kiln_passes::NarrowWeights;
 use kiln_passes::quantize::{
-    Choice, Kept, Plan, QuantizeError, Smoothing, Statistics, choose, insert, insert_dynamic, plan, prepare,
+    Choice, Groups, Kept, Plan, QuantizeError, Smoothing, Statistics, Storage, choose, insert,
+    insert_dynamic, plan, prepare, store,
 };
 use rayon::prelude::*;
 
@@ -32,6 +34,29 @@ pub enum Mode {
         /// The data.
         data: Option<PathBuf>,
     },
+    /// Values stay in floats; the weights of contractions are stored in fewer bits. Data, if there is any, shows which
+    /// weights matter most, and measures the error.
+    Weights {
+        /// How they are stored.
+        storage: Storage,
+        /// The data.
+        data: Option<PathBuf>,
+    },
+}
+
+impl Quantization {
+    /// Why it cannot be done whatever the model is: groups that no layer has, an error that nothing measures.
+    pub fn refused(&self) -> Option<String> {
+        match &self.mode {
+            Mode::Static { .. } => None,
+            Mode::Dynamic { .. } | Mode::Weights { .. } if self.max_drop.is_some() => {
+                Some("layers go back to floats by calibrated errors, in the mode int8 alone".to_owned())
+            }
+            Mode::Dynamic { .. } => None,
+            Mode::Weights { storage: Storage::Groups(groups), .. } => groups.refused(),
+            Mode::Weights { storage: Storage::F16 | Storage::Bf16, .. } => None,
+        }
+    }
 }
 
 /// What to quantize.
@@ -49,6 +74,8 @@ pub struct Quantization {
 pub struct Quantized {
     /// The module.
     pub module: Module,
+    /// What [`kiln_passes::Options::narrow`] has to be, so that its weights are not widened when it is compiled.
+    pub narrow: NarrowWeights,
     /// What was done, and the errors measured.
     pub report: QuantizeReport,
 }
@@ -67,23 +94,31 @@ const RESTORED: usize = 12;
 
 /// Quantizes the first entry point of a module; layers of others stay in floats.
 pub fn quantize(module: Module, options: &Options, quantization: &Quantization) -> Result<Quantized, Error> {
+    if let Some(reason) = quantization.refused() {
+        return Err(Error::Quantization { reason });
+    }
     // Errors are measured on this machine, whatever the artifact is for.
-    let options = Options { tier: None, listings: false, ..options.clone() };
+    let mut options = Options { tier: None, listings: false, ..options.clone() };
+    if let Mode::Weights { storage: Storage::F16 | Storage::Bf16, .. } = &quantization.mode {
+        options.passes.narrow = NarrowWeights::Halves;
+    }
+    let narrow = options.passes.narrow;
     let mut module = module;
     prepare(&mut module, &options.passes)?;
     let Some(&graph) = module.entries().first() else {
-        return Ok(Quantized { report: QuantizeReport::new("none", &module, vec![]), module });
+        return Ok(Quantized { report: QuantizeReport::new("none", &module, vec![]), module, narrow });
     };
     let plan = plan(&module, graph);
     let data = match &quantization.mode {
         Mode::Static { data } => Some(data),
-        Mode::Dynamic { data } => data.as_ref(),
+        Mode::Dynamic { data } | Mode::Weights { data, .. } => data.as_ref(),
     };
     let data = data.map(|path| Data::open(path, ports(&module, graph))).transpose();
     let run = Run { module, plan, options, data: data.map_err(CalibrationError::from)?, quantization };
     match &quantization.mode {
         Mode::Static { .. } => run.calibrated(),
         Mode::Dynamic { .. } => run.dynamic(),
+        Mode::Weights { storage, .. } => run.weights(*storage),
     }
 }
 
@@ -131,7 +166,7 @@ impl Run<'_> {
     fn calibrated(self) -> Result<Quantized, Error> {
         let mut report = QuantizeReport::new("int8", &self.module, self.plan.kept.clone());
         let Some(data) = self.data.as_ref().filter(|_| !self.plan.layers.is_empty()) else {
-            return Ok(Quantized { module: self.module, report });
+            return Ok(Quantized { module: self.module, narrow: self.options.passes.narrow, report });
         };
         let count = data.len();
         let (seen, outputs) = calibrate::observe(
@@ -176,7 +211,7 @@ impl Run<'_> {
         report.corrected = best.corrected;
         report.layers = self.layer_reports(&choices, &quantized, &signals);
         report.finish(&best.module, self.output_errors(best.errors));
-        Ok(Quantized { module: best.module, report })
+        Ok(Quantized { module: best.module, narrow: self.options.passes.narrow, report })
     }
 
     /// The parameters of every point.
@@ -234,15 +269,57 @@ impl Run<'_> {
             .filter_map(|(l, _)| self.plan.layers.get(*l))
             .map(|layer| LayerReport::of(layer, self.module.graph(self.plan.graph)))
             .collect();
+        let held = |n: usize| n < MOST_HELD_OUT;
+        let data = self.data.as_ref().filter(|_| !done.is_empty());
+        let expected = data
+            .map(|data| calibrate::outputs(&self.module, self.plan.graph, &self.options, data, &held))
+            .transpose()?;
+        self.finished(module, report, expected)
+    }
+
+    /// Stores weights in fewer bits.
+    fn weights(self, storage: Storage) -> Result<Quantized, Error> {
+        let mut report = QuantizeReport::new(storage.name(), &self.module, self.plan.kept.clone());
+        if let Storage::Groups(Groups { size, asymmetric, rounding, .. }) = storage {
+            let points = if asymmetric { "asymmetric" } else { "symmetric" };
+            report.detail = Some(format!("groups of {size}, {points}, {}", rounding.name()));
+        }
+        let (mut seen, mut expected) = (None, None);
+        if let Some(data) = self.data.as_ref().filter(|_| !self.plan.layers.is_empty()) {
+            let count = data.len();
+            let part = (&self.module, &self.plan);
+            let found = calibrate::observe(part, &self.options, data, &calibrating(count), &held_out(count))?;
+            report.samples = (0..count).filter(|&n| calibrating(count)(n)).count();
+            report.shared_samples = count < HELD_OUT;
+            (seen, expected) = (Some(found.0), Some(found.1));
+        }
+        let (module, done, kept) = store(&self.module, &self.plan, storage, seen.as_deref())?;
+        report.kept.extend(kept);
+        let graph = self.module.graph(self.plan.graph);
+        for stored in &done {
+            let Some(layer) = self.plan.layers.get(stored.layer) else { continue };
+            let mut entry = LayerReport::of(layer, graph);
+            entry.sqnr_db = Some(stored.sqnr_db);
+            entry.bytes = Some((stored.bytes_before, stored.bytes_after));
+            report.layers.push(entry);
+        }
+        self.finished(module, report, expected)
+    }
+
+    /// Measures errors against what is expected, if there is any.
+    fn finished(
+        self,
+        module: Module,
+        mut report: QuantizeReport,
+        expected: Option<Outputs>,
+    ) -> Result<Quantized, Error> {
         let mut errors = vec![];
-        if let Some(data) = self.data.as_ref().filter(|_| !done.is_empty()) {
-            let held = |n: usize| n < MOST_HELD_OUT;
-            let expected = calibrate::outputs(&self.module, self.plan.graph, &self.options, data, &held)?;
+        if let Some(expected) = expected.filter(|_| !report.layers.is_empty()) {
             report.held_out = expected.len();
             errors = self.errors(&module, &expected)?;
         }
         report.finish(&module, self.output_errors(errors));
-        Ok(Quantized { module, report })
+        Ok(Quantized { module, narrow: self.options.passes.narrow, report })
     }
 
     fn output_errors(&self, errors: Vec<Agreement>) -> Vec<(String, Agreement)> {

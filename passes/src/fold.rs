@@ -2,10 +2,10 @@
 
 use kiln_ir::eval::Limits;
 use kiln_ir::op::{Movement, Source};
-use kiln_ir::{Build, Datum, Dim, Edit, Evaluator, Module, Node, NodeId, Op, Tensor};
+use kiln_ir::{Build, Datum, Dim, Edit, Evaluator, Module, Node, NodeId, Op, Tensor, Value};
 
 use crate::rewrite::{Cx, Refusal, Rule, matches, require, run_rules};
-use crate::{Options, PassError, Report, integers};
+use crate::{Options, PassError, Report, integers, narrow};
 
 const RULES: &[Rule] = &[Rule { name: "constant", apply: fold }];
 
@@ -23,7 +23,7 @@ const UNSEEN: u64 = 1 << 20;
 /// The results of a node over constants, as constants.
 pub(crate) fn fold(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let node = cx.node(id);
-    matches(may_fold(&node.op) && !integers::stays_narrow(cx, node))?;
+    matches(may_fold(&node.op) && !integers::stays_narrow(cx, node) && !narrow::stays_narrow(cx, id))?;
     let known: Option<Vec<&Tensor>> = node.results.iter().map(|&v| cx.constant(v)).collect();
     if let Some(known) = known.filter(|k| !k.is_empty()) {
         // Inference has followed the value already.
@@ -74,6 +74,15 @@ fn bytes_of(t: &Tensor) -> u64 {
     t.dtype().bytes_for(t.numel()).map_or(u64::MAX, |b| b as u64)
 }
 
+/// Whether only quantization takes what a node repeats: a zero point for each scale, which is little beside the values.
+fn is_parameter(cx: &Cx<'_>, node: &Node) -> bool {
+    let quantizes = |v: &Value| {
+        let mut users = cx.uses.users(*v).iter();
+        !cx.uses.is_output(*v) && users.all(|&u| matches!(cx.node(u).op, Op::Quant(_)))
+    };
+    matches!(node.op, Op::Movement(Movement::Broadcast { .. })) && node.results.iter().all(quantizes)
+}
+
 fn evaluated(cx: &Cx<'_>, node: &Node, constants: &[&Tensor]) -> Result<Vec<Tensor>, Refusal> {
     let budget = cx.options.fold;
     let mut total = 0u64;
@@ -93,7 +102,7 @@ fn evaluated(cx: &Cx<'_>, node: &Node, constants: &[&Tensor]) -> Result<Vec<Tens
         total <= budget.bytes,
         format!("the result takes {total} bytes, the budget is {}", budget.bytes),
     )?;
-    let grows = total > SMALL && total > from.saturating_mul(2);
+    let grows = total > SMALL && total > from.saturating_mul(2) && !is_parameter(cx, node);
     require(!grows, format!("the result takes {total} bytes, its operands {from}"))?;
     // A size that only the evaluation shows cannot be weighed before.
     let max_bytes = budget.bytes.min(UNSEEN.max(from.saturating_mul(2)));

@@ -8,13 +8,13 @@
 //! - *row*: all reductions reduce the same axes of one shape, which are the last ones; every output has that shape
 //!   or the reduced one;
 //! - *reduce*: the one reduction is over other axes; every other node computes its operand or works on its result;
-//! - *hero*: the hero's operands are inputs, for sums of i32 also bytes that are widened, less a zero point; the other
-//!   nodes are elementwise on its result's shape (other operands broadcast to it), or add or drop axes of size 1 of it;
+//! - *hero*: the hero's operands are inputs, for sums of i32 also bytes that are widened, less a zero point, for sums of
+//!   f32 also constants that are dequantized or widened; the other nodes are elementwise on its result's shape (other operands broadcast to it), or add or drop axes of size 1 of it;
 //!   there is one output;
 //! - *attention*: two contractions, the second of which takes what rows along the last axis, of known length, make of
 //!   the result of the first; elementwise operators and reshapes besides; there is one output;
 //! - slices, pads and gathers read inputs, or other index maps of inputs;
-//! - types have known rank and no strings, complex or packed dtypes.
+//! - types have known rank and no strings, complex or packed dtypes, but for constants that are dequantized.
 //!
 //! Reshapes stay outside where they are views of a whole value; nodes without a kernel stay outside as they are.
 

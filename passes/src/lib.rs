@@ -18,6 +18,7 @@ mod fuse;
 mod inline;
 mod integers;
 mod layout;
+mod narrow;
 mod options;
 pub mod pattern;
 mod pipeline;
@@ -30,6 +31,6 @@ pub mod sparsify;
 mod views;
 
 pub use error::PassError;
-pub use options::{ConvLayout, FoldBudget, FuseLimits, Options};
+pub use options::{ConvLayout, FoldBudget, FuseLimits, NarrowWeights, Options};
 pub use pipeline::{PASSES, Pass, check_order, optimize, run_pass};
 pub use report::{PassReport, Refusals, Refused, Report};

@@ -34,6 +34,15 @@ impl Default for FoldBudget {
     }
 }
 
+/// Which constants that are widened for a contraction stay as narrow as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NarrowWeights {
+    /// Integers of up to 8 bits that are dequantized.
+    Integers,
+    /// Floats of 16 bits, too: they take half of the memory, and products of many rows a little longer.
+    Halves,
+}
+
 /// Options of [`crate::optimize`].
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -47,6 +56,8 @@ pub struct Options {
     pub fuse: FuseLimits,
     /// Limits of constant folding.
     pub fold: FoldBudget,
+    /// Which weights are not folded to f32.
+    pub narrow: NarrowWeights,
     /// Whether the verifier runs after every pass.
     pub verify: bool,
 }
@@ -59,6 +70,7 @@ impl Default for Options {
             layout: ConvLayout::ChannelsLast,
             fuse: FuseLimits { buffers: 16, nodes: 64 },
             fold: FoldBudget::default(),
+            narrow: NarrowWeights::Integers,
             verify: cfg!(debug_assertions),
         }
     }

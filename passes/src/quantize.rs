@@ -6,7 +6,8 @@
 //! - [`Statistics`] sees values of calibration runs ([`probe`] makes the module that gives them);
 //! - [`choose`] finds scale, zero point and channel factors of a point, and the integers of the weights of its layers;
 //! - [`insert`] makes the quantized module, [`insert_dynamic`] the one that quantizes values when it runs;
-//! - [`twins`] makes the module that measures the error of each layer alone.
+//! - [`twins`] makes the module that measures the error of each layer alone;
+//! - [`store`] makes the module whose weights alone have fewer bits.
 //!
 //! Weights are quantized symmetrically to i8, with a scale for each output channel; values to u8, with one scale and zero
 //! point. Where channels of a value differ in range, factors make them alike before they are quantized, and the
@@ -21,6 +22,7 @@ mod measure;
 mod points;
 mod ranges;
 mod statistics;
+mod weight_only;
 mod weights;
 
 use std::borrow::Cow;
@@ -38,6 +40,7 @@ pub use measure::{Twins, probe, twins};
 pub use points::Point;
 pub use ranges::{Method, Range};
 pub use statistics::{NotFinite, Statistics};
+pub use weight_only::{Bits, GROUP_SIZES, Groups, Rounding, Storage, Stored, store};
 pub use weights::Weights;
 
 use crate::rewrite::Uses;

@@ -74,7 +74,7 @@ fn digits_stay_readable() {
     let folder = calibration(100);
     let modes = [Mode::Static { data: folder.path().to_owned() }, Mode::Dynamic { data: None }];
     for mode in modes {
-        let Quantized { module, report } = run(mode.clone(), None);
+        let Quantized { module, report, .. } = run(mode.clone(), None);
         assert!(report.quantized() >= 3 && report.bytes_after * 2 < report.bytes_before, "{report:?}");
         let found = logits(module, &images);
         let (before, after) = (accuracy(&float, &labels), accuracy(&found, &labels));

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use kiln::Compiled;
+use kiln::passes::quantize::{Bits, Groups, Rounding, Storage};
 use kiln::passes::sparsify::{Method, Pattern, Pruning};
 use kiln::passes::{PASSES, Refusals, Report};
 use kiln::quantize::{Mode, Quantization};
@@ -11,7 +12,9 @@ use kiln::runtime::artifact::ArtifactSize;
 use kiln::sparsify::Sparsification;
 
 use super::{Usage, known_passes, options, spinner};
-use crate::args::{CompileArgs, PatternArg, QuantizeArg, QuantizeArgs, SparsifyArg, SparsifyArgs};
+use crate::args::{
+    CompileArgs, PatternArg, QuantizeArg, QuantizeArgs, RoundingArg, SparsifyArg, SparsifyArgs,
+};
 use crate::out::{out, outln};
 use crate::report::{list, quantize, sparsify};
 use crate::table::{bytes, millis};
@@ -43,8 +46,9 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     let (module, quantized) = match quantization(args)? {
         Some(quantization) => {
             bar.set_message(format!("quantizing {}", model.display()));
-            let kiln::quantize::Quantized { module, report } =
+            let kiln::quantize::Quantized { module, narrow, report } =
                 kiln::quantize::quantize(module, &options, &quantization)?;
+            options.passes.narrow = narrow;
             (module, Some(report))
         }
         None => (module, None),
@@ -106,21 +110,54 @@ fn dump(compiled: &Compiled, args: &CompileArgs) -> Result<()> {
 /// How to quantize, if at all.
 fn quantization(args: &CompileArgs) -> Result<Option<Quantization>> {
     let QuantizeArgs { quantize, calibrate, max_drop, .. } = &args.quantize;
-    let mode = match (quantize, calibrate) {
-        (None, _) => return Ok(None),
-        (Some(QuantizeArg::Int8), Some(data)) => Mode::Static { data: data.clone() },
-        (Some(QuantizeArg::Int8), None) => {
+    let Some(how) = *quantize else { return Ok(None) };
+    if max_drop.is_some() && how != QuantizeArg::Int8 {
+        return Err(Usage("--max-drop goes with --quantize int8".into()).into());
+    }
+    let data = calibrate.clone();
+    let storage = storage(how, &args.quantize)?;
+    let mode = match (how, storage, data) {
+        (_, Some(storage), data) => Mode::Weights { storage, data },
+        (QuantizeArg::Int8, None, Some(data)) => Mode::Static { data },
+        (QuantizeArg::Int8, None, None) => {
             let message = "--quantize int8 needs --calibrate DATA; int8-dynamic needs no data";
             return Err(Usage(message.into()).into());
         }
-        (Some(QuantizeArg::Int8Dynamic), data) => {
-            if max_drop.is_some() {
-                return Err(Usage("--max-drop goes with --quantize int8".into()).into());
-            }
-            Mode::Dynamic { data: data.clone() }
-        }
+        (_, None, data) => Mode::Dynamic { data },
     };
-    Ok(Some(Quantization { mode, max_drop: *max_drop }))
+    let quantization = Quantization { mode, max_drop: *max_drop };
+    match quantization.refused() {
+        Some(reason) => Err(Usage(reason).into()),
+        None => Ok(Some(quantization)),
+    }
+}
+
+/// Weights of a group unless the arguments say otherwise.
+const GROUP: usize = 32;
+
+/// How weights alone are stored, if they are.
+fn storage(how: QuantizeArg, args: &QuantizeArgs) -> Result<Option<Storage>> {
+    let QuantizeArgs { group, asymmetric, rounding, .. } = args;
+    let (bits, floats) = match how {
+        QuantizeArg::Int4 => (Some(Bits::Four), None),
+        QuantizeArg::Int8Weights => (Some(Bits::Eight), None),
+        QuantizeArg::F16 => (None, Some(Storage::F16)),
+        QuantizeArg::Bf16 => (None, Some(Storage::Bf16)),
+        QuantizeArg::Int8 | QuantizeArg::Int8Dynamic => (None, None),
+    };
+    let Some(bits) = bits else {
+        if group.is_some() || *asymmetric || rounding.is_some() {
+            let message = "--group, --asymmetric and --rounding go with --quantize int4 and int8-weights";
+            return Err(Usage(message.into()).into());
+        }
+        return Ok(floats);
+    };
+    let rounding = match rounding {
+        None | Some(RoundingArg::Nearest) => Rounding::Nearest,
+        Some(RoundingArg::Hqq) => Rounding::Hqq,
+    };
+    let groups = Groups { bits, size: group.unwrap_or(GROUP), asymmetric: *asymmetric, rounding };
+    Ok(Some(Storage::Groups(groups)))
 }
 
 /// How to sparsify, if at all.

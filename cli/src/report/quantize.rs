@@ -42,13 +42,31 @@ fn agreement_row(name: &str, a: &Agreement) -> Vec<String> {
     ]
 }
 
+/// What was done, in words.
+fn mode(report: &QuantizeReport) -> String {
+    match &report.detail {
+        Some(detail) => format!("{}, {detail}", report.mode),
+        None => report.mode.to_owned(),
+    }
+}
+
+/// What layers are that were quantized.
+fn done(report: &QuantizeReport) -> &'static str {
+    if report.weight_bytes().is_some() { "layers with weights in fewer bits" } else { "layers on integers" }
+}
+
+/// What layers are that were not.
+fn rest(report: &QuantizeReport) -> &'static str {
+    if report.weight_bytes().is_some() { "as they were" } else { "in floats" }
+}
+
 fn decibels(layer: &LayerReport) -> String {
     layer.sqnr_db.map_or_else(String::new, |db| format!("{db:.1}"))
 }
 
 /// The report as text; all layers if `verbose`.
 pub fn text(report: &QuantizeReport, verbose: bool) -> String {
-    let mut out = format!("quantized: {}\n", report.mode);
+    let mut out = format!("quantized: {}\n", mode(report));
     let quantized = report.quantized();
     let floats = report.in_floats();
     if quantized == 0 {
@@ -56,11 +74,17 @@ pub fn text(report: &QuantizeReport, verbose: bool) -> String {
     }
     let _ = writeln!(
         out,
-        "  layers on integers: {quantized}, in floats: {}\n  constants: {} before, {} after",
+        "  {}: {quantized}, {}: {}\n  constants: {} before, {} after",
+        done(report),
+        rest(report),
         floats.len(),
         bytes(report.bytes_before),
         bytes(report.bytes_after)
     );
+    if let Some((before, after)) = report.weight_bytes() {
+        let (share, before, after) = (after as f64 / before.max(1) as f64, bytes(before), bytes(after));
+        let _ = writeln!(out, "  weights of these layers: {before} before, {after} after ({share:.3})");
+    }
     if report.samples > 0 {
         let shared = if report.shared_samples { " (too few: the same ones)" } else { "" };
         let _ = writeln!(
@@ -89,7 +113,7 @@ pub fn text(report: &QuantizeReport, verbose: bool) -> String {
         out += &table.render();
     }
     if !floats.is_empty() {
-        out += "  in floats\n";
+        let _ = writeln!(out, "  {}", rest(report));
         list(&mut out, floats.iter().map(|(name, why)| format!("{name}: {why}")), verbose);
     }
     out
@@ -111,12 +135,15 @@ fn object(model: &str, report: &QuantizeReport) -> Value {
         json!({
             "name": l.name, "kind": l.kind, "weights": l.weights,
             "sqnr_db": l.sqnr_db.map(number), "range": l.range, "alpha": l.alpha,
+            "bytes_before": l.bytes.map(|b| b.0), "bytes_after": l.bytes.map(|b| b.1),
             "quantized": l.in_floats.is_none(), "reason": l.in_floats,
         })
     };
     let kept: Vec<Value> = report.kept.iter().map(|k| json!({"name": k.name, "reason": k.reason})).collect();
     json!({
-        "model": model, "mode": report.mode, "samples": report.samples, "held_out": report.held_out,
+        "model": model, "mode": report.mode, "detail": report.detail,
+        "weights_before": report.weight_bytes().map(|b| b.0), "weights_after": report.weight_bytes().map(|b| b.1),
+        "samples": report.samples, "held_out": report.held_out,
         "shared_samples": report.shared_samples, "corrected": report.corrected,
         "bytes_before": report.bytes_before, "bytes_after": report.bytes_after,
         "quantized": report.quantized(), "error": report.error().map(number),
@@ -182,11 +209,13 @@ pub(super) fn reasons_html(out: &mut String, heading: &str, reasons: &[(&str, &s
 
 /// The report as a page with a bar for each layer.
 fn html(model: &str, report: &QuantizeReport) -> String {
-    let mut out = head(model, report.mode);
+    let mut out = head(model, &mode(report));
     let _ = write!(
         out,
-        "<p>{} layers on integers, {} in floats; constants of {} became {}; {} samples calibrated on, {} held out</p>",
+        "<p>{}: {}, {}: {}; constants of {} became {}; {} samples calibrated on, {} held out</p>",
+        done(report),
         report.quantized(),
+        rest(report),
         report.in_floats().len(),
         bytes(report.bytes_before),
         bytes(report.bytes_after),
@@ -203,7 +232,8 @@ fn html(model: &str, report: &QuantizeReport) -> String {
         })
         .collect();
     bars(&mut out, &measured);
-    reasons_html(&mut out, "In floats", &report.in_floats());
+    let heading = if report.weight_bytes().is_some() { "As they were" } else { "In floats" };
+    reasons_html(&mut out, heading, &report.in_floats());
     out + "</body></html>\n"
 }
 

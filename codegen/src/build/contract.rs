@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 use super::emit::{Emitter, Group};
 use super::expr::{AxisId, Expr, flatten, reshape_index};
 use super::loops::{Domain, Lowered, Root, all_exprs, bind_all, collapse, grain, reduce_groups};
+use super::narrow;
 use super::panels::{Panels, pack_panels};
 use super::quads::{self, Zero};
 use super::reduction::spatial_axes;
@@ -50,6 +51,8 @@ pub(super) struct Pieces {
     /// Left and right element.
     pub a: TermId,
     pub b: TermId,
+    /// The operands of a contraction and where their elements are, left and right.
+    pub at: Vec<(Value, Vec<Expr>)>,
     /// The left element inside of padding, and where that is.
     pub bare: (TermId, Vec<InRange>),
     /// Result axes, in order.
@@ -148,6 +151,7 @@ pub(super) fn pieces(
 ) -> Result<Pieces, Refusal> {
     let node = region.graph.node(hero);
     let value = node.results[0];
+    let mut at = vec![];
     let (a, b, bare, reduced, out_dtype) = match &node.op {
         Op::Contract(ContractOp::Einsum { spec, out }) => {
             let (mut at_lhs, mut at_rhs) = (vec![], vec![]);
@@ -166,6 +170,7 @@ pub(super) fn pieces(
             }
             let a = trace.value(node.operands[0], &at_lhs, &[])?;
             let b = trace.value(node.operands[1], &at_rhs, &[])?;
+            at = vec![(node.operands[0], at_lhs), (node.operands[1], at_rhs)];
             (a, b, (a, vec![]), summed.into_iter().map(|s| s.1).collect::<Vec<_>>(), *out)
         }
         Op::Conv(op @ Conv::Forward { groups, layout, out, .. }) => {
@@ -205,7 +210,7 @@ pub(super) fn pieces(
         let offset = flatten(index, trace.dims(v)?);
         roots.push(Root { output, dtype: trace.dtype(v)?, term, offset });
     }
-    Ok(Pieces { roots, a, b, bare, order: domain.order(), reduced, acc })
+    Ok(Pieces { roots, a, b, at, bare, order: domain.order(), reduced, acc })
 }
 
 fn unit_or_axis(trace: &Trace<'_, '_>, axis: AxisId) -> Expr {
@@ -249,9 +254,9 @@ pub fn forward(
 
 /// One loop dimension of the statement.
 #[derive(Clone, Debug)]
-struct Dimension {
-    group: Option<Group>,
-    extent: Dim,
+pub(super) struct Dimension {
+    pub group: Option<Group>,
+    pub extent: Dim,
 }
 
 struct Builder<'a, 'g> {
@@ -264,6 +269,8 @@ struct Builder<'a, 'g> {
     n: Dimension,
     taps: Vec<Group>,
     k: Dimension,
+    /// The right operand as codes.
+    narrow: Option<narrow::Weights>,
     packed: Option<Panels>,
     /// Weights of which most are zero.
     sparse: Option<sparse::Weights>,
@@ -292,6 +299,7 @@ impl<'a, 'g> Builder<'a, 'g> {
         let swapped = axes_of(&trace, pieces.a).contains(&unit);
         if swapped {
             std::mem::swap(&mut pieces.a, &mut pieces.b);
+            pieces.at.reverse();
             pieces.bare = (pieces.a, vec![]);
         }
         let (in_a, in_b) = (axes_of(&trace, pieces.a), axes_of(&trace, pieces.b));
@@ -318,7 +326,11 @@ impl<'a, 'g> Builder<'a, 'g> {
         out_exprs.extend(pieces.roots.iter().map(|r| r.offset.clone()));
         let a_exprs = all_exprs(&trace.terms, &[pieces.a]);
         let b_exprs = all_exprs(&trace.terms, &[pieces.b]);
-        let constant_b = left.is_some() || packable(&trace, pieces.b);
+        let reduced: Vec<AxisId> =
+            pieces.reduced.iter().copied().filter(|a| trace.axes.extent(*a).as_known() != Some(1)).collect();
+        let right = pieces.at.get(1).and_then(|(v, at)| narrow::source(&trace, *v, at));
+        let right = right.filter(|r| pieces.acc == DType::F32 && r.fits(&reduced, &trace.axes));
+        let constant_b = left.is_some() || right.is_some() || packable(&trace, pieces.b);
         let joined = |parts: &[&[Expr]]| parts.concat();
         let mut row_groups = collapse(&rows, &trace.axes, &joined(&[&out_exprs, &a_exprs]));
         let short = |g: &Group| g.extent(&trace.axes).as_known().is_some_and(|e| e < SHORT_ROWS);
@@ -333,8 +345,6 @@ impl<'a, 'g> Builder<'a, 'g> {
         let column_exprs = if constant_b { out_exprs.clone() } else { joined(&[&out_exprs, &b_exprs]) };
         let column_groups = collapse(&columns, &trace.axes, &column_exprs);
         let reduced_exprs = if constant_b { a_exprs } else { joined(&[&a_exprs, &b_exprs]) };
-        let reduced: Vec<AxisId> =
-            pieces.reduced.iter().copied().filter(|a| trace.axes.extent(*a).as_known() != Some(1)).collect();
         let mut taps = collapse(&reduced, &trace.axes, &reduced_exprs);
         if let Some(at) = taps.iter().position(|g| is_contiguous(&trace, pieces.a, g)) {
             let group = taps.remove(at);
@@ -347,9 +357,12 @@ impl<'a, 'g> Builder<'a, 'g> {
         let extent = |g: &Option<Group>| g.as_ref().map_or(Dim::known(1), |g| g.extent(&trace.axes));
         let dimension = |group: Option<Group>| Dimension { extent: extent(&group), group };
         let (m, n, k) = (dimension(m), dimension(n), dimension(k));
-        let (packed, sparse, quads) = (None, None, None);
-        let mut builder = Builder { trace, pieces, grid, m, line, n, taps, k, packed, sparse, quads };
-        builder.pack_right(left, constant_b, tuning)?;
+        let (narrow, packed, sparse, quads) = (None, None, None, None);
+        let mut builder = Builder { trace, pieces, grid, m, line, n, taps, k, narrow, packed, sparse, quads };
+        match right {
+            Some(right) => builder.pack_narrow(&right, tuning)?,
+            None => builder.pack_right(left, constant_b, tuning)?,
+        }
         Ok(builder)
     }
 
@@ -369,6 +382,30 @@ impl<'a, 'g> Builder<'a, 'g> {
             self.packed = if self.sparse.is_none() { self.pack(tuning) } else { None };
         }
         Ok(())
+    }
+
+    /// Packs a right operand that is constants in few bits.
+    fn pack_narrow(&mut self, right: &narrow::Source, tuning: Tuning) -> Result<(), Refusal> {
+        let in_b = &self.trace.terms.get(self.pieces.b).axes;
+        let outer: Vec<AxisId> =
+            self.grid.iter().flat_map(|g| &g.members).copied().filter(|a| in_b.contains(a)).collect();
+        let run: Vec<AxisId> =
+            self.taps.iter().chain(&self.k.group).flat_map(|g| &g.members).copied().collect();
+        let columns: Vec<AxisId> = self.n.group.iter().flat_map(|g| &g.members).copied().collect();
+        let axes = [&outer[..], &run, &columns];
+        match right {
+            narrow::Source::Halves { tensor, offset } => {
+                let n = self.n.extent.as_known().ok_or_else(|| Refusal::new("columns of unknown number"))?;
+                let depth = self.k.extent.as_known().unwrap_or(UNKNOWN_DEPTH);
+                let width = panel_width(n, tuning.lanes, depth);
+                self.packed = pack_panels(tensor, offset, axes, &self.trace.axes, width);
+            }
+            narrow::Source::Codes(codes) => {
+                self.narrow = narrow::pack(codes, axes, &mut self.trace.axes, tuning.lanes);
+            }
+        }
+        let packed = self.packed.is_some() || self.narrow.is_some();
+        packed.then_some(()).ok_or_else(|| Refusal::new("weights in few bits that are not packed"))
     }
 
     /// The operands as bytes.
@@ -432,7 +469,11 @@ impl<'a, 'g> Builder<'a, 'g> {
     }
 
     fn build(self, region: &Region<'_>, name: &str) -> Result<Lowered, Refusal> {
-        let Builder { trace, pieces, grid, m, line, n, taps, k, packed, sparse, quads } = self;
+        let Builder { trace, pieces, grid, m, line, n, taps, k, narrow, packed, sparse, quads } = self;
+        if let Some(weights) = narrow {
+            let parts = narrow::Parts { pieces, grid, m, n, k, weights };
+            return narrow::lower(trace, &parts, region, name);
+        }
         let Trace { terms, axes, sources, fits, .. } = trace;
         let mut tops: Vec<TermId> = pieces.roots.iter().map(|r| r.term).collect();
         let operands = [pieces.a, pieces.b];

@@ -16,6 +16,7 @@ mod function;
 mod host;
 mod loops;
 mod movement;
+mod narrow;
 mod panels;
 mod program;
 mod quads;

@@ -358,7 +358,7 @@ impl<'a, 'g> Trace<'a, 'g> {
     }
 
     /// The value's data, if it is known at compile time.
-    fn constant(&self, v: Value) -> Option<Tensor> {
+    pub(super) fn constant(&self, v: Value) -> Option<Tensor> {
         self.graph().constant(v).cloned().or_else(|| (self.constants)(v))
     }
 
@@ -543,6 +543,8 @@ impl<'a, 'g> Trace<'a, 'g> {
                     let wide = if self.terms.dtype(value).bits() == 32 { DType::I64 } else { DType::I32 };
                     let (a, b) = (self.terms.cast(value, wide), self.terms.cast(zero, wide));
                     self.terms.apply(Prim::Sub, &[a, b])
+                } else if self.terms.dtype(value) == DType::F32 && self.dtype(x)? == DType::F32 {
+                    self.terms.apply(Prim::Sub, &[value, zero])
                 } else {
                     return Err(Refusal::new("dequantization of this dtype"));
                 };

@@ -16,8 +16,11 @@ pub struct LayerReport {
     pub kind: &'static str,
     /// Weights.
     pub weights: usize,
-    /// The results' power over that of their error if this layer alone is quantized, in decibels, if it was measured.
+    /// The results' power over that of their error if this layer alone is quantized, in decibels, if it was measured; where
+    /// only weights have fewer bits, that of the weights, which is infinite where they are as they were.
     pub sqnr_db: Option<f64>,
+    /// Bytes of the weights before and after, where only weights have fewer bits.
+    pub bytes: Option<(u64, u64)>,
     /// How the range of its value was found.
     pub range: Option<String>,
     /// The exponent of channel factors, if there are any.
@@ -41,8 +44,10 @@ impl LayerReport {
 /// What quantizing did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizeReport {
-    /// `int8`, `int8-dynamic`, or `none` for a module without entry points.
+    /// `int8`, `int8-dynamic`, the name of how weights are stored, or `none` for a module without entry points.
     pub mode: &'static str,
+    /// How weights are stored, in words.
+    pub detail: Option<String>,
     /// Samples that calibration ran on.
     pub samples: usize,
     /// Samples that measured errors.
@@ -68,6 +73,7 @@ impl QuantizeReport {
         let bytes = constant_bytes(module);
         QuantizeReport {
             mode,
+            detail: None,
             samples: 0,
             held_out: 0,
             shared_samples: false,
@@ -85,7 +91,13 @@ impl QuantizeReport {
         self.outputs = outputs;
     }
 
-    /// Layers that run on integers.
+    /// Bytes of the weights that have fewer bits, before and after; nothing where layers run on integers.
+    pub fn weight_bytes(&self) -> Option<(u64, u64)> {
+        let sizes = self.layers.iter().filter_map(|l| l.bytes);
+        sizes.reduce(|(a, b), (before, after)| (a + before, b + after))
+    }
+
+    /// Layers that run on integers, or whose weights have fewer bits.
     pub fn quantized(&self) -> usize {
         self.layers.iter().filter(|l| l.in_floats.is_none()).count()
     }

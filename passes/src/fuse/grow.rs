@@ -7,7 +7,7 @@ use kiln_ir::{Dim, Ew, Op, Value};
 
 use super::role::{Role, Web, multiplies_integers};
 use super::{Group, Kind, reduced_axes};
-use crate::Options;
+use crate::{NarrowWeights, Options, narrow};
 
 /// Epilogue nodes that may be looked at beyond the last point with a single output.
 const LOOKAHEAD: usize = 8;
@@ -68,6 +68,7 @@ impl Grow<'_, '_> {
         let domain = web.shape(at).to_vec();
         let mut members = vec![];
         members.extend(self.few_channels(at).or_else(|| self.gate(at)));
+        members.extend(self.weights(at));
         members.push(at);
         let mut best = members.clone();
         let mut open: BTreeSet<usize> = web.to[at].iter().copied().collect();
@@ -87,6 +88,16 @@ impl Grow<'_, '_> {
         }
         self.take_bytes(at, &mut best);
         self.add(Kind::Hero, domain, best);
+    }
+
+    /// What widens constant weights for a contraction alone, so that it reads them in their few bits.
+    fn weights(&self, at: usize) -> Vec<usize> {
+        let web = self.web;
+        let nodes = narrow::widening(web.graph, &web.uses, web.ids[at], NarrowWeights::Halves);
+        let results = nodes.iter().filter_map(|&id| web.graph.node(id).results.first());
+        let found: Vec<usize> = results.filter_map(|&v| web.producer(v)).collect();
+        let own = found.iter().all(|&p| self.of[p].is_none() && p < at);
+        if own { found } else { vec![] }
     }
 
     /// Takes in what dequantizes bytes for the epilogue of `hero` alone, so that it reads bytes.

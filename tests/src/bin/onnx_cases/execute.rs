@@ -50,6 +50,7 @@ impl Failure {
             | Error::NeedsModel { .. }
             | Error::Threads(_)
             | Error::Quantize(_)
+            | Error::Quantization { .. }
             | Error::Sparsify { .. }
             | Error::Calibration(_) => ("error", "other".to_owned()),
         };

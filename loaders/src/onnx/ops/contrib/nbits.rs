@@ -1,6 +1,6 @@
 //! Products and lookups of weights that are quantized in blocks to a few bits.
 
-use kiln_ir::op::Index;
+use kiln_ir::op::{Index, Quant};
 use kiln_ir::{Build, DType, Dim, Value};
 
 use super::super::matmul::{Swaps, product};
@@ -97,22 +97,27 @@ fn mat_mul_nbits(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let grid = [n.clone(), count.clone()];
     let b = cx.b.reshape(b, &[n.clone(), count.clone(), Dim::known(block * bits / 8)])?;
     let q = unpack(cx, b, bits, &Dim::known(block))?;
+    let q = cx.b.reshape(q, &[n.clone(), &count * Dim::known(block)])?;
+    let mut q = slice_to(cx, q, &k)?;
     let scales = cx.b.reshape(scales, &grid)?;
+    let scales = cx.b.cast(scales, DType::F32)?;
     let zeros = match cx.optional(3) {
         Some(zeros) if cx.dtype(zeros)? == DType::U8 => {
             let bytes = (&count * Dim::known(bits)).ceil_div(&Dim::known(8));
             let zeros = cx.b.reshape(zeros, &[n.clone(), bytes])?;
             unpack(cx, zeros, bits, &count)?
         }
-        Some(zeros) => cx.b.reshape(zeros, &grid)?,
+        Some(zeros) => {
+            q = cx.b.cast(q, DType::F32)?;
+            let zeros = cx.b.reshape(zeros, &grid)?;
+            cx.b.cast(zeros, DType::F32)?
+        }
         None => {
-            let zero = cx.b.scalar(DType::F32, (1 << (bits - 1)) as f64)?;
+            let zero = cx.b.scalar(DType::U8, (1 << (bits - 1)) as f64)?;
             cx.b.broadcast(zero, &grid)?
         }
     };
-    let w = real_blocks(cx, q, scales, zeros)?;
-    let w = cx.b.reshape(w, &[n, count * Dim::known(block)])?;
-    let w = slice_to(cx, w, &k)?;
+    let w = cx.b.add1(Quant::Dequantize { to: DType::F32, axis: Some(1), block }, &[q, scales, zeros])?;
     let dtype = cx.dtype(a)?;
     let a = cx.b.cast(a, DType::F32)?;
     let y = product(cx, a, w, Swaps { a: false, b: true }, DType::F32)?;
