@@ -20,9 +20,13 @@ fn kernels(module: &str) -> String {
             listing: String::new(),
         })
     };
-    let compiled =
-        compile_with(&module, "none", Tuning { lanes: 4, reads_lines: false, winograd: true }, &lower)
-            .unwrap_or_else(|e| panic!("{e}"));
+    let compiled = compile_with(
+        &module,
+        "none",
+        Tuning { lanes: 4, reads_lines: false, winograd: true, dots: false },
+        &lower,
+    )
+    .unwrap_or_else(|e| panic!("{e}"));
     compiled.kernel_texts.concat()
 }
 

@@ -55,7 +55,8 @@ pub fn compile(module: &Module, options: &Options) -> Result<Compiled, CompileEr
         Tier::X86V3 | Tier::X86V3Vnni => 8,
         Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => 4,
     };
-    let tuning = Tuning { lanes, reads_lines: lanes > 4, winograd: options.winograd };
+    let dots = options.tier.without_vnni() != options.tier;
+    let tuning = Tuning { lanes, reads_lines: lanes > 4, winograd: options.winograd, dots };
     let arch = options.tier.arch();
     match decomposed(module)? {
         Some(module) => compile_with(&module, arch, tuning, &lower),
