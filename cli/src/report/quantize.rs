@@ -1,9 +1,7 @@
 //! The report of a quantization: text, JSON, and a page with charts.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
-use anyhow::Result;
 use kiln::agreement::Agreement;
 use kiln::quantize::{LayerReport, QuantizeReport};
 use serde_json::{Value, json};
@@ -95,18 +93,13 @@ pub fn text(report: &QuantizeReport, verbose: bool) -> String {
     out
 }
 
-/// Writes the report: a page if the name ends in `.html`, else JSON.
-pub fn write(file: &Path, model: &str, report: &QuantizeReport) -> Result<()> {
-    super::write(file, || html(model, report), || object(model, report))
-}
-
 /// A number, or null where JSON has none.
 pub(super) fn number(v: f64) -> Value {
     if v.is_finite() { json!(v) } else { Value::Null }
 }
 
 /// The report as JSON.
-fn object(model: &str, report: &QuantizeReport) -> Value {
+pub(super) fn object(model: &str, report: &QuantizeReport) -> Value {
     let layer = |l: &LayerReport| {
         json!({
             "name": l.name, "kind": l.kind, "weights": l.weights,
@@ -180,9 +173,9 @@ pub(super) fn reasons_html(out: &mut String, heading: &str, reasons: &[(&str, &s
     *out += "</table>";
 }
 
-/// The report as a page with a bar for each layer.
-fn html(model: &str, report: &QuantizeReport) -> String {
-    let mut out = head(model, report.mode);
+/// The report as a part of a page, with a bar for each layer.
+pub(super) fn section(report: &QuantizeReport) -> String {
+    let mut out = String::new();
     let _ = write!(
         out,
         "<p>{} layers on integers, {} in floats; constants of {} became {}; {} samples calibrated on, {} held out</p>",
@@ -204,7 +197,7 @@ fn html(model: &str, report: &QuantizeReport) -> String {
         .collect();
     bars(&mut out, &measured);
     reasons_html(&mut out, "In floats", &report.in_floats());
-    out + "</body></html>\n"
+    out
 }
 
 /// A layer's signal over noise.
@@ -280,7 +273,7 @@ mod tests {
         let mut report = quantize(Module::new(), &kiln::Options::default(), &quantization).unwrap().report;
         report.layers.push(LayerReport { name: "<b>".into(), sqnr_db: Some(30.0), ..LayerReport::default() });
         report.layers.push(LayerReport { in_floats: Some("<i>".into()), ..LayerReport::default() });
-        let page = html("<u>", &report);
+        let page = super::super::page("<u>", None, Some(&report));
         assert!(!page.contains("<b>") && !page.contains("<i>") && !page.contains("<u>"));
         assert!(page.contains("30.0"));
     }
