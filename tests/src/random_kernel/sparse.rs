@@ -11,6 +11,24 @@ use crate::choices::{Choices, mix};
 
 const F32: DType = DType::F32;
 
+/// Index and values, as bytes, of the lists of weights.
+fn packed(form: Form, [taps, k, n]: [i64; 3], weight: &dyn Fn(i64) -> i8) -> Option<(Vec<i32>, Vec<u8>)> {
+    let steps = (k + i64::from(form.group) - 1) / i64::from(form.group);
+    let sizes = [taps, steps, n].map(|size| size as usize);
+    if form.group == 1 {
+        let weights: Vec<f32> = (0..taps * k * n).map(|i| f32::from(weight(i)) * 0.125).collect();
+        let (index, values) = lists(&weights, sizes, form)?;
+        return Some((index, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
+    }
+    // Those of a last group that do not exist are zero.
+    let exists = |i: i64, lane: i64| i / n % steps * 4 + lane < k;
+    let lane = |i: i64, lane: i64| if exists(i, lane) { weight(4 * i + lane) } else { 0 };
+    let weights: Vec<[i8; 4]> =
+        (0..taps * steps * n).map(|i| std::array::from_fn(|l| lane(i, l as i64))).collect();
+    let (index, values) = lists(&weights, sizes, form)?;
+    Some((index, values.as_flattened().iter().map(|v| *v as u8).collect()))
+}
+
 /// `out[m][n] = epilogue(sum over taps, k of a b)`, most of `b` zero.
 pub fn grow(c: &mut Choices<'_>) -> Vec<Case> {
     let (most, columns) = (c.of(&[9, 40, 150]), c.of(&[9, 70]));
@@ -31,21 +49,7 @@ pub fn grow(c: &mut Choices<'_>) -> Vec<Case> {
         true => (random(i + (1 << 30)) % 33) as i8 - 16,
         false => 0,
     };
-    let steps = (k + i64::from(form.group) - 1) / i64::from(form.group);
-    let sizes = [taps, steps, n].map(|size| size as usize);
-    let made = if bytes {
-        // Those of a last group that do not exist are zero.
-        let exists = |i: i64, lane: i64| i / n % steps * 4 + lane < k;
-        let lane = |i: i64, lane: i64| if exists(i, lane) { weight(4 * i + lane) } else { 0 };
-        let weights: Vec<[i8; 4]> =
-            (0..taps * steps * n).map(|i| std::array::from_fn(|l| lane(i, l as i64))).collect();
-        lists(&weights, sizes, form)
-            .map(|(index, values)| (index, values.as_flattened().iter().map(|v| *v as u8).collect()))
-    } else {
-        let weights: Vec<f32> = (0..taps * k * n).map(|i| f32::from(weight(i)) * 0.125).collect();
-        lists(&weights, sizes, form)
-            .map(|(index, values)| (index, values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()))
-    };
+    let made = packed(form, [taps, k, n], &weight);
     let Some((index, values)) = made else { return vec![] };
     let mut b = KernelBuilder::new("sparse");
     let x = b.input(if bytes { DType::U8 } else { c.of(&[F32, F32, F32, DType::F16]) });
