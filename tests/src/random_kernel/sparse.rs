@@ -11,6 +11,18 @@ use crate::choices::{Choices, mix};
 
 const F32: DType = DType::F32;
 
+/// Any form.
+fn form(c: &mut Choices<'_>) -> Form {
+    Form {
+        columns: 4 * c.of(&[4, 6, 32]),
+        block: c.of(&[1, 2, 4]),
+        depth: c.of(&[7, 16, 32, 64, 200]),
+        rows: c.of(&[16, 32, 64, 128]),
+        group: if c.flag() { GROUP } else { 1 },
+        window: None,
+    }
+}
+
 /// Index and values, as bytes, of the lists of weights.
 fn packed(form: Form, [taps, k, n]: [i64; 3], weight: &dyn Fn(i64) -> i8) -> Option<(Vec<i32>, Vec<u8>)> {
     let steps = (k + i64::from(form.group) - 1) / i64::from(form.group);
@@ -34,14 +46,7 @@ pub fn grow(c: &mut Choices<'_>) -> Vec<Case> {
     let (most, columns) = (c.of(&[9, 40, 150]), c.of(&[9, 70]));
     let (m, n, k) = (c.between(1, most), c.between(1, columns), c.of(&[1, 5, 16, 32, 48, 70]));
     let taps = if c.below(3) == 1 { c.between(1, 5) } else { 1 };
-    let form = Form {
-        columns: 4 * c.of(&[4, 6, 32]),
-        block: c.of(&[1, 2, 4]),
-        depth: c.of(&[7, 16, 32, 64, 200]),
-        rows: c.of(&[16, 32, 64, 128]),
-        group: if c.flag() { GROUP } else { 1 },
-        window: None,
-    };
+    let form = form(c);
     let bytes = form.group > 1;
     let (seed, percent) = (c.below(1 << 16) as u64, c.of(&[0, 10, 40, 100]));
     let random = |i: i64| mix(seed + ((i as u64) << 16));
