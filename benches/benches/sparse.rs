@@ -1,40 +1,58 @@
 //! Layers whose weights are mostly zero, compiled as models are, against the same layers with dense weights: pattern x
-//! density x shape, one thread, all densities of a shape in turns.
+//! density x shape, one thread, all densities of a shape in turns. With `KILN_ZOO`, a whole model, too.
 //!
 //! `cargo bench -p kiln-benches --bench sparse`, which `cargo xtask sparse-ladder` runs.
 
-use kiln::ir::op::{Contract, ContractSpec, Conv, Layout};
+use kiln::ir::op::{Contract, ContractSpec, Conv, Layout, Quant};
 use kiln::ir::{Build, DType, Dim, GraphBuilder, InferError, Tensor, Value};
-use kiln_benches::Result;
+use kiln::passes::sparsify::{Method, Pattern as Blocks, Pruning};
+use kiln::runtime::SessionOptions;
+use kiln::sparsify::{Sparsification, sparsify};
 use kiln_benches::graph::Graph;
+use kiln_benches::kernel::Products;
 use kiln_benches::machine::{Machine, is_wanted};
 use kiln_benches::rotate::turn_of;
 use kiln_benches::table::Table;
+use kiln_benches::{Result, zoo};
 
 /// Percent of the weights that are zero.
 const SPARSE: [u64; 5] = [50, 70, 80, 90, 95];
+
+/// The model that is run whole.
+const MODEL: &str = "bert_base_128";
+
+/// What a graph is made of.
+type Built = std::result::Result<Value, InferError>;
 
 /// Rounds of turns, and seconds of a turn.
 const ROUNDS: usize = 6;
 const TURN: f64 = 0.03;
 
-/// Which weights are zero.
+/// Which weights are zero, and what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pattern {
-    /// Any.
+    /// Any, of floats.
     Unstructured,
-    /// Those of four outputs side by side, for one input.
+    /// Those of four outputs side by side, for one input, of floats.
     Block4,
+    /// Those of four inputs side by side, for one output, of bytes.
+    Bytes,
 }
 
 impl Pattern {
-    const ALL: [Pattern; 2] = [Pattern::Block4, Pattern::Unstructured];
+    const ALL: [Pattern; 3] = [Pattern::Block4, Pattern::Unstructured, Pattern::Bytes];
 
     fn name(self) -> &'static str {
         match self {
-            Pattern::Unstructured => "unstructured",
-            Pattern::Block4 => "block4",
+            Pattern::Unstructured => "f32 unstructured",
+            Pattern::Block4 => "f32 block4",
+            Pattern::Bytes => "int8 block4",
         }
+    }
+
+    fn is_wanted(self) -> bool {
+        std::env::var("KILN_PATTERN").is_ok_and(|only| self.name().contains(&only))
+            || std::env::var_os("KILN_PATTERN").is_none()
     }
 
     /// The least speedups at the densities of [`SPARSE`].
@@ -42,13 +60,30 @@ impl Pattern {
         match self {
             Pattern::Unstructured => [1.0, 1.4, 2.0, 3.2, 5.0],
             Pattern::Block4 => [1.6, 2.5, 3.5, 6.0, 9.0],
+            Pattern::Bytes => [1.2, 1.7, 2.3, 3.5, 5.0],
         }
     }
 
-    fn block(self) -> usize {
+    /// Outputs and inputs of a block.
+    fn block(self) -> [usize; 2] {
         match self {
-            Pattern::Unstructured => 1,
-            Pattern::Block4 => 4,
+            Pattern::Unstructured => [1, 1],
+            Pattern::Block4 => [4, 1],
+            Pattern::Bytes => [1, 4],
+        }
+    }
+
+    fn input(self) -> DType {
+        match self {
+            Pattern::Unstructured | Pattern::Block4 => DType::F32,
+            Pattern::Bytes => DType::U8,
+        }
+    }
+
+    fn products(self) -> Products {
+        match self {
+            Pattern::Unstructured | Pattern::Block4 => Products::Floats,
+            Pattern::Bytes => Products::Bytes,
         }
     }
 }
@@ -116,25 +151,14 @@ impl Shape {
         2.0 * (rows * outputs * each) as f64
     }
 
-    /// The layer with these weights, `[outputs][each]`, a bias and a ReLU.
-    fn layer(
-        self,
-        b: &mut GraphBuilder<'_>,
-        x: Value,
-        weights: &[f32],
-    ) -> std::result::Result<Value, InferError> {
-        let [outputs, each] = self.weights();
-        let tensor = |dims: &[usize], values: &[f32]| {
-            Tensor::from_slice(dims, values).map_err(|e| InferError::new(e.to_string()))
-        };
-        let y = match self {
+    /// The product with these weights, `[outputs][each]` in the order of the layer's.
+    fn product(self, b: &mut GraphBuilder<'_>, x: Value, w: Value, out: DType) -> Built {
+        match self {
             Shape::Linear(_) => {
-                let w = b.constant(tensor(&[outputs, each], weights)?)?;
                 let spec = ContractSpec { lhs: b"mk".to_vec(), rhs: b"nk".to_vec(), out: b"mn".to_vec() };
-                b.add1(Contract::Einsum { spec, out: DType::F32 }, &[x, w])?
+                b.add1(Contract::Einsum { spec, out }, &[x, w])
             }
-            Shape::Conv([_, input, _, size]) => {
-                let w = b.constant(tensor(&[outputs, input, size, size], weights)?)?;
+            Shape::Conv([.., size]) => {
                 let pad = Dim::known((size as i64 - 1) / 2);
                 let op = Conv::Forward {
                     strides: vec![1, 1],
@@ -142,20 +166,57 @@ impl Shape {
                     pads: vec![(pad.clone(), pad); 2],
                     groups: 1,
                     layout: Layout::ChannelsLast,
-                    out: DType::F32,
+                    out,
                 };
-                b.add1(op, &[x, w])?
+                b.add1(op, &[x, w])
             }
-        };
+        }
+    }
+
+    fn weight_dims(self) -> Vec<usize> {
+        match self {
+            Shape::Linear([_, n, k]) => vec![n, k],
+            Shape::Conv([_, input, output, size]) => vec![output, input, size, size],
+        }
+    }
+
+    /// The layer with these weights, a bias and a ReLU; of bytes, with requantization.
+    fn layer(self, b: &mut GraphBuilder<'_>, x: Value, pattern: Pattern, weights: &[f32]) -> Built {
+        let [outputs, each] = self.weights();
+        let dims = self.weight_dims();
+        let failed = |e: kiln::ir::TensorError| InferError::new(e.to_string());
         let bias: Vec<f32> = (0..outputs).map(|i| i as f32 * 0.001 - 0.1).collect();
-        let bias = b.constant(tensor(&[outputs], &bias)?)?;
+        let bias = Tensor::from_slice(&[outputs], &bias).map_err(failed)?;
+        if pattern.input() == DType::F32 {
+            let w = b.constant(Tensor::from_slice(&dims, weights).map_err(failed)?)?;
+            let y = self.product(b, x, w, DType::F32)?;
+            let bias = b.constant(bias)?;
+            let y = b.ew("add", &[y, bias])?;
+            return b.ew("relu", &[y]);
+        }
+        let integers: Vec<i8> = weights.iter().map(|w| (w * 1250.0).round() as i8).collect();
+        let w = b.constant(Tensor::from_slice(&dims, &integers).map_err(failed)?)?;
+        let (x, w) = (b.cast(x, DType::I32)?, b.cast(w, DType::I32)?);
+        let zero = b.constant(Tensor::from_slice(&[], &[121i32]).map_err(failed)?)?;
+        let x = b.ew("sub", &[x, zero])?;
+        let y = self.product(b, x, w, DType::I32)?;
+        let y = b.cast(y, DType::F32)?;
+        let scales: Vec<f32> = (0..outputs).map(|i| 1e-5 + (i % 9) as f32 * 1e-6 / each as f32).collect();
+        let scales = b.constant(Tensor::from_slice(&[outputs], &scales).map_err(failed)?)?;
+        let bias = b.constant(bias)?;
+        let y = b.ew("mul", &[y, scales])?;
         let y = b.ew("add", &[y, bias])?;
-        b.ew("relu", &[y])
+        let y = b.ew("relu", &[y])?;
+        let (step, zero) = (b.scalar(DType::F32, 0.01)?, b.scalar(DType::U8, 0.0)?);
+        let op = Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true };
+        b.add1(op, &[y, step, zero])
     }
 }
 
-/// Random weights `[outputs][each]`, of which `sparse` percent are zero in a pattern.
-fn weights([outputs, each]: [usize; 2], block: usize, sparse: u64) -> Vec<f32> {
+/// Random weights `[outputs][inputs][taps]`, of which `sparse` percent are zero in blocks of outputs and inputs.
+fn weights(shape: Shape, [block, inputs]: [usize; 2], sparse: u64) -> Vec<f32> {
+    let [outputs, each] = shape.weights();
+    let taps = shape.weight_dims().iter().skip(2).product::<usize>();
     let random = |seed: usize| {
         // Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
         let state = (seed as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -165,7 +226,8 @@ fn weights([outputs, each]: [usize; 2], block: usize, sparse: u64) -> Vec<f32> {
     };
     let one = |i: usize| {
         let (output, at) = (i / each, i % each);
-        let kept = random(output / block * each + at) % 100 >= sparse;
+        let unit = at / taps / inputs * taps + at % taps;
+        let kept = random(output / block * each + unit) % 100 >= sparse;
         if kept { (random(i + (1 << 40)) % 2001) as f32 / 1e4 - 0.1 + 1e-5 } else { 0.0 }
     };
     (0..outputs * each).map(one).collect()
@@ -193,49 +255,91 @@ impl Ladder {
     }
 }
 
+/// The times of a shape's layers, the dense one first, and the dense one's share of the peak.
+fn measured(machine: Machine, shape: Shape, pattern: Pattern) -> Result<(Vec<f64>, f64)> {
+    let options = kiln::Options { tier: Some(machine.tier), ..kiln::Options::default() };
+    let graph = |sparse: u64| {
+        let weights = weights(shape, pattern.block(), sparse);
+        let input = (pattern.input(), &shape.input()[..]);
+        Graph::typed(&options, 1, &[input], &|b, x| Ok(vec![shape.layer(b, x[0], pattern, &weights)?]))
+    };
+    let mut graphs = vec![graph(0)?];
+    for sparse in SPARSE {
+        graphs.push(graph(sparse)?);
+    }
+    let (mut peak, mut best) = (0.0f64, vec![f64::INFINITY; graphs.len()]);
+    for _ in 0..ROUNDS {
+        peak = peak.max(machine.peak_of(pattern.products()));
+        for (graph, best) in graphs.iter_mut().zip(&mut best) {
+            *best = best.min(turn_of(TURN, &mut || graph.run().expect("a graph that was compiled")));
+        }
+    }
+    let share = shape.flops() / best[0] / 1e9 / peak;
+    Ok((best, share))
+}
+
+/// A whole model with blocks of weights at zero against the same model as it is, one thread; nothing without `KILN_ZOO`.
+fn models(machine: Machine) -> Result<Vec<String>> {
+    let mut sums = vec![];
+    if std::env::var_os("KILN_ZOO").is_none() {
+        return Ok(sums);
+    }
+    for file in zoo::models()?.into_iter().filter(|file| file.name == MODEL) {
+        let options = kiln::Options { tier: Some(machine.tier), ..kiln::Options::default() };
+        let module = kiln::load(&file.model, &[])?;
+        let pruning = Pruning { method: Method::Magnitude, pattern: Blocks::Block4, density: 0.1 };
+        let sparse = sparsify(module.clone(), &options, &Sparsification { pruning, data: None })?;
+        let session = |module| -> Result<_> {
+            let compiled = kiln::compile(module, &options)?;
+            let one = SessionOptions { threads: Some(1), ..SessionOptions::default() };
+            Ok(compiled.into_session(one)?)
+        };
+        let sessions = [session(module)?, session(sparse.module)?];
+        let entry = sessions[0].entries().first().ok_or("no entry")?.clone();
+        let inputs = file.inputs(&entry)?;
+        let mut best = [f64::INFINITY; 2];
+        for _ in 0..ROUNDS {
+            for (session, best) in sessions.iter().zip(&mut best) {
+                let mut run = || drop(session.run(&entry.name, &inputs).expect("a model that was compiled"));
+                *best = best.min(turn_of(TURN, &mut run));
+            }
+        }
+        let [dense, sparse] = best.map(|t| t * 1e3);
+        sums.push(format!(
+            "{MODEL} at 90 % zeros, f32 block4: {sparse:.1} ms, dense {dense:.1} ms, {:.2} times (bar 3.0)",
+            dense / sparse
+        ));
+    }
+    Ok(sums)
+}
+
 fn main() -> Result<()> {
     let Some(machine) = Machine::from_environment() else { return Ok(()) };
     let heading: Vec<String> = SPARSE.iter().map(|s| format!("{s} %")).collect();
-    let mut columns = vec!["times dense, 1 thread, best of all runs", "dense ms", "share of peak"];
+    let mut columns = vec!["times dense, 1 thread, best of all runs", "weights", "dense ms", "share of peak"];
     columns.extend(heading.iter().map(String::as_str));
     let mut table = Table::new(&columns);
-    let mut ladders = Pattern::ALL.map(|pattern| (pattern, Ladder::default()));
+    let wanted = || Pattern::ALL.into_iter().filter(|pattern| pattern.is_wanted());
+    let mut ladders: Vec<(Pattern, Ladder)> = wanted().map(|pattern| (pattern, Ladder::default())).collect();
     for shape in SHAPES.into_iter().filter(|shape| is_wanted(&shape.name())) {
-        let graph = |block: usize, sparse: u64| {
-            let weights = weights(shape.weights(), block, sparse);
-            Graph::new(machine, 1, &[&shape.input()], &|b, x| Ok(vec![shape.layer(b, x[0], &weights)?]))
-        };
-        let mut graphs = vec![graph(1, 0)?];
-        for pattern in Pattern::ALL {
-            for sparse in SPARSE {
-                graphs.push(graph(pattern.block(), sparse)?);
-            }
-        }
-        let (mut peak, mut best) = (0.0f64, vec![f64::INFINITY; graphs.len()]);
-        for _ in 0..ROUNDS {
-            peak = peak.max(machine.peak());
-            for (graph, best) in graphs.iter_mut().zip(&mut best) {
-                *best = best.min(turn_of(TURN, &mut || graph.run().expect("a graph that was compiled")));
-            }
-        }
-        let (dense, sparse) = best.split_at(1);
-        for ((pattern, ladder), times) in ladders.iter_mut().zip(sparse.chunks(SPARSE.len())) {
-            let speedups: [f64; 5] = std::array::from_fn(|i| dense[0] / times[i]);
-            let share = 100.0 * shape.flops() / dense[0] / 1e9 / peak;
-            let mut row = vec![format!("{} {}", shape.name(), pattern.name())];
-            row.extend([format!("{:.3}", dense[0] * 1e3), format!("{share:.0} %")]);
+        for (pattern, ladder) in &mut ladders {
+            let (times, share) = measured(machine, shape, *pattern)?;
+            let speedups: [f64; 5] = std::array::from_fn(|i| times[0] / times[i + 1]);
+            let mut row = vec![shape.name(), pattern.name().to_owned()];
+            row.extend([format!("{:.3}", times[0] * 1e3), format!("{:.0} %", 100.0 * share)]);
             row.extend(speedups.iter().map(|s| format!("{s:.2}")));
             table.row(row);
             ladder.0.push(speedups);
         }
     }
     for (pattern, _) in &ladders {
-        let mut row = vec![format!("bar {}", pattern.name()), String::new(), String::new()];
+        let mut row = vec!["bar".to_owned(), pattern.name().to_owned(), String::new(), String::new()];
         row.extend(pattern.bars().iter().map(|b| format!("{b:.1}")));
         table.row(row);
     }
-    table.print();
-    let sums: Vec<String> = ladders.iter().map(|(pattern, ladder)| ladder.summary(*pattern)).collect();
-    println!("sparse ladder, f32, geometric means at 50 70 80 90 95 %: {}", sums.join("; "));
+    table.print_markdown();
+    let mut sums: Vec<String> = ladders.iter().map(|(pattern, ladder)| ladder.summary(*pattern)).collect();
+    sums.extend(models(machine)?);
+    println!("\nsparse ladder, geometric means at 50 70 80 90 95 %: {}", sums.join("; "));
     Ok(())
 }

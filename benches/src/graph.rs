@@ -20,7 +20,7 @@ pub struct Graph {
     session: Session,
     entry: String,
     inputs: Vec<Tensor>,
-    outputs: Vec<(Vec<usize>, AlignedBuf)>,
+    outputs: Vec<(DType, Vec<usize>, AlignedBuf)>,
 }
 
 impl Graph {
@@ -37,20 +37,33 @@ impl Graph {
         inputs: &[&[usize]],
         body: Body<'_>,
     ) -> Result<Graph> {
+        let inputs: Vec<(DType, &[usize])> = inputs.iter().map(|dims| (DType::F32, *dims)).collect();
+        Graph::typed(options, threads, &inputs, body)
+    }
+
+    /// The same with inputs of `f32` or `u8` and outputs of any dtype.
+    pub fn typed(
+        options: &kiln::Options,
+        threads: usize,
+        inputs: &[(DType, &[usize])],
+        body: Body<'_>,
+    ) -> Result<Graph> {
         let mut module = Module::new();
         let mut b = GraphBuilder::new(&mut module, "main");
-        let ty =
-            |dims: &[usize]| Type::fixed(DType::F32, &dims.iter().map(|&d| d as i64).collect::<Vec<_>>());
+        let ty = |(dtype, dims): &(DType, &[usize])| {
+            Type::fixed(*dtype, &dims.iter().map(|&d| d as i64).collect::<Vec<_>>())
+        };
         let values: Vec<Value> =
-            inputs.iter().enumerate().map(|(i, dims)| b.input(&format!("x{i}"), ty(dims))).collect();
+            inputs.iter().enumerate().map(|(i, input)| b.input(&format!("x{i}"), ty(input))).collect();
         let mut outputs = vec![];
         for (i, v) in body(&mut b, &values)?.into_iter().enumerate() {
             b.output(&format!("y{i}"), v);
             let dims: Option<Vec<usize>> =
                 b.shape(v)?.iter().map(|d| d.as_known().and_then(|d| usize::try_from(d).ok())).collect();
             let dims = dims.ok_or("an output without fixed dims")?;
-            let memory = AlignedBuf::zeroed(4 * dims.iter().product::<usize>() as u64)?;
-            outputs.push((dims, memory));
+            let dtype = b.dtype(v)?;
+            let bytes = dtype.bytes_for(dims.iter().product()).ok_or("an output without a size")?;
+            outputs.push((dtype, dims, AlignedBuf::zeroed(bytes as u64)?));
         }
         let id = b.finish();
         module.add_entry(id);
@@ -64,7 +77,7 @@ impl Graph {
         Ok(Graph {
             session,
             entry,
-            inputs: inputs.iter().map(|dims| tensor(dims)).collect::<Result<_>>()?,
+            inputs: inputs.iter().map(|(dtype, dims)| tensor_of(*dtype, dims)).collect::<Result<_>>()?,
             outputs,
         })
     }
@@ -85,7 +98,7 @@ impl Graph {
         let outputs: Option<Vec<TensorMut<'_>>> = self
             .outputs
             .iter_mut()
-            .map(|(dims, memory)| TensorMut::new(DType::F32, dims, memory.bytes_mut()))
+            .map(|(dtype, dims, memory)| TensorMut::new(*dtype, dims, memory.bytes_mut()))
             .collect();
         let mut outputs = outputs.ok_or("an output's memory has another size than its dims")?;
         Ok(self.session.run_into(&self.entry, &inputs, &mut outputs, &RunOptions::default())?)
@@ -99,6 +112,18 @@ pub struct Pieces {
     pub kernels: u32,
     /// Chunks of their grids, which threads take one at a time.
     pub chunks: u32,
+}
+
+/// A tensor of numbers in [-1, 1], or of bytes.
+fn tensor_of(dtype: DType, dims: &[usize]) -> Result<Tensor> {
+    let byte = |i: usize| ((i * 37 + i / 7) % 256) as u8;
+    match dtype {
+        DType::U8 => {
+            let bytes: Vec<u8> = (0..dims.iter().product()).map(byte).collect();
+            Ok(Tensor::from_slice(dims, &bytes)?)
+        }
+        _ => tensor(dims),
+    }
 }
 
 /// A tensor of numbers in [-1, 1].

@@ -14,6 +14,17 @@ impl Table {
         self.0.push(cells);
     }
 
+    /// Prints the table to standard output as Markdown.
+    pub fn print_markdown(&self) {
+        let columns = self.0.iter().map(Vec::len).max().unwrap_or(0);
+        for (i, row) in self.0.iter().enumerate() {
+            println!("| {} |", row.join(" | "));
+            if i == 0 {
+                println!("|---{}|", "|---:".repeat(columns.saturating_sub(1)));
+            }
+        }
+    }
+
     /// Prints the table to standard output.
     pub fn print(&self) {
         let columns = self.0.iter().map(Vec::len).max().unwrap_or(0);

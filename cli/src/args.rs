@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use kiln::ShapeOverride;
 use kiln::loaders::{Limits, NameRule, NewWeights};
 use kiln::passes::FoldBudget;
@@ -228,7 +228,7 @@ pub struct CompileArgs {
 
 /// Quantization of a model in floats.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Quantization")]
+#[command(next_help_heading = "Quantization", group(ArgGroup::new("compression").multiple(true)))]
 #[group(skip)]
 pub struct QuantizeArgs {
     /// Run layers on integers of 8 bits, with scales from calibration data (int8) or found when the model runs
@@ -290,10 +290,10 @@ pub enum RoundingArg {
 #[group(skip)]
 pub struct SparsifyArgs {
     /// Make the weights zero that matter least: by their magnitude, or by that times the values that they multiply, which
-    /// needs --calibrate.
+    /// needs --calibrate. With --quantize, weights become zero first.
     #[arg(long, value_enum, value_name = "HOW", group = "compression")]
     pub sparsify: Option<SparsifyArg>,
-    /// The part of the weights to keep, 0.1 for a tenth; the pattern 2:4 has 0.5.
+    /// The part of the weights to keep, 0.1 for a tenth, over all layers that are pruned; the pattern 2:4 has 0.5.
     #[arg(long, value_name = "D", value_parser = share, requires = "sparsify")]
     pub density: Option<f64>,
     /// Which weights are zero together.
@@ -315,7 +315,7 @@ pub enum SparsifyArg {
 pub enum PatternArg {
     /// Any weight.
     Unstructured,
-    /// Four outputs side by side, for one input.
+    /// Four side by side, as kernels like it: outputs, for one input; with --quantize, inputs, for one output.
     Block4,
     /// Two of four inputs side by side, for each output.
     #[value(name = "2:4")]

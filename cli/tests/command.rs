@@ -335,7 +335,6 @@ fn a_sparse_model_is_reported_and_compared() {
     let refused = |more: &[&str], parts: &[&str]| fails(2, &[&sparsify[..], more].concat(), parts);
     refused(&[], &["--density"]);
     refused(&["--density", "0.5", "--calibrate", &data, "--max-drop", "0.1"], &["--quantize"]);
-    refused(&["--density", "0.5", "--quantize", "int8-dynamic"], &["--quantize", "--sparsify"]);
     refused(&["--density", "0.3", "--pattern", "2:4"], &["density 0.5"]);
     fails(2, &[&compile[..], &["--density", "0.5"]].concat(), &["--sparsify"]);
     let read = || -> serde_json::Value { serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap() };
@@ -355,4 +354,14 @@ fn a_sparse_model_is_reported_and_compared() {
     assert!(text.contains("sparsified: magnitude, 2:4, density 0.5"), "{text}");
     let json = read();
     assert!(json["error"].as_f64().is_some_and(|error| error > 0.0), "{json}");
+
+    let more = ["--sparsify", "wanda", "--density", "0.5", "--calibrate", &data, "--quantize", "int8"];
+    let text = succeeds(&[&compile[..], &more, &["--report", &report, "--report", &page]].concat());
+    assert!(text.contains("sparsified: wanda, block4 along inputs, density 0.5"), "{text}");
+    assert!(text.contains("quantized: int8"), "{text}");
+    let json = read();
+    let [pruned, quantized] =
+        [&json["sparsified"]["pruned"], &json["quantized"]["quantized"]].map(|n| n.as_u64());
+    assert!(pruned.is_some_and(|n| n >= 1) && quantized.is_some_and(|n| n >= 3), "{json}");
+    assert_eq!(std::fs::read_to_string(&page).unwrap().matches("<svg").count(), 2);
 }

@@ -411,7 +411,8 @@ impl Interp<'_> {
         let (rows, columns) = (self.range(&c.m), self.range(&c.n));
         let list = columns.start / i64::from(sparse.form.columns) * parts.count();
         self.each(c.m.var, rows, &mut |s| {
-            let mut sums = vec![Scalar::F(0.0); sparse.form.columns as usize];
+            let zero = if c.acc_dtype.is_float() { Scalar::F(0.0) } else { Scalar::I(0) };
+            let mut sums = vec![zero; sparse.form.columns as usize];
             for (part, list) in parts.all().zip(list..) {
                 s.sparse_part(c, sparse, (parts, part, list), &mut sums)?;
             }
@@ -433,6 +434,8 @@ impl Interp<'_> {
         sums: &mut [Scalar],
     ) -> Run {
         let (rows, block) = (i64::from(sparse.form.rows), i64::from(sparse.form.block));
+        let (group, line) = (i64::from(sparse.form.group), sparse.form.line().max(1));
+        let extent = self.ix(&c.k.extent);
         let mut word = self.integer(sparse.index, 2 * list)?;
         let mut entry = self.integer(sparse.index, 2 * list + 1)?;
         let mut next = |s: &Self| {
@@ -442,16 +445,22 @@ impl Interp<'_> {
         for _ in 0..next(self)? {
             let (column, count) = (next(self)? / rows, next(self)?);
             for _ in 0..count {
-                let position = next(self)? / rows;
-                self.at_tap(c, part.taps[0] + position / parts.run[1])?;
-                let k = part.run[0] + position % parts.run[1];
-                self.vars[c.k.var.index()] = self.ix(&c.k.begin) + k;
-                let a = self.operand(&c.a)?;
-                for i in 0..block {
-                    let b = self.load(sparse.values, entry * block + i)?;
-                    let sum = sums.get_mut((column + i) as usize);
-                    let sum = sum.ok_or_else(|| format!("column {column} is outside of the range"))?;
-                    *sum = self.add_product(c.acc_dtype, *sum, [a, b]);
+                let place = next(self)?;
+                let (tap, k) = match sparse.form.window {
+                    None => (part.taps[0] + place / rows / parts.run[1], place / rows % parts.run[1]),
+                    Some(window) => (window.tap(place % line), place / line),
+                };
+                self.at_tap(c, tap)?;
+                let first = (part.run[0] + k) * group;
+                for (lane, k) in (first..extent.min(first + group)).enumerate() {
+                    self.vars[c.k.var.index()] = self.ix(&c.k.begin) + k;
+                    let a = self.operand(&c.a)?;
+                    for i in 0..block {
+                        let b = self.load(sparse.values, (entry * block + i) * group + lane as i64)?;
+                        let sum = sums.get_mut((column + i) as usize);
+                        let sum = sum.ok_or_else(|| format!("column {column} is outside of the range"))?;
+                        *sum = self.add_product(c.acc_dtype, *sum, [a, b]);
+                    }
                 }
                 entry += 1;
             }

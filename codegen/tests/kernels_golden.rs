@@ -20,9 +20,8 @@ fn kernels(module: &str) -> String {
             listing: String::new(),
         })
     };
-    let compiled =
-        compile_with(&module, "none", Tuning { lanes: 4, tiles: false, reads_lines: false, winograd: true }, &lower)
-            .unwrap_or_else(|e| panic!("{e}"));
+    let tuning = Tuning { lanes: 4, tiles: false, reads_lines: false, winograd: true, dots: false };
+    let compiled = compile_with(&module, "none", tuning, &lower).unwrap_or_else(|e| panic!("{e}"));
     compiled.kernel_texts.concat()
 }
 

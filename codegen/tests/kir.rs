@@ -220,7 +220,7 @@ fn sparse(form: Form, [index, values, left]: [DType; 3], n: [i64; 2], k: Option<
 
 #[test]
 fn broken_sparse_operands_are_refused_with_reasons() {
-    let form = Form { columns: 64, block: 4, depth: 128, rows: 64 };
+    let form = Form { columns: 64, block: 4, depth: 128, rows: 64, group: 1, window: None };
     let dtypes = [DType::I32, DType::F32, DType::F32];
     let plain = |n| sparse(form, dtypes, n, Some(48));
     assert_eq!(plain([0, 64]), "");
@@ -244,9 +244,20 @@ fn broken_sparse_operands_are_refused_with_reasons() {
         [64, 4, 128, 512],
         [1 << 20, 4, 128, 64],
     ] {
-        let form = Form { columns, block, depth, rows };
+        let form = Form { columns, block, depth, rows, group: 1, window: None };
         assert_eq!(sparse(form, dtypes, [0, 64], Some(48)), says(columns, block, depth, rows));
     }
+    let bytes = [DType::I32, DType::I8, DType::U8];
+    let quads = Form { group: 4, ..form };
+    assert_eq!(sparse(quads, bytes, [0, 64], Some(46)), "");
+    let of = |dtypes| sparse(quads, dtypes, [0, 64], Some(48));
+    assert_eq!(of([DType::I32, DType::U8, DType::U8]), "sparse b2 of u8, expected i8");
+    assert_eq!(of([DType::I32, DType::I8, DType::I8]), "sparse operand in sums of i32 of i8");
+    assert_eq!(of(dtypes), "sparse b2 of f32, expected i8");
+    assert_eq!(
+        sparse(Form { group: 2, ..form }, dtypes, [0, 64], Some(48)),
+        "groups of 2 elements of sparse b2"
+    );
     assert_eq!(sparse(Form { columns: 0, ..form }, dtypes, [0, 0], Some(48)), says(0, 4, 128, 64));
 }
 

@@ -3,13 +3,15 @@
 
 mod support;
 
+use kiln_codegen::build::{Options, compile};
 use kiln_codegen::kir::builder::{ContractShape, RhsBuilder};
-use kiln_codegen::kir::sparse::{Form, lists};
+use kiln_codegen::kir::sparse::{Form, Window, lists};
 use kiln_codegen::kir::{Bound, Ix, Kernel, KernelBuilder, Sparse};
 use kiln_ir::op::{Contract, ContractSpec, Conv, Layout};
 use kiln_ir::{Build, DType, Dim, GraphBuilder, InferError, Prim, Tensor, Value};
+use kiln_runtime::cpu::Tier;
 use proptest::prelude::*;
-use support::{Body, Tolerance, check, check_module, elements, evaluated, fusion};
+use support::{Body, EXACT, Tolerance, check, check_module, elements, evaluated, fusion};
 
 const SUMS: Tolerance = Tolerance { relative: 1e-4, absolute: 1e-4 };
 
@@ -103,7 +105,7 @@ const PLAIN: Gemm = Gemm {
     n: 24,
     k: 48,
     taps: 1,
-    form: Form { columns: 64, block: 4, depth: 32, rows: 64 },
+    form: Form { columns: 64, block: 4, depth: 32, rows: 64, group: 1, window: None },
     block: 4,
     percent: 20,
     dynamic: false,
@@ -144,11 +146,143 @@ proptest! {
         m in 1..90i64, n in 1..80i64, k in 1..70i64, taps in 1..4i64, block in 0..3usize, columns in 1..4u32,
         depth in 1..6u32, rows in 1..5u32, percent in 0..60i64, dynamic in any::<bool>(), computed in any::<bool>(),
     ) {
-        let form = Form { columns: 24 * columns, block: [1, 2, 4][block], depth: 13 * depth, rows: 16 * rows };
+        let form = Form { columns: 24 * columns, block: [1, 2, 4][block], depth: 13 * depth, rows: 16 * rows, group: 1, window: None };
         let case = Gemm { m, n, k, taps, form, block: 1 + n % 4, percent, dynamic, computed };
         let (kernel, buffers, dims) = gemm(case);
         check(&kernel, &buffers, &dims, SUMS);
     }
+}
+
+/// Bytes `[taps][k][n]`, four in a column along `k` zero but for `percent` of such, as groups.
+fn groups([taps, k, n]: [i64; 3], percent: i64, extreme: bool) -> Vec<[i8; 4]> {
+    let steps = (k + 3) / 4;
+    let byte = |group: i64, lane: i64| match (group / n % steps * 4 + lane < k, extreme) {
+        (false, _) => 0,
+        (true, true) => -128,
+        (true, false) => ((group * 37 + lane * 101) % 251 - 125) as i8,
+    };
+    let kept = |i: i64| (i * 7919 + i / n * 104_729) % 100 < percent;
+    let all = 0..taps * steps * n;
+    all.map(|i| std::array::from_fn(|lane| if kept(i) { byte(i, lane as i64) } else { 0 })).collect()
+}
+
+/// `out[m][n] = sum a[m][taps][k] b[taps][k][n]` of bytes.
+#[derive(Clone, Copy, Debug)]
+struct Bytes {
+    m: i64,
+    n: i64,
+    k: i64,
+    taps: i64,
+    form: Form,
+    percent: i64,
+    dynamic: bool,
+    /// Whether the left operand is signed bytes, whose sign is flipped.
+    signed: bool,
+    /// Whether all operands are the largest that there are, with opposite signs.
+    extreme: bool,
+}
+
+fn products_of_bytes(g: Bytes) -> (Kernel, Vec<Vec<u8>>, Vec<i64>) {
+    let Bytes { m, n, k, taps, form, .. } = g;
+    let mut b = KernelBuilder::new("sparse");
+    let x = b.input(if g.signed { DType::I8 } else { DType::U8 });
+    let (index, values) = (b.weights(DType::I32), b.weights(DType::I8));
+    let out = b.output(DType::I32);
+    let mut dims = vec![];
+    let rows = if g.dynamic {
+        dims.push(m);
+        b.dim()
+    } else {
+        Ix::Const(m)
+    };
+    let columns = i64::from(form.columns);
+    let begin = b.grid(Ix::Const(n).ceil_div(columns)) * columns;
+    let shape = ContractShape {
+        m: (0.into(), rows),
+        n: (begin.clone(), (Ix::Const(n) - begin).min(columns)),
+        taps: if taps > 1 { vec![(0.into(), taps.into())] } else { vec![] },
+        k: (0.into(), k.into()),
+        acc_dtype: DType::I32,
+    };
+    b.contract(
+        shape,
+        |b, row, t, kk| {
+            let tap = t.first().cloned().unwrap_or(Ix::Const(0));
+            let v = b.load(x, row.clone() * (k * taps) + tap * k + kk);
+            if !g.signed {
+                return v;
+            }
+            let bits = b.bits(v, DType::U8);
+            let sign = b.literal(DType::U8, 128.0);
+            b.apply(Prim::Xor, &[bits, sign])
+        },
+        RhsBuilder::Sparse(Sparse { index, values, form }),
+        |b, row, column, sum| b.store(out, row.clone() * n + column, sum),
+    );
+    let weights = groups([taps, k, n], g.percent, g.extreme);
+    let sizes = [taps, (k + 3) / 4, n].map(|s| s as usize);
+    let (index, values) = lists(&weights, sizes, form).unwrap();
+    let left = |i: i64| match (g.extreme, g.signed) {
+        (true, true) => 0x7f,
+        (true, false) => 0xff,
+        _ => ((i + 1) * 39 % 251 + i / 7 % 5) as u8,
+    };
+    let buffers = vec![
+        (0..m * k * taps).map(left).collect(),
+        bytes(&index, i32::to_le_bytes),
+        values.as_flattened().iter().map(|v| *v as u8).collect(),
+        vec![0; (4 * m * n) as usize],
+    ];
+    (b.finish().unwrap(), buffers, dims)
+}
+
+#[test]
+fn products_of_bytes_agree() {
+    let plain = Bytes {
+        m: 20,
+        n: 24,
+        k: 64,
+        taps: 1,
+        form: Form { block: 1, depth: 16, group: 4, ..PLAIN.form },
+        percent: 30,
+        dynamic: false,
+        signed: false,
+        extreme: false,
+    };
+    let mut cases = vec![];
+    for block in [1, 2, 4] {
+        let form = Form { block, ..plain.form };
+        for m in [1, 3, 15, 16, 17, 63, 64, 65, 130] {
+            cases.push(Bytes { m, form, dynamic: m % 2 == 0, signed: m % 3 == 0, ..plain });
+        }
+        for (n, columns) in [(1, 4), (5, 4), (65, 64), (130, 200)] {
+            cases.push(Bytes { n, form: Form { columns, ..form }, ..plain });
+        }
+        for (taps, k, depth) in [(1, 5, 16), (1, 300, 32), (3, 16, 12), (9, 20, 16), (4, 41, 8), (2, 3, 64)] {
+            cases.push(Bytes { taps, k, form: Form { depth, ..form }, signed: taps == 9, ..plain });
+        }
+        for percent in [0, 1, 100] {
+            cases.push(Bytes { percent, form, ..plain });
+        }
+        for signed in [false, true] {
+            cases.push(Bytes { signed, extreme: true, percent: 100, k: 260, form, ..plain });
+        }
+        cases.push(Bytes { m: 150, form: Form { rows: 128, ..form }, ..plain });
+    }
+    for case in cases {
+        let (kernel, buffers, dims) = products_of_bytes(case);
+        check(&kernel, &buffers, &dims, EXACT);
+    }
+}
+
+#[test]
+fn long_parts_have_short_sums() {
+    let form = Form { depth: 1024, ..PLAIN.form };
+    assert!(lists(&weights(1024, 8, 4, 10), [1, 1024, 8], form).is_some());
+    assert!(lists(&weights(1024, 8, 4, 90), [1, 1024, 8], form).is_none());
+    assert!(lists(&weights(1024, 8, 4, 90), [1, 1024, 8], Form { depth: 256, ..form }).is_some());
+    let (kernel, buffers, dims) = gemm(Gemm { k: 1500, percent: 5, m: 37, form, ..PLAIN });
+    check(&kernel, &buffers, &dims, SUMS);
 }
 
 /// A convolution of 3x3 taps with padding.
@@ -158,7 +292,7 @@ fn padded_taps_agree() {
         [([9, 11], 1, 16, 20, 64), ([8, 8], 2, 20, 9, 64), ([10, 7], 1, 70, 8, 64)]
     {
         let (oh, ow) = ((h - 1) / stride + 1, (w - 1) / stride + 1);
-        let form = Form { columns: 64, block: 4, depth, rows: 32 };
+        let form = Form { columns: 64, block: 4, depth, rows: 32, group: 1, window: None };
         let mut b = KernelBuilder::new("sparse");
         let (x, index, values) = (b.input(DType::F32), b.weights(DType::I32), b.weights(DType::F32));
         let out = b.output(DType::F32);
@@ -189,6 +323,91 @@ fn padded_taps_agree() {
             data(oh * ow * co, 0),
         ];
         check(&b.finish().unwrap(), &buffers, &[], SUMS);
+    }
+}
+
+/// A convolution whose rows are pixels of padded lines: as many as fit a tile, in a grid of tiles.
+fn pixels(
+    [h, w]: [i64; 2],
+    [ci, co]: [i64; 2],
+    taps: [i64; 2],
+    form: Form,
+    computed: bool,
+) -> (Kernel, Vec<Vec<u8>>) {
+    let window = Window { image: [h as u32, w as u32], taps: taps.map(|t| t as u32) };
+    let form = Form { window: Some(window), ..form };
+    let bytes_of_rows = form.group > 1;
+    let mut b = KernelBuilder::new("sparse");
+    let (x_dtype, w_dtype, acc) = match bytes_of_rows {
+        true => (DType::U8, DType::I8, DType::I32),
+        false => (DType::F32, DType::F32, DType::F32),
+    };
+    let (x, index, values) = (b.input(x_dtype), b.weights(DType::I32), b.weights(w_dtype));
+    let out = b.output(acc);
+    let (step, columns) = (form.step(), i64::from(form.columns));
+    let begin = b.grid(Ix::Const(h * w).ceil_div(step)) * step;
+    let first = b.grid(Ix::Const(co).ceil_div(columns)) * columns;
+    let shape = ContractShape {
+        m: (begin.clone(), (Ix::Const(h * w) - begin).min(step)),
+        n: (first.clone(), (Ix::Const(co) - first).min(columns)),
+        taps: taps.map(|t| (0.into(), t.into())).to_vec(),
+        k: (0.into(), ci.into()),
+        acc_dtype: acc,
+    };
+    b.contract(
+        shape,
+        |b, m, at, k| {
+            let row = m.clone().floor_div(w) + at[0].clone() - (taps[0] - 1) / 2;
+            let column = m.clone().modulo(w) + at[1].clone() - (taps[1] - 1) / 2;
+            let index = (row.clone() * w + column.clone()) * ci + k;
+            let otherwise = if bytes_of_rows { 9.0 } else { 0.0 };
+            let v = b.load_guarded(x, index, vec![Bound::below(row, h), Bound::below(column, w)], otherwise);
+            if !computed {
+                return v;
+            }
+            let other = b.literal(x_dtype, if bytes_of_rows { 128.0 } else { 0.5 });
+            b.apply(if bytes_of_rows { Prim::Xor } else { Prim::Max }, &[v, other])
+        },
+        RhsBuilder::Sparse(Sparse { index, values, form }),
+        |b, m, n, sum| b.store(out, m.clone() * co + n, sum),
+    );
+    let count = taps[0] * taps[1];
+    let (index, values) = if bytes_of_rows {
+        let sizes = [count, (ci + 3) / 4, co].map(|s| s as usize);
+        let (index, values) = lists(&groups([count, ci, co], 30, false), sizes, form).unwrap();
+        (index, values.as_flattened().iter().map(|v| *v as u8).collect())
+    } else {
+        let sizes = [count, ci, co].map(|s| s as usize);
+        let (index, values) = lists(&weights(count * ci, co, 4, 30), sizes, form).unwrap();
+        (index, bytes(&values, f32::to_le_bytes))
+    };
+    let input = match bytes_of_rows {
+        true => (0..h * w * ci).map(|i| (i * 39 % 251) as u8).collect(),
+        false => data(h * w * ci, 1),
+    };
+    let buffers = vec![input, bytes(&index, i32::to_le_bytes), values, vec![0; (4 * h * w * co) as usize]];
+    (b.finish().unwrap(), buffers)
+}
+
+#[test]
+fn taps_of_pixels_agree() {
+    let form = Form { columns: 64, block: 4, depth: 16, rows: 32, group: 1, window: None };
+    for (image, channels, taps, rows) in [
+        ([9, 11], [16, 20], [3, 3], 32),
+        ([9, 11], [20, 9], [3, 3], 128),
+        ([14, 14], [70, 8], [3, 3], 112),
+        ([3, 30], [8, 70], [3, 3], 32),
+        ([7, 7], [33, 12], [3, 3], 64),
+        ([10, 6], [5, 7], [5, 3], 32),
+        ([1, 1], [16, 4], [3, 3], 16),
+    ] {
+        for (block, group, depth) in [(4, 1, 16), (1, 1, 24), (1, 4, 16), (2, 4, 3)] {
+            for computed in [false, true] {
+                let form = Form { rows, block, group, depth, ..form };
+                let (kernel, buffers) = pixels(image, channels, taps, form, computed);
+                check(&kernel, &buffers, &[], SUMS);
+            }
+        }
     }
 }
 
@@ -293,5 +512,62 @@ fn convolutions_may_be_sparse() {
             let y = b.add1(op, &[x, w])?;
             b.ew("relu", &[y])
         });
+    }
+}
+
+/// Layers of bytes less a zero point: lists where dot products of bytes are one instruction, panels elsewhere.
+#[test]
+fn bytes_may_be_sparse() {
+    let scalar = |b: &mut GraphBuilder<'_>, v: i32| {
+        let tensor = Tensor::from_slice(&[], &[v]).map_err(|e| InferError::new(e.to_string()))?;
+        b.constant(tensor)
+    };
+    for (m, percent, conv) in [(100, 30, false), (128, 10, false), (40, 10, false), (196, 20, true)] {
+        let (k, n) = (512usize, 256usize);
+        let count = m * k;
+        let values: Vec<u8> = (0..count).map(|i| ((i * 7 + i / 13) % 256) as u8).collect();
+        let dims = if conv { vec![1, 14, 14, k] } else { vec![m, k] };
+        let x = Tensor::from_slice(&dims, &values).unwrap();
+        let weights: Vec<i8> = {
+            // `[n][k]`, four side by side zero together.
+            let all = groups([1, k as i64, n as i64], percent, false);
+            (0..n * k).map(|i| all[i % k / 4 * n + i / k][i % k % 4]).collect()
+        };
+        let module = fusion("bytes", &x, &|b, x| {
+            let x = b.cast(x, DType::I32)?;
+            let zero = scalar(b, 117)?;
+            let x = b.ew("sub", &[x, zero])?;
+            let shape = if conv { vec![n, k, 1, 1] } else { vec![n, k] };
+            let w = Tensor::from_slice(&shape, &weights).map_err(|e| InferError::new(e.to_string()))?;
+            let w = b.constant(w)?;
+            let w = b.cast(w, DType::I32)?;
+            let sums = if conv {
+                let op = Conv::Forward {
+                    strides: vec![1, 1],
+                    dilations: vec![1, 1],
+                    pads: vec![(Dim::known(0), Dim::known(0)); 2],
+                    groups: 1,
+                    layout: Layout::ChannelsLast,
+                    out: DType::I32,
+                };
+                b.add1(op, &[x, w])?
+            } else {
+                let spec = ContractSpec { lhs: b"mk".to_vec(), rhs: b"nk".to_vec(), out: b"mn".to_vec() };
+                b.add1(Contract::Einsum { spec, out: DType::I32 }, &[x, w])?
+            };
+            let real = b.cast(sums, DType::F32)?;
+            let scale = b.scalar(DType::F32, 0.001)?;
+            b.ew("mul", &[real, scale])
+        });
+        let wanted = evaluated(&module, &x);
+        check_module("bytes", &module, (&x, &wanted), EXACT, &|text| {
+            text.contains("b = sparse") && text.contains(" group=4") || text.contains("b = packed")
+        });
+        let compiled = |tier: Tier| {
+            let options = Options { tier, ..Options::default() };
+            compile(&module, &options).unwrap().kernel_texts.join("\n")
+        };
+        assert!(compiled(Tier::X86V4Vnni).contains("b = sparse"), "{m} {percent}");
+        assert!(compiled(Tier::X86V4).contains("b = packed"), "{m} {percent}");
     }
 }

@@ -1,14 +1,19 @@
 //! Sparsifying a model: calibration runs, pruned weights, measured errors, and the report.
 
+mod refit;
+
 use std::path::PathBuf;
 
-use kiln_ir::Module;
-use kiln_passes::quantize::{Kept, plan, prepare};
-use kiln_passes::sparsify::{Method, Pruning, prune};
+use kiln_ir::{GraphId, Module};
+use kiln_passes::quantize::{Kept, Layer, plan, prepare};
+use kiln_passes::sparsify::{
+    Method, Pruned, Pruning, Replacement, Selected, insert, masked, nonzero, select,
+};
+use refit::Refit;
 
 use crate::agreement::Agreement;
 use crate::quantize::calibrate::{agreement, observe, outputs};
-use crate::quantize::{CalibrationError, Data, calibrating, held_out, ports};
+use crate::quantize::{CalibrationError, Data, Outputs, calibrating, held_out, ports};
 use crate::{Error, Options};
 
 /// What to sparsify, and how.
@@ -57,6 +62,9 @@ pub struct SparsifyReport {
     pub held_out: usize,
     /// Whether the samples were too few to hold any out.
     pub shared_samples: bool,
+    /// Whether the weights that are kept make up for the others, fitted to calibration's samples, as they do where that errs
+    /// less.
+    pub fitted: bool,
     /// Layers, in the order they run.
     pub layers: Vec<PrunedLayer>,
     /// Products that are no layers.
@@ -124,6 +132,7 @@ pub fn sparsify(
         samples: 0,
         held_out: 0,
         shared_samples: false,
+        fitted: false,
         layers: vec![],
         kept: vec![],
         outputs: vec![],
@@ -147,21 +156,87 @@ pub fn sparsify(
         report.held_out = expected.len();
         report.shared_samples = count < crate::quantize::HELD_OUT;
     }
-    let (sparse, pruned) = prune(&module, &plan, seen.as_deref(), &sparsification.pruning)?;
-    for entry in pruned {
-        let Some(layer) = plan.layers.get(entry.layer) else { continue };
-        report.layers.push(PrunedLayer {
-            name: layer.name.clone(),
-            kind: layer.kind.name(),
-            weights: layer.weights(module.graph(graph)).map_or(0, kiln_ir::Tensor::numel),
-            density: entry.density,
-            sqnr_db: (entry.lost > 0.0).then(|| -10.0 * entry.lost.log10()),
-            reason: entry.reason,
-        });
+    let made = select(&module, &plan, seen.as_deref(), &sparsification.pruning);
+    let selected: Vec<Selected> = made.iter().flatten().cloned().collect();
+    let masked: Vec<Replacement> = selected.iter().filter_map(|s| masked(&module, &plan, s)).collect();
+    let measured = Measured { graph, options: &options, data: data.as_ref(), expected };
+    let mut best = measured.candidate(insert(&module, &plan, &masked)?.0)?;
+    if let Some(data) = data.as_ref().filter(|_| seen.is_some() && !selected.is_empty()) {
+        let samples = calibrating(data.len());
+        let refit = Refit { module: &module, plan: &plan, options: &options, data, samples: &samples };
+        let fitted = refit.all(&selected, masked.clone())?;
+        let fitted = measured.candidate(insert(&module, &plan, &fitted)?.0)?;
+        if fitted.error() < best.error() {
+            (best, report.fitted) = (fitted, true);
+        }
     }
-    if let Some(data) = data.as_ref().filter(|_| !expected.is_empty()) {
-        let errors = agreement(&sparse, graph, &options, data, &expected)?;
-        report.outputs = module.graph(graph).output_names().iter().cloned().zip(errors).collect();
+    report.layers = plan
+        .layers
+        .iter()
+        .zip(&made)
+        .map(|(layer, made)| {
+            let weights = layer.weights(module.graph(graph)).map_or(0, kiln_ir::Tensor::numel);
+            pruned_layer(layer, weights, made, &masked)
+        })
+        .collect();
+    let names = module.graph(graph).output_names().iter().cloned();
+    report.outputs = names.zip(best.errors).collect();
+    Ok(Sparsified { module: best.module, report })
+}
+
+/// What the report says of a layer.
+fn pruned_layer(
+    layer: &Layer,
+    weights: usize,
+    made: &Result<Selected, Pruned>,
+    masked: &[Replacement],
+) -> PrunedLayer {
+    let (density, lost, reason) = match made {
+        Ok(selected) => {
+            let own = masked.iter().find(|r| r.layer == selected.layer);
+            let values = own.and_then(|r| r.weights.to_vec::<f32>().ok());
+            (values.map_or(1.0, |w| nonzero(&w)), selected.lost, None)
+        }
+        Err(pruned) => (pruned.density, pruned.lost, pruned.reason.clone()),
+    };
+    PrunedLayer {
+        name: layer.name.clone(),
+        kind: layer.kind.name(),
+        weights,
+        density,
+        sqnr_db: (lost > 0.0).then(|| -10.0 * lost.log10()),
+        reason,
     }
-    Ok(Sparsified { module: sparse, report })
+}
+
+/// What candidates are measured against.
+struct Measured<'m> {
+    graph: GraphId,
+    options: &'m Options,
+    data: Option<&'m Data>,
+    /// Outputs of the dense model on held-out samples.
+    expected: Outputs,
+}
+
+/// A sparse module with its measured errors, output by output.
+struct Candidate {
+    module: Module,
+    errors: Vec<Agreement>,
+}
+
+impl Measured<'_> {
+    fn candidate(&self, module: Module) -> Result<Candidate, Error> {
+        let errors = match self.data.filter(|_| !self.expected.is_empty()) {
+            Some(data) => agreement(&module, self.graph, self.options, data, &self.expected)?,
+            None => vec![],
+        };
+        Ok(Candidate { module, errors })
+    }
+}
+
+impl Candidate {
+    /// The largest relative error of an output.
+    fn error(&self) -> f64 {
+        self.errors.iter().map(Agreement::relative).fold(0.0, f64::max)
+    }
 }

@@ -32,11 +32,11 @@ use kiln_ir::{GraphId, InferError, Module, NodeId, Tensor, Value};
 pub use choice::{Choice, Smoothing, choose};
 pub use dynamic::insert_dynamic;
 pub use insert::insert;
-pub(crate) use insert::{Editor, node};
+pub(crate) use insert::{Editor, products};
 #[cfg(test)]
 pub(crate) use layers::tests::layer;
 pub use layers::{Layer, LayerKind};
-pub use measure::{Twins, probe, twins};
+pub use measure::{Twins, probe, show, twins};
 pub use points::Point;
 pub use ranges::{Method, Range};
 pub use statistics::{NotFinite, Statistics};

@@ -4,9 +4,18 @@
 //! it multiplies (Wanda, arXiv:2306.11695), which is what the results lack on average without it. A pattern says which
 //! weights go together: kernels that skip four outputs at a time need fewer indices than those that skip single weights.
 
-use kiln_ir::{Build, Module, Tensor};
+mod density;
+mod features;
+mod refit;
 
-use crate::quantize::{Editor, Layer, LayerKind, Plan, QuantizeError, Statistics, floats, node};
+use std::collections::HashMap;
+
+use kiln_ir::{Build, Module, Patch, Tensor, Value};
+
+pub use features::Features;
+pub use refit::{Fit, Fitted, refit};
+
+use crate::quantize::{Editor, Layer, LayerKind, Plan, QuantizeError, Statistics, floats, products};
 
 /// How weights are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +33,8 @@ pub enum Pattern {
     Unstructured,
     /// Four outputs side by side, for one input.
     Block4,
+    /// Four inputs side by side, for one output: what kernels of integers add at once.
+    Block4Inputs,
     /// Two of four inputs side by side, for each output.
     TwoOfFour,
 }
@@ -32,7 +43,7 @@ impl Pattern {
     /// The only density that it has, if there is one.
     pub fn only_density(self) -> Option<f64> {
         match self {
-            Pattern::Unstructured | Pattern::Block4 => None,
+            Pattern::Unstructured | Pattern::Block4 | Pattern::Block4Inputs => None,
             Pattern::TwoOfFour => Some(0.5),
         }
     }
@@ -42,6 +53,7 @@ impl Pattern {
         match self {
             Pattern::Unstructured => "unstructured",
             Pattern::Block4 => "block4",
+            Pattern::Block4Inputs => "block4 along inputs",
             Pattern::TwoOfFour => "2:4",
         }
     }
@@ -64,7 +76,8 @@ pub struct Pruning {
     pub method: Method,
     /// Which are zero together.
     pub pattern: Pattern,
-    /// The part of the weights that is kept, in (0, 1]; [`Pattern::only_density`] where there is one.
+    /// The part of the weights that is kept, in (0, 1], of all layers that are pruned; [`Pattern::only_density`] where there
+    /// is one.
     pub density: f64,
 }
 
@@ -91,65 +104,135 @@ const IMAGE_CHANNELS: usize = 4;
 /// Weights of a block.
 const BLOCK: usize = 4;
 
-/// The module with pruned weights, and what became of the plan's layers. `statistics` are those of the plan's points, which
-/// [`Method::Wanda`] needs: a layer without any keeps its weights.
-pub fn prune(
+/// The weights of a layer that are kept.
+#[derive(Clone, Debug)]
+pub struct Selected {
+    /// The layer, by its index in the plan.
+    pub layer: usize,
+    /// For each weight, whether it is.
+    pub kept: Vec<bool>,
+    /// The scores of the others over those of all.
+    pub lost: f64,
+}
+
+/// Other weights for a layer.
+#[derive(Clone, Debug)]
+pub struct Replacement {
+    /// The layer, by its index in the plan.
+    pub layer: usize,
+    /// The weights.
+    pub weights: Tensor,
+    /// What is added to the results of each output; nothing where it is empty.
+    pub lack: Vec<f32>,
+}
+
+/// Which weights of the plan's layers are kept, or why a layer keeps all, in the plan's order. `statistics` are those of the
+/// plan's points, which [`Method::Wanda`] needs: a layer without any keeps its weights.
+///
+/// The density is that of all layers that are pruned, together. Each has as much of it as its scores are worth, as parts of
+/// those of the layer ([`density`]).
+pub fn select(
     module: &Module,
     plan: &Plan,
     statistics: Option<&[Statistics]>,
     pruning: &Pruning,
-) -> Result<(Module, Vec<Pruned>), QuantizeError> {
-    let mut editor = Editor::new(module.clone(), plan.graph);
-    let mut all = vec![];
-    for (index, layer) in plan.layers.iter().enumerate() {
+) -> Vec<Result<Selected, Pruned>> {
+    let candidate = |(index, layer): (usize, &Layer)| {
         let point = plan.points.iter().position(|p| p.layers.contains(&index));
         let seen = statistics.zip(point).and_then(|(all, point)| all.get(point));
-        match pruned(module, plan, layer, seen, pruning) {
-            Ok((tensor, density, lost)) => {
-                replace(&mut editor, layer, tensor)?;
-                all.push(Pruned { layer: index, density, lost, reason: None });
-            }
-            Err(reason) => {
-                let weights = layer.weights(module.graph(plan.graph)).and_then(floats);
-                let density = weights.map_or(1.0, |w| nonzero(&w));
-                all.push(Pruned { layer: index, density, lost: 0.0, reason: Some(reason) });
-            }
-        }
+        candidate(module, plan, layer, seen, pruning).map_err(|reason| {
+            let weights = layer.weights(module.graph(plan.graph)).and_then(floats);
+            let density = weights.map_or(1.0, |w| nonzero(&w));
+            Pruned { layer: index, density, lost: 0.0, reason: Some(reason) }
+        })
+    };
+    let all: Vec<Result<Units, Pruned>> = plan.layers.iter().enumerate().map(candidate).collect();
+    let densities = density::shared(all.iter().flatten(), pruning);
+    let mut densities = densities.into_iter();
+    let select = |(layer, units): (usize, Result<Units, Pruned>)| {
+        let units = units?;
+        let density = densities.next().unwrap_or(pruning.density);
+        let chosen = units.chosen(density);
+        let kept: Vec<bool> = units.of.iter().map(|u| chosen.get(*u).copied().unwrap_or(true)).collect();
+        let lost: f64 =
+            units.sums.iter().zip(&chosen).filter(|(s, c)| **s > 0.0 && !**c).map(|(s, _)| s).sum();
+        let total = units.total();
+        Ok(Selected { layer, kept, lost: if total > 0.0 { lost / total } else { 0.0 } })
+    };
+    all.into_iter().enumerate().map(select).collect()
+}
+
+/// A layer's weights with those at zero that are not kept.
+pub fn masked(module: &Module, plan: &Plan, selected: &Selected) -> Option<Replacement> {
+    let weights = plan.layers.get(selected.layer)?.weights(module.graph(plan.graph))?;
+    let values = floats(weights)?;
+    let pruned: Vec<f32> =
+        values.iter().zip(&selected.kept).map(|(v, kept)| if *kept { *v } else { 0.0 }).collect();
+    let weights = Tensor::from_slice(weights.dims(), &pruned).ok()?;
+    Some(Replacement { layer: selected.layer, weights, lack: vec![] })
+}
+
+/// The module with other weights, and what stands in the place of results of layers.
+pub fn insert(
+    module: &Module,
+    plan: &Plan,
+    replacements: &[Replacement],
+) -> Result<(Module, HashMap<Value, Value>), QuantizeError> {
+    let mut editor = Editor::new(module.clone(), plan.graph);
+    for replacement in replacements {
+        let Some(layer) = plan.layers.get(replacement.layer) else { continue };
+        let weights = |p: &mut Patch<'_>| Ok(p.constant(replacement.weights.clone())?);
+        products(&mut editor, (layer, None), &weights, &replacement.lack)?;
     }
     editor.module.remove_dead_nodes(plan.graph);
-    Ok((editor.module, all))
+    Ok((editor.module, editor.replaced))
 }
 
 /// The part of weights that is not zero.
-fn nonzero(weights: &[f32]) -> f64 {
+pub fn nonzero(weights: &[f32]) -> f64 {
     weights.iter().filter(|w| **w != 0.0).count() as f64 / weights.len().max(1) as f64
 }
 
-/// Puts other weights in the place of a layer's.
-fn replace(editor: &mut Editor, layer: &Layer, weights: Tensor) -> Result<(), QuantizeError> {
-    editor.edit(Some(layer.node), |p| {
-        let old = p.graph().node(layer.node);
-        let (mut operands, op, result) = (old.operands.clone(), old.op.clone(), old.results[0]);
-        let w = p.constant(weights)?;
-        for (slot, operand) in operands.iter_mut().enumerate() {
-            if slot != layer.slot {
-                *operand = w;
-            }
-        }
-        let y = node(p, op, &operands)?;
-        p.replace(result, y);
-        Ok(())
-    })
+/// What of a layer is kept or not.
+#[derive(Clone, Debug)]
+struct Units {
+    /// The unit of each weight.
+    of: Vec<usize>,
+    /// The scores of units; negative for numbers that are of none.
+    sums: Vec<f64>,
+    /// Those that are compared have numbers in a row, so many.
+    compared: usize,
 }
 
-/// The weights of a layer, the part that is kept, and the part of the scores that is lost.
-fn pruned(
+impl Units {
+    fn total(&self) -> f64 {
+        self.sums.iter().filter(|s| **s > 0.0).sum()
+    }
+
+    /// The units that are kept: of those compared, the ones of the largest scores.
+    fn chosen(&self, density: f64) -> Vec<bool> {
+        let mut chosen = vec![false; self.sums.len()];
+        let size = self.compared.max(1);
+        for (group, chosen) in self.sums.chunks(size).zip(chosen.chunks_mut(size)) {
+            let live = group.iter().filter(|s| **s >= 0.0).count();
+            let count = ((density * live as f64).round() as usize).clamp(1, group.len());
+            let mut order: Vec<usize> = (0..group.len()).collect();
+            // Those of equal score in the order of their first weight.
+            order.select_nth_unstable_by(count - 1, |&a, &b| group[b].total_cmp(&group[a]).then(a.cmp(&b)));
+            order.iter().take(count).for_each(|&unit| chosen[unit] = true);
+        }
+        chosen
+    }
+}
+
+/// The units of a layer that can be pruned, or why it cannot.
+fn candidate(
     module: &Module,
     plan: &Plan,
     layer: &Layer,
     seen: Option<&Statistics>,
     pruning: &Pruning,
-) -> Result<(Tensor, f64, f64), String> {
+) -> Result<Units, String> {
     let weights = layer.weights(module.graph(plan.graph)).ok_or("the weights are not constant")?;
     let values = floats(weights).ok_or("the weights are not of f32")?;
     let (outputs, inputs) = layer.counts(weights.dims());
@@ -169,17 +252,20 @@ fn pruned(
     if layer.output_axis.is_none() {
         return Err("the weights have no axis of outputs".into());
     }
-    if pruning.pattern == Pattern::Block4 && outputs % BLOCK != 0 {
-        return Err(format!("{outputs} outputs are no whole blocks of {BLOCK}"));
+    match pruning.pattern {
+        Pattern::Block4 if outputs % BLOCK != 0 => {
+            return Err(format!("{outputs} outputs are no whole blocks of {BLOCK}"));
+        }
+        Pattern::Block4Inputs if layer.input_axis.is_none() => {
+            return Err("the weights have no axis of inputs".into());
+        }
+        Pattern::Block4Inputs if inputs % BLOCK != 0 => {
+            return Err(format!("{inputs} inputs are no whole blocks of {BLOCK}"));
+        }
+        Pattern::Unstructured | Pattern::Block4 | Pattern::Block4Inputs | Pattern::TwoOfFour => {}
     }
     let scores = scores(layer, weights.dims(), &values, seen, pruning.method)?;
-    let kept = kept(layer, weights.dims(), &scores, pruning);
-    let pruned: Vec<f32> = values.iter().zip(&kept).map(|(v, kept)| if *kept { *v } else { 0.0 }).collect();
-    let lost: f64 = scores.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(s, _)| s).sum();
-    let total: f64 = scores.iter().sum();
-    let density = nonzero(&pruned);
-    let tensor = Tensor::from_slice(weights.dims(), &pruned).map_err(|e| e.to_string())?;
-    Ok((tensor, density, if total > 0.0 { lost / total } else { 0.0 }))
+    Ok(units(layer, weights.dims(), &scores, pruning))
 }
 
 /// The score of each weight.
@@ -207,33 +293,25 @@ fn scores(
     Ok(squares.enumerate().map(|(i, square)| square * energy(i)).collect())
 }
 
-/// Which weights are kept.
-fn kept(layer: &Layer, dims: &[usize], scores: &[f64], pruning: &Pruning) -> Vec<bool> {
+/// What of a layer is kept together, and what is compared.
+fn units(layer: &Layer, dims: &[usize], scores: &[f64], pruning: &Pruning) -> Units {
     let place = places(layer, dims);
-    let units: Vec<usize> = (0..scores.len()).map(|i| place(i).unit(pruning)).collect();
-    let size = match (pruning.pattern, pruning.method) {
-        (Pattern::Unstructured | Pattern::Block4, Method::Magnitude) => usize::MAX,
-        (Pattern::Unstructured | Pattern::Block4, Method::Wanda) => place(0).each,
+    let of: Vec<usize> = (0..scores.len()).map(|i| place(i).unit(pruning)).collect();
+    let compared = match (pruning.pattern, pruning.method) {
         (Pattern::TwoOfFour, _) => BLOCK,
+        (_, Method::Magnitude) => usize::MAX,
+        (Pattern::Unstructured | Pattern::Block4, Method::Wanda) => place(0).each,
+        (Pattern::Block4Inputs, Method::Wanda) => place(0).input_blocks() * place(0).taps,
     };
     // Units that no weight is of are never chosen.
     const NONE: f64 = -1.0;
-    let mut sums = vec![NONE; units.iter().max().map_or(0, |most| most + 1)];
-    for (unit, score) in units.iter().zip(scores) {
+    let mut sums = vec![NONE; of.iter().max().map_or(0, |most| most + 1)];
+    for (unit, score) in of.iter().zip(scores) {
         if let Some(sum) = sums.get_mut(*unit) {
             *sum = sum.max(0.0) + score;
         }
     }
-    let mut chosen = vec![false; sums.len()];
-    for (group, chosen) in sums.chunks(size.max(1)).zip(chosen.chunks_mut(size.max(1))) {
-        let live = group.iter().filter(|s| **s >= 0.0).count();
-        let count = ((pruning.density * live as f64).round() as usize).clamp(1, group.len());
-        let mut order: Vec<usize> = (0..group.len()).collect();
-        // Those of equal score in the order of their first weight.
-        order.select_nth_unstable_by(count - 1, |&a, &b| group[b].total_cmp(&group[a]).then(a.cmp(&b)));
-        order.iter().take(count).for_each(|&unit| chosen[unit] = true);
-    }
-    units.iter().map(|unit| chosen.get(*unit).copied().unwrap_or(true)).collect()
+    Units { of, sums, compared }
 }
 
 /// Where a weight is.
@@ -250,15 +328,20 @@ struct Place {
 }
 
 impl Place {
+    /// Blocks of inputs for each output and tap.
+    fn input_blocks(self) -> usize {
+        (self.each / self.taps).div_ceil(BLOCK)
+    }
+
     /// The number of what it is kept with; what that is compared with has numbers in a row.
     fn unit(self, pruning: &Pruning) -> usize {
         let Place { output, rest, each, input, tap, taps } = self;
         match pruning.pattern {
             Pattern::Unstructured => output * each + rest,
             Pattern::Block4 => output / BLOCK * each + rest,
+            Pattern::Block4Inputs => (output * self.input_blocks() + input / BLOCK) * taps + tap,
             Pattern::TwoOfFour => {
-                let groups = (each / taps).div_ceil(BLOCK);
-                ((output * groups + input / BLOCK) * taps + tap) * BLOCK + input % BLOCK
+                ((output * self.input_blocks() + input / BLOCK) * taps + tap) * BLOCK + input % BLOCK
             }
         }
     }
@@ -303,6 +386,12 @@ mod tests {
         Pruning { method, pattern, density }
     }
 
+    fn kept(layer: &Layer, dims: &[usize], scores: &[f64], pruning: &Pruning) -> Vec<bool> {
+        let units = units(layer, dims, scores, pruning);
+        let chosen = units.chosen(pruning.density);
+        units.of.iter().map(|u| chosen[*u]).collect()
+    }
+
     #[test]
     fn blocks_are_four_outputs_of_one_input() {
         for (axes, dims) in [([0, 1], vec![8, 6, 3]), ([1, 0], vec![6, 8])] {
@@ -318,6 +407,23 @@ mod tests {
                         if a.output / 4 == b.output / 4 && a.rest == b.rest {
                             assert_eq!(kept[i], kept[j]);
                         }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_of_inputs_are_of_one_output_and_tap() {
+        for method in [Method::Magnitude, Method::Wanda] {
+            let (layer, dims) = (layer([0, 1]), [4, 8, 3]);
+            let kept = kept(&layer, &dims, &scores(96), &pruning(method, Pattern::Block4Inputs, 0.5));
+            assert_eq!(kept.iter().filter(|k| **k).count(), 48);
+            for output in 0..4 {
+                for tap in 0..3 {
+                    for first in [0, 4] {
+                        let of = |input: usize| kept[(output * 8 + first + input) * 3 + tap];
+                        assert!((0..4).all(|i| of(i) == of(0)));
                     }
                 }
             }
@@ -371,9 +477,22 @@ mod tests {
         });
         let seen: Vec<Statistics> = seen.collect();
         let pruning = pruning(method, Pattern::Unstructured, 0.25);
-        let (_, all) = prune(&module, &plan, Some(&seen), &pruning).unwrap();
-        let [only] = &all[..] else { panic!("{all:?}") };
-        only.clone()
+        let all = select(&module, &plan, Some(&seen), &pruning);
+        match &all[..] {
+            [Err(kept)] => kept.clone(),
+            [Ok(selected)] => {
+                let weights = masked(&module, &plan, selected).unwrap().weights;
+                let density = nonzero(weights.as_slice::<f32>().unwrap());
+                let replacement = masked(&module, &plan, selected).unwrap();
+                let (pruned, _) = insert(&module, &plan, &[replacement]).unwrap();
+                let after = pruned.graph(graph);
+                let mut operands = after.scheduled().flat_map(|(_, n)| n.operands.to_vec());
+                let inserted = operands.find_map(|v| after.constant(v)).unwrap();
+                assert_eq!(nonzero(inserted.as_slice::<f32>().unwrap()), density);
+                Pruned { layer: 0, density, lost: selected.lost, reason: None }
+            }
+            _ => panic!("{all:?}"),
+        }
     }
 
     fn einsum(lhs: &[u8], rhs: &[u8]) -> Contract {

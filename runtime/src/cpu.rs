@@ -47,8 +47,8 @@ fn tiles() -> impl Iterator<Item = &'static str> {
     };
     let has = move |bit: u32| bits >> bit & 1 == 1;
     // SAFETY: the call takes two integers and changes nothing but what this process may execute.
-    let granted = has(TILE)
-        && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) } == 0;
+    let granted =
+        has(TILE) && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) } == 0;
     let names = [("amx-tile", TILE), ("amx-int8", INT8)];
     names.into_iter().filter(move |(_, bit)| granted && has(*bit)).map(|(name, _)| name)
 }

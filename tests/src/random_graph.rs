@@ -356,7 +356,11 @@ fn quantized(b: &mut dyn Build, c: &mut Choices<'_>, x: Value) -> Added {
     let to = c.of(&[DType::U8, DType::I8, DType::I4, DType::F8E4M3FN]);
     let scale = b.scalar(DType::F32, 0.125)?;
     let zero = b.scalar(to, 1.0)?;
-    let q = nodes(b, Quant::Quantize { to, axis: None, block: 0, saturate: true, inverse: false }, &[x, scale, zero])?;
+    let q = nodes(
+        b,
+        Quant::Quantize { to, axis: None, block: 0, saturate: true, inverse: false },
+        &[x, scale, zero],
+    )?;
     let mut all = q.clone();
     all.extend(nodes(b, Quant::Dequantize { to: DType::F32, axis: None, block: 0 }, &[q[0], scale, zero])?);
     Ok(all)

@@ -40,8 +40,11 @@ fn dequantize(b: &mut GraphBuilder<'_>, x: Value, scale: f32, zero: u8) -> Value
 fn quantize(b: &mut GraphBuilder<'_>, x: Value, scale: f32, zero: u8) -> Value {
     let (scale, zero) =
         (b.scalar(DType::F32, f64::from(scale)).unwrap(), b.scalar(DType::U8, f64::from(zero)).unwrap());
-    b.add1(Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true, inverse: false }, &[x, scale, zero])
-        .unwrap()
+    b.add1(
+        Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true, inverse: false },
+        &[x, scale, zero],
+    )
+    .unwrap()
 }
 
 fn weights(b: &mut GraphBuilder<'_>, w: &Weights, seed: usize) -> Value {

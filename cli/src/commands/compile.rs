@@ -16,7 +16,7 @@ use crate::args::{
     CompileArgs, PatternArg, QuantizeArg, QuantizeArgs, RoundingArg, SparsifyArg, SparsifyArgs,
 };
 use crate::out::{out, outln};
-use crate::report::{list, quantize, sparsify};
+use crate::report::{self, list, quantize, sparsify};
 use crate::table::{bytes, millis};
 
 /// Compiles a model into an artifact.
@@ -43,21 +43,23 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     let bar = spinner(&format!("loading {}", model.display()));
     let module = kiln::load_with(model, &options)?;
     let loaded = start.elapsed().as_secs_f64() * 1e3;
-    let (module, quantized) = match quantization(args)? {
+    let (sparsification, quantization) = (sparsification(args)?, quantization(args)?);
+    let (module, sparsified) = match sparsification {
+        Some(sparsification) => {
+            bar.set_message(format!("sparsifying {}", model.display()));
+            let kiln::sparsify::Sparsified { module, report } =
+                kiln::sparsify::sparsify(module, &options, &sparsification)?;
+            (module, Some(report))
+        }
+        None => (module, None),
+    };
+    // Zeros are integers, too.
+    let (module, quantized) = match quantization {
         Some(quantization) => {
             bar.set_message(format!("quantizing {}", model.display()));
             let kiln::quantize::Quantized { module, narrow, report } =
                 kiln::quantize::quantize(module, &options, &quantization)?;
             options.passes.narrow = narrow;
-            (module, Some(report))
-        }
-        None => (module, None),
-    };
-    let (module, sparsified) = match sparsification(args)? {
-        Some(sparsification) => {
-            bar.set_message(format!("sparsifying {}", model.display()));
-            let kiln::sparsify::Sparsified { module, report } =
-                kiln::sparsify::sparsify(module, &options, &sparsification)?;
             (module, Some(report))
         }
         None => (module, None),
@@ -69,17 +71,14 @@ pub fn run(args: &CompileArgs) -> Result<()> {
     bar.finish_and_clear();
     let total = start.elapsed().as_secs_f64() * 1e3;
 
-    if let Some(report) = &quantized {
-        out!("{}", quantize::text(report, args.verbose))?;
-        for file in &args.quantize.reports {
-            quantize::write(file, &model.display().to_string(), report)?;
-        }
-    }
     if let Some(report) = &sparsified {
         out!("{}", sparsify::text(report, args.verbose))?;
-        for file in &args.quantize.reports {
-            sparsify::write(file, &model.display().to_string(), report)?;
-        }
+    }
+    if let Some(report) = &quantized {
+        out!("{}", quantize::text(report, args.verbose))?;
+    }
+    for file in &args.quantize.reports {
+        report::write(file, &model.display().to_string(), (sparsified.as_ref(), quantized.as_ref()))?;
     }
     dump(&compiled, args)?;
     outln!("{} -> {}", model.display(), output.display())?;
@@ -170,6 +169,8 @@ fn sparsification(args: &CompileArgs) -> Result<Option<Sparsification>> {
     };
     let pattern = match pattern {
         PatternArg::Unstructured => Pattern::Unstructured,
+        // As the kernels like them that multiply the weights.
+        PatternArg::Block4 if args.quantize.quantize.is_some() => Pattern::Block4Inputs,
         PatternArg::Block4 => Pattern::Block4,
         PatternArg::TwoOfFour => Pattern::TwoOfFour,
     };

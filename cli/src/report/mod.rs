@@ -9,7 +9,9 @@ pub mod trace;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use kiln::quantize::QuantizeReport;
+use kiln::sparsify::SparsifyReport;
+use serde_json::json;
 
 /// Entries that a text lists without `-v`.
 pub const LISTED: usize = 8;
@@ -24,11 +26,34 @@ pub fn list(out: &mut String, entries: impl ExactSizeIterator<Item = String>, ve
     }
 }
 
-/// Writes a report: its page if the name ends in `.html`, else its JSON object.
-fn write(file: &Path, page: impl FnOnce() -> String, object: impl FnOnce() -> Value) -> Result<()> {
+/// Writes what became of a model's weights: a page if the name ends in `.html`, else JSON.
+pub fn write(
+    file: &Path,
+    model: &str,
+    (sparsified, quantized): (Option<&SparsifyReport>, Option<&QuantizeReport>),
+) -> Result<()> {
     let is_page = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("html"));
-    let content = if is_page { page() } else { format!("{:#}\n", object()) };
+    let content = match (is_page, sparsified, quantized) {
+        (true, ..) => page(model, sparsified, quantized),
+        (false, Some(sparsified), Some(quantized)) => {
+            let (sparsified, quantized) =
+                (sparsify::object(model, sparsified), quantize::object(model, quantized));
+            format!("{:#}\n", json!({"model": model, "sparsified": sparsified, "quantized": quantized}))
+        }
+        (false, Some(sparsified), None) => format!("{:#}\n", sparsify::object(model, sparsified)),
+        (false, None, Some(quantized)) => format!("{:#}\n", quantize::object(model, quantized)),
+        (false, None, None) => format!("{:#}\n", json!({"model": model})),
+    };
     std::fs::write(file, content).with_context(|| file.display().to_string())
+}
+
+/// The page of the reports that there are.
+fn page(model: &str, sparsified: Option<&SparsifyReport>, quantized: Option<&QuantizeReport>) -> String {
+    let modes = [sparsified.map(sparsify::mode), quantized.map(quantize::mode)];
+    let modes: Vec<String> = modes.into_iter().flatten().collect();
+    let sections = [sparsified.map(sparsify::section), quantized.map(quantize::section)];
+    let sections: Vec<String> = sections.into_iter().flatten().collect();
+    quantize::head(model, &modes.join("; ")) + &sections.concat() + "</body></html>\n"
 }
 
 /// One step of a profiled run.

@@ -1,9 +1,7 @@
 //! The report of a quantization: text, JSON, and a page with charts.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
-use anyhow::Result;
 use kiln::agreement::Agreement;
 use kiln::quantize::{LayerReport, QuantizeReport};
 use serde_json::{Value, json};
@@ -43,7 +41,7 @@ fn agreement_row(name: &str, a: &Agreement) -> Vec<String> {
 }
 
 /// What was done, in words.
-fn mode(report: &QuantizeReport) -> String {
+pub(super) fn mode(report: &QuantizeReport) -> String {
     match &report.detail {
         Some(detail) => format!("{}, {detail}", report.mode),
         None => report.mode.to_owned(),
@@ -119,18 +117,13 @@ pub fn text(report: &QuantizeReport, verbose: bool) -> String {
     out
 }
 
-/// Writes the report: a page if the name ends in `.html`, else JSON.
-pub fn write(file: &Path, model: &str, report: &QuantizeReport) -> Result<()> {
-    super::write(file, || html(model, report), || object(model, report))
-}
-
 /// A number, or null where JSON has none.
 pub(super) fn number(v: f64) -> Value {
     if v.is_finite() { json!(v) } else { Value::Null }
 }
 
 /// The report as JSON.
-fn object(model: &str, report: &QuantizeReport) -> Value {
+pub(super) fn object(model: &str, report: &QuantizeReport) -> Value {
     let layer = |l: &LayerReport| {
         json!({
             "name": l.name, "kind": l.kind, "weights": l.weights,
@@ -207,9 +200,9 @@ pub(super) fn reasons_html(out: &mut String, heading: &str, reasons: &[(&str, &s
     *out += "</table>";
 }
 
-/// The report as a page with a bar for each layer.
-fn html(model: &str, report: &QuantizeReport) -> String {
-    let mut out = head(model, &mode(report));
+/// The report as a part of a page, with a bar for each layer.
+pub(super) fn section(report: &QuantizeReport) -> String {
+    let mut out = String::new();
     let _ = write!(
         out,
         "<p>{}: {}, {}: {}; constants of {} became {}; {} samples calibrated on, {} held out</p>",
@@ -234,7 +227,7 @@ fn html(model: &str, report: &QuantizeReport) -> String {
     bars(&mut out, &measured);
     let heading = if report.weight_bytes().is_some() { "As they were" } else { "In floats" };
     reasons_html(&mut out, heading, &report.in_floats());
-    out + "</body></html>\n"
+    out
 }
 
 /// A layer's signal over noise.
@@ -310,7 +303,7 @@ mod tests {
         let mut report = quantize(Module::new(), &kiln::Options::default(), &quantization).unwrap().report;
         report.layers.push(LayerReport { name: "<b>".into(), sqnr_db: Some(30.0), ..LayerReport::default() });
         report.layers.push(LayerReport { in_floats: Some("<i>".into()), ..LayerReport::default() });
-        let page = html("<u>", &report);
+        let page = super::super::page("<u>", None, Some(&report));
         assert!(!page.contains("<b>") && !page.contains("<i>") && !page.contains("<u>"));
         assert!(page.contains("30.0"));
     }

@@ -1,17 +1,15 @@
 //! The report of a sparsification: text, JSON, and a page with charts.
 
-use std::fmt::Write as _;
-use std::path::Path;
-
-use anyhow::Result;
 use kiln::sparsify::{PrunedLayer, SparsifyReport};
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 
-use super::quantize::{Bar, agreement_table, bars, head, number, outputs_html, outputs_object, reasons_html};
+use super::quantize::{Bar, agreement_table, bars, number, outputs_html, outputs_object, reasons_html};
 use super::{LISTED, list};
 use crate::table::Table;
 
-fn mode(report: &SparsifyReport) -> String {
+/// What was asked for.
+pub(super) fn mode(report: &SparsifyReport) -> String {
     let pruning = &report.pruning;
     format!("{}, {}, density {}", pruning.method.name(), pruning.pattern.name(), pruning.density)
 }
@@ -40,6 +38,9 @@ pub fn text(report: &SparsifyReport, verbose: bool) -> String {
             "  samples: {} calibrated on, {} held out{shared}",
             report.samples, report.held_out
         );
+        if report.fitted {
+            out += "  weights that are kept are fitted: they make up for others\n";
+        }
     }
     if !report.outputs.is_empty() {
         out += &agreement_table(report.outputs.iter().map(|(name, a)| (name.as_str(), a))).render();
@@ -66,13 +67,8 @@ pub fn text(report: &SparsifyReport, verbose: bool) -> String {
     out
 }
 
-/// Writes the report: a page if the name ends in `.html`, else JSON.
-pub fn write(file: &Path, model: &str, report: &SparsifyReport) -> Result<()> {
-    super::write(file, || html(model, report), || object(model, report))
-}
-
 /// The report as JSON.
-fn object(model: &str, report: &SparsifyReport) -> Value {
+pub(super) fn object(model: &str, report: &SparsifyReport) -> Value {
     let layer = |l: &PrunedLayer| {
         json!({
             "name": l.name, "kind": l.kind, "weights": l.weights, "density": l.density,
@@ -84,7 +80,7 @@ fn object(model: &str, report: &SparsifyReport) -> Value {
     json!({
         "model": model, "method": report.pruning.method.name(), "pattern": report.pruning.pattern.name(),
         "density": report.pruning.density, "samples": report.samples, "held_out": report.held_out,
-        "shared_samples": report.shared_samples, "pruned": report.pruned(),
+        "shared_samples": report.shared_samples, "fitted": report.fitted, "pruned": report.pruned(),
         "weights": all, "weights_kept": nonzero, "error": report.error().map(number),
         "outputs": outputs_object(&report.outputs),
         "layers": report.layers.iter().map(layer).collect::<Vec<_>>(),
@@ -92,9 +88,9 @@ fn object(model: &str, report: &SparsifyReport) -> Value {
     })
 }
 
-/// The report as a page with a bar for each layer.
-fn html(model: &str, report: &SparsifyReport) -> String {
-    let mut out = head(model, &mode(report));
+/// The report as a part of a page, with a bar for each layer.
+pub(super) fn section(report: &SparsifyReport) -> String {
+    let mut out = String::new();
     let _ = write!(
         out,
         "<p>{}; samples: {} calibrated on, {} held out</p>",
@@ -113,7 +109,7 @@ fn html(model: &str, report: &SparsifyReport) -> String {
         .collect();
     bars(&mut out, &measured);
     reasons_html(&mut out, "As they were", &report.dense());
-    out + "</body></html>\n"
+    out
 }
 
 #[cfg(test)]
@@ -148,7 +144,7 @@ mod tests {
         };
         report.layers.push(PrunedLayer { reason: Some("<i>".into()), ..layer.clone() });
         report.layers.push(layer);
-        let page = html("<u>", &report);
+        let page = super::super::page("<u>", Some(&report), None);
         assert!(!page.contains("<b>") && !page.contains("<i>") && !page.contains("<u>"));
         assert!(page.contains("30.0"));
     }

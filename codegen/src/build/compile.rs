@@ -56,7 +56,9 @@ pub fn compile(module: &Module, options: &Options) -> Result<Compiled, CompileEr
         Tier::X86V1 | Tier::X86V2 | Tier::Aarch64 => 4,
     };
     let tiles = options.tier == Tier::X86V4Amx;
-    let tuning = Tuning { lanes, tiles, reads_lines: lanes > 4, winograd: options.winograd };
+    // Tile registers multiply all products in less time than lists take for some.
+    let dots = !tiles && options.tier.without_byte_products() != options.tier;
+    let tuning = Tuning { lanes, tiles, reads_lines: lanes > 4, winograd: options.winograd, dots };
     let arch = options.tier.arch();
     match decomposed(module)? {
         Some(module) => compile_with(&module, arch, tuning, &lower),

@@ -15,6 +15,7 @@ use super::reduction::spatial_axes;
 use super::sparse;
 use super::term::{InRange, Term, TermId};
 use super::trace::{Hero, Refusal, Region, Trace, kernel_type};
+use crate::kir::sparse::Window;
 use crate::kir::{Access, Axis, Contract, GROUP, Ix, KernelBuilder, Operand, Rhs, Sparse, Stmt, Val, Var};
 use crate::schedule::{Blocks, contract_blocks, panel_width, quad_width};
 
@@ -29,6 +30,8 @@ pub struct Tuning {
     pub reads_lines: bool,
     /// Whether convolutions may be computed with transformed tiles ([`super::winograd`]).
     pub winograd: bool,
+    /// Whether one instruction adds four products of bytes. Lists of bytes do not pay without it.
+    pub dots: bool,
 }
 
 /// Length of sums that is assumed where it is known at run time only.
@@ -59,6 +62,8 @@ pub(super) struct Pieces {
     pub order: Vec<AxisId>,
     /// Reduced axes, outermost first.
     pub reduced: Vec<AxisId>,
+    /// The image that taps go around in, where each result has the pixel of its own place in their middle.
+    pub window: Option<Window>,
     pub acc: DType,
 }
 
@@ -151,7 +156,7 @@ pub(super) fn pieces(
 ) -> Result<Pieces, Refusal> {
     let node = region.graph.node(hero);
     let value = node.results[0];
-    let mut at = vec![];
+    let (mut at, mut around) = (vec![], None);
     let (a, b, bare, reduced, out_dtype) = match &node.op {
         Op::Contract(ContractOp::Einsum { spec, out }) => {
             let (mut at_lhs, mut at_rhs) = (vec![], vec![]);
@@ -184,6 +189,7 @@ pub(super) fn pieces(
             let o = domain.index[channel].clone();
             let group = if *groups == 1 { Expr::zero() } else { o.div(&each, &trace.axes) };
             let channel_at = group.times(&w_dims[1]).plus(&unit_or_axis(trace, c));
+            around = window(op, &trace.dims(value)?[spatial.clone()], &w_dims[2..]);
             let out_at = domain.index[spatial].to_vec();
             let (x, w) = (node.operands[0], node.operands[1]);
             let bare = trace.conv_input(op, x, &domain.index[0], &out_at, &taps_at, &channel_at, &[])?;
@@ -210,7 +216,25 @@ pub(super) fn pieces(
         let offset = flatten(index, trace.dims(v)?);
         roots.push(Root { output, dtype: trace.dtype(v)?, term, offset });
     }
-    Ok(Pieces { roots, a, b, at, bare, order: domain.order(), reduced, acc })
+    Ok(Pieces { roots, a, b, at, bare, order: domain.order(), reduced, window: around, acc })
+}
+
+/// The window of a convolution of an image that keeps its size.
+fn window(op: &Conv, image: &[Dim], taps: &[Dim]) -> Option<Window> {
+    let Conv::Forward { strides, dilations, pads, .. } = op else { return None };
+    let known = |dims: &[Dim]| -> Option<[u32; 2]> {
+        let known: Option<Vec<u32>> = dims.iter().map(|d| u32::try_from(d.as_known()?).ok()).collect();
+        known?.try_into().ok()
+    };
+    let (image, taps) = (known(image)?, known(taps)?);
+    let plain = strides.iter().chain(dilations).all(|n| *n == 1);
+    let around = |(taps, pad): (&u32, &(Dim, Dim))| {
+        let half = i64::from((taps - 1) / 2);
+        *taps % 2 == 1 && pad.0.as_known() == Some(half) && pad.1.as_known() == Some(half)
+    };
+    let middle = taps.iter().all(|n| (3..16).contains(n)) && taps.iter().zip(pads).all(around);
+    (plain && middle && image.iter().all(|n| (1..=MOST_LINE as u32).contains(n)))
+        .then_some(Window { image, taps })
 }
 
 fn unit_or_axis(trace: &Trace<'_, '_>, axis: AxisId) -> Expr {
@@ -301,6 +325,7 @@ impl<'a, 'g> Builder<'a, 'g> {
             std::mem::swap(&mut pieces.a, &mut pieces.b);
             pieces.at.reverse();
             pieces.bare = (pieces.a, vec![]);
+            pieces.window = None;
         }
         let (in_a, in_b) = (axes_of(&trace, pieces.a), axes_of(&trace, pieces.b));
         if in_a.contains(&unit) || !in_b.contains(&unit) {
@@ -374,8 +399,16 @@ impl<'a, 'g> Builder<'a, 'g> {
         tuning: Tuning,
     ) -> Result<(), Refusal> {
         if let Some(left) = left {
-            self.quads = self.pack_quads(left, tuning);
-            return self.quads.as_ref().map(|_| ()).ok_or_else(|| Refusal::new("bytes that are not packed"));
+            let quads = self.pack_quads(left, tuning);
+            let quads = quads.ok_or_else(|| Refusal::new("bytes that are not packed"))?;
+            if tuning.dots {
+                let n = self.n.extent.as_known().and_then(|n| usize::try_from(n).ok());
+                let m = self.m.extent.as_known();
+                let rows = sparse::Rows { count: m, window: self.window() };
+                self.sparse = n.and_then(|n| sparse::pack_quads(&quads.weights.panels, n, rows));
+            }
+            self.quads = Some(quads);
+            return Ok(());
         }
         if is_constant {
             self.sparse = self.pack_sparse();
@@ -449,7 +482,18 @@ impl<'a, 'g> Builder<'a, 'g> {
         let (taps, run) = (members(&mut self.taps.iter()), members(&mut self.k.group.iter()));
         let columns = members(&mut self.n.group.iter());
         let axes = [&taps[..], &run, &columns];
-        sparse::pack(tensor, offset, axes, &self.trace.axes, self.m.extent.as_known())
+        let rows = sparse::Rows { count: self.m.extent.as_known(), window: self.window() };
+        sparse::pack(tensor, offset, axes, &self.trace.axes, rows)
+    }
+
+    /// The window of the rows, where they are all pixels of an image.
+    fn window(&self) -> Option<Window> {
+        let window = self.pieces.window?;
+        let [lines, pixels] = window.image.map(i64::from);
+        let rows = self.m.extent.as_known() == Some(lines * pixels) && self.line == pixels;
+        let extents = self.taps.iter().map(|g| g.extent(&self.trace.axes).as_known());
+        let taps = extents.eq(window.taps.iter().map(|n| Some(i64::from(*n))));
+        (rows && taps).then_some(window)
     }
 
     /// The right operand as panels, if it is a plain load of a constant.
@@ -498,7 +542,7 @@ impl<'a, 'g> Builder<'a, 'g> {
         let sums = depth.as_known().unwrap_or(UNKNOWN_DEPTH) / group;
         let blocks = match &sparse {
             Some(sparse::Weights { form, .. }) => {
-                Blocks { rows: form.rows.into(), columns: form.columns.into(), by_rows: true }
+                Blocks { rows: form.step(), columns: form.columns.into(), by_rows: true }
             }
             None => contract_blocks([m.extent.as_known(), n.extent.as_known()], sums, width, line),
         };

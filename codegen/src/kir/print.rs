@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use kiln_ir::Scalar;
 
-use super::sparse::Form;
+use super::sparse::{Form, Window};
 use super::{
     Access, Axis, Block, Contract, For, Kernel, LoopKind, Op, Operand, Reduce, Rhs, Sparse, Stmt, Val,
 };
@@ -124,9 +124,14 @@ impl Printer<'_> {
             }
             Rhs::Strided(operand) => self.operand("b", operand)?,
             Rhs::Sparse(s) => {
-                let (Sparse { index, values, .. }, Form { columns, block, depth, rows }) = (s, s.form);
+                let (Sparse { index, values, .. }, Form { columns, block, depth, rows, group, window }) =
+                    (s, s.form);
+                let group = if group > 1 { format!(" group={group}") } else { String::new() };
+                let window = window.map_or_else(String::new, |Window { image: [h, w], taps: [y, x] }| {
+                    format!(" image={h}x{w} taps={y}x{x}")
+                });
                 self.line(format!(
-                    "b = sparse {index} of {values} columns={columns} block={block} depth={depth} rows={rows}"
+                    "b = sparse {index} of {values} columns={columns} block={block} depth={depth} rows={rows}{group}{window}"
                 ))?
             }
         }

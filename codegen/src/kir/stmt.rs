@@ -221,8 +221,8 @@ pub struct Contract {
 pub struct Operand {
     /// `Let` statements.
     pub body: Block,
-    /// The element; of the accumulation dtype, or (i32 sums) of i8, u8, i16 or i32. Beside panels of [`GROUP`] elements,
-    /// of u8.
+    /// The element; of the accumulation dtype, or (i32 sums) of i8, u8, i16 or i32. Beside panels or lists of [`GROUP`]
+    /// elements, of u8.
     pub value: Val,
 }
 
@@ -252,11 +252,12 @@ pub enum Rhs {
 pub const GROUP: u32 = 4;
 
 impl Contract {
-    /// Elements of the reduction that lie side by side in panels.
+    /// Elements of the reduction that lie side by side in panels, or in positions of lists.
     pub fn group(&self) -> u32 {
         match self.b {
             Rhs::Packed { group, .. } => group,
-            Rhs::Strided(_) | Rhs::Sparse(_) => 1,
+            Rhs::Sparse(sparse) => sparse.form.group,
+            Rhs::Strided(_) => 1,
         }
     }
 }

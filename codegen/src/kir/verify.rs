@@ -13,15 +13,16 @@
 //!    taps the innermost extent may use outer variables where panels are not packed when compiled; it then has an
 //!    upper bound, as row and column extents do; operands are `Let` statements; the panel width is 1 to 1024; panels
 //!    whose elements lie side by side in groups hold i8, the left operand is u8 and sums are i32. Sparse operands are
-//!    lists of i32 and values of f32, sums and the left operand are f32, and the reduction has a constant length; where
-//!    they are constants, columns begin at a multiple of a range's and are no more.
+//!    lists of i32 and values of f32, sums and the left operand are f32, or all are as those of such panels, and the
+//!    reduction has a constant length; where they are constants, columns begin at a multiple of a range's and are no
+//!    more, and with a window, rows are whole lines.
 
 use kiln_ir::{DClass, DType, Prim, Scalar};
 
-use super::sparse::Form;
+use super::sparse::{Form, MOST_DEPTH, Window};
 use super::{
-    Access, Axis, Block, BufferId, Contract, For, GROUP, Guard, Ix, Kernel, LoopKind, Op, Operand, PART,
-    Reduce, Rhs, Sparse, Stmt, Val, Var, compute_dtype,
+    Access, Axis, Block, BufferId, Contract, For, GROUP, Guard, Ix, Kernel, LoopKind, Op, Operand, Reduce,
+    Rhs, Sparse, Stmt, Val, Var, compute_dtype,
 };
 
 /// A broken invariant of a kernel.
@@ -350,25 +351,31 @@ impl Verifier<'_> {
     }
 
     fn sparse(&self, c: &Contract, s: &Sparse) -> Check {
-        for (buffer, dtype) in [(s.index, DType::I32), (s.values, DType::F32)] {
+        let Form { columns, block, depth, rows, group, window } = s.form;
+        let (values, sums, element) = match group {
+            GROUP => (DType::I8, DType::I32, DType::U8),
+            _ => (DType::F32, DType::F32, DType::F32),
+        };
+        ensure(matches!(group, 1 | GROUP), || format!("groups of {group} elements of sparse {}", s.values))?;
+        for (buffer, dtype) in [(s.index, DType::I32), (s.values, values)] {
             let (got, access) = self.buffer(buffer)?;
             ensure(got == dtype, || format!("sparse {buffer} of {got}, expected {dtype}"))?;
             ensure(*access == Access::Const, || format!("sparse {buffer} is not constant"))?;
         }
         let left = self.kernel.dtype(c.a.value);
-        ensure(c.acc_dtype == DType::F32 && left == DType::F32, || {
+        ensure(c.acc_dtype == sums && left == element, || {
             format!("sparse operand in sums of {} of {left}", c.acc_dtype)
         })?;
-        let Form { columns, block, depth, rows } = s.form;
         let begins = c.n.begin.as_const().is_none_or(|begin| begin % i64::from(columns.max(1)) == 0);
         let fits = c.n.extent.as_const().is_none_or(|n| n <= i64::from(columns));
         ensure(begins && fits, || {
             format!("columns from `{}` count `{}` in ranges of {columns}", c.n.begin, c.n.extent)
         })?;
         let blocks = matches!(block, 1 | 2 | 4) && columns % block == 0;
-        let sizes = (1..=1 << 16).contains(&columns) && (1..=PART).contains(&i64::from(depth));
+        let sizes = (1..=1 << 16).contains(&columns) && (1..=MOST_DEPTH).contains(&i64::from(depth));
         let tile = rows % 16 == 0 && (16..=256).contains(&rows);
-        ensure(blocks && sizes && tile && s.parts(c).is_some(), || {
+        let pixels = window.is_none_or(|window| fits_window(c, s.form, window));
+        ensure(blocks && sizes && tile && pixels && s.parts(c).is_some(), || {
             format!(
                 "sparse operand of {} with columns={columns} block={block} depth={depth} rows={rows}",
                 s.index
@@ -395,6 +402,17 @@ impl Verifier<'_> {
             })
         })
     }
+}
+
+/// Whether a contraction's rows and taps are those of a window.
+fn fits_window(c: &Contract, form: Form, window: Window) -> bool {
+    let small = window.image.iter().all(|n| (1..=1 << 12).contains(n));
+    let odd = window.taps.iter().all(|n| n % 2 == 1 && *n < 16);
+    let extents: Vec<Option<i64>> = c.taps.iter().map(|tap| tap.extent.as_const()).collect();
+    let taps = window.taps.map(|n| Some(i64::from(n)));
+    let line = i64::from(window.image[1]);
+    let lines = c.m.extent.as_const().is_none_or(|m| m % line.max(1) == 0);
+    small && odd && extents == taps && lines && form.step() > 0
 }
 
 /// Whether an operand of `dtype` takes part in sums of `acc` without loss.

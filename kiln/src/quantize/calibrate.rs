@@ -46,7 +46,7 @@ pub type Outputs = Vec<(usize, Vec<Datum>)>;
 const MOST_BYTES: i64 = 256 << 20;
 
 /// A session on a module.
-fn session(module: Module, options: &Options) -> Result<Session, Error> {
+pub(crate) fn session(module: Module, options: &Options) -> Result<Session, Error> {
     let compiled = crate::compile(module, options)?;
     let threads = options.threads;
     Ok(Session::new(
@@ -56,7 +56,7 @@ fn session(module: Module, options: &Options) -> Result<Session, Error> {
 }
 
 /// Runs one sample from the initial states.
-fn run(
+pub(crate) fn run(
     session: &Session,
     entry: &str,
     (path, sample): (&Path, usize),

@@ -15,7 +15,9 @@ pub(super) const ROUND_TRIP: Rule = Rule { name: "round-trip", apply: round_trip
 
 fn round_trip(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let node = cx.node(id);
-    let Op::Quant(Quant::Quantize { to, axis, block: 0, inverse, .. }) = node.op else { return Err(Refusal::NoMatch) };
+    let Op::Quant(Quant::Quantize { to, axis, block: 0, inverse, .. }) = node.op else {
+        return Err(Refusal::NoMatch);
+    };
     let &[v, scale, zero] = &node.operands[..] else { return Err(Refusal::NoMatch) };
     let inner = Dequantized::of(cx, v).ok_or(Refusal::NoMatch)?;
     matches(cx.dtype(inner.x) == Some(to))?;
@@ -31,7 +33,8 @@ fn round_trip(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
 fn inverse_of(cx: &Cx<'_>, inverses: Value, scales: Value) -> bool {
     let values = |v: Value| cx.constant(v).filter(|t| t.dtype() == DType::F32)?.to_vec::<f32>().ok();
     let (Some(inverses), Some(scales)) = (values(inverses), values(scales)) else { return false };
-    inverses.len() == scales.len() && inverses.iter().zip(&scales).all(|(inverse, scale)| *inverse == 1.0 / scale)
+    inverses.len() == scales.len()
+        && inverses.iter().zip(&scales).all(|(inverse, scale)| *inverse == 1.0 / scale)
 }
 
 /// Whether bytes are wanted in place of the value: something that uses it, or a movement, pool or ReLU of it, quantizes it

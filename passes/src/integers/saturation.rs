@@ -11,7 +11,9 @@ pub(super) const SATURATED: Rule = Rule { name: "saturated", apply: saturated };
 
 fn saturated(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let node = cx.node(id);
-    let Op::Quant(Quant::Quantize { to, axis: None, inverse, .. }) = &node.op else { return Err(Refusal::NoMatch) };
+    let Op::Quant(Quant::Quantize { to, axis: None, inverse, .. }) = &node.op else {
+        return Err(Refusal::NoMatch);
+    };
     let &[v, scale, zero] = &node.operands[..] else { return Err(Refusal::NoMatch) };
     let (Some((_, bound)), true) = (cx.def(v), is_byte(*to)) else { return Err(Refusal::NoMatch) };
     let (Some(scale_value), Some(zero_value)) = (cx.splat(scale), cx.splat(zero)) else {

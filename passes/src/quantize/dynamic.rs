@@ -86,7 +86,8 @@ fn rows(p: &mut Patch<'_>, layer: &Layer, weights: &Weights) -> Result<Option<Va
     let middle = p.scalar(DType::U8, 128.0)?;
     let row_dims = p.shape(scale)?.to_vec();
     let zero = p.broadcast(middle, &row_dims)?;
-    let quantize = Quant::Quantize { to: DType::U8, axis: Some(last), block: depth, saturate: true, inverse: true };
+    let quantize =
+        Quant::Quantize { to: DType::U8, axis: Some(last), block: depth, saturate: true, inverse: true };
     let q = node(p, quantize, &[x, inverse, zero])?;
     let wide = p.cast(q, DType::I32)?;
     let middle = p.scalar(DType::I32, 128.0)?;

@@ -43,7 +43,7 @@ pub(crate) struct Editor {
     pub(crate) module: Module,
     pub(super) graph: GraphId,
     /// What stands in the place of results of layers that were replaced.
-    pub(super) replaced: HashMap<Value, Value>,
+    pub(crate) replaced: HashMap<Value, Value>,
 }
 
 impl Editor {
@@ -95,7 +95,9 @@ pub fn insert(
         let own = values(&mut editor, point, choice)?;
         for (&l, (weights, lack)) in point.layers.iter().zip(choice.weights.iter().zip(&choice.corrections)) {
             if let Some(layer) = plan.layers.get(l).filter(|_| marked(&l)) {
-                products(&mut editor, layer, own, weights, if corrected { lack } else { &[] })?;
+                let lack: &[f32] = if corrected { lack } else { &[] };
+                let dequantized = |p: &mut Patch<'_>| dequantized_weights(p, layer, weights);
+                products(&mut editor, (layer, own), &dequantized, lack)?;
             }
         }
     }
@@ -190,12 +192,12 @@ pub(super) fn along_result(layer: &Layer, values: &[f32]) -> Result<Option<Tenso
     Tensor::from_slice(&dims, values).map(Some)
 }
 
-/// Replaces a layer by one of quantized weights; what its results lack goes to a constant that is added to them.
-fn products(
+/// Replaces a layer by one of other weights, and of the operand `own` if it is given; what its results lack goes to a
+/// constant that is added to them.
+pub(crate) fn products(
     editor: &mut Editor,
-    layer: &Layer,
-    own: Option<Value>,
-    weights: &Weights,
+    (layer, own): (&Layer, Option<Value>),
+    weights: &dyn Fn(&mut Patch<'_>) -> Result<Value, Fault>,
     lack: &[f32],
 ) -> Result<(), QuantizeError> {
     let graph = editor.module.graph(editor.graph);
@@ -210,7 +212,7 @@ fn products(
     let (old, new) = editor.edit(Some(layer.node), |p| {
         let node = p.graph().node(layer.node);
         let mut operands = node.operands.clone();
-        let w = dequantized_weights(p, layer, weights)?;
+        let w = weights(p)?;
         for (slot, operand) in operands.iter_mut().enumerate() {
             *operand = if slot == layer.slot { own.unwrap_or(*operand) } else { w };
         }

@@ -19,6 +19,21 @@ pub fn probe(module: &Module, plan: &Plan, values: &[Value]) -> Module {
     probed
 }
 
+/// The module of one entry point, the plan's graph, whose outputs are `values` alone.
+pub fn show(module: &Module, plan: &Plan, values: &[Value]) -> Module {
+    let mut shown = module.clone();
+    let graph = shown.graph(plan.graph).clone();
+    let mut builder = GraphBuilder::resume(&mut shown, graph);
+    builder.drop_outputs();
+    for (i, &v) in values.iter().enumerate() {
+        builder.output(&format!("kiln.value{i}"), v);
+    }
+    let id = builder.finish();
+    shown.set_entries(&[id]);
+    shown.remove_dead_nodes(id);
+    shown
+}
+
 /// A module that runs layers in floats and on integers side by side.
 #[derive(Debug)]
 pub struct Twins {

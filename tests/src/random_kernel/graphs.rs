@@ -21,8 +21,9 @@ fn size(name: &str) -> i64 {
 }
 
 pub fn grow(c: &mut Choices<'_>) -> Vec<Case> {
-    let lanes = c.of(&[16, 8, 4]);
-    let tuning = Tuning { lanes, tiles: lanes == 16, reads_lines: lanes > 4, winograd: true };
+    let (lanes, dots) = (c.of(&[16, 8, 4]), c.flag());
+    let tiles = lanes == 16 && !dots;
+    let tuning = Tuning { lanes, tiles, reads_lines: lanes > 4, winograd: true, dots };
     let mut module = match c.below(5) {
         0 => attention(c),
         1 => convolution(c),

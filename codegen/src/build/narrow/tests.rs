@@ -74,7 +74,7 @@ fn lowered(case: &Case, module: &Module) -> Lowered {
         outputs: graph.outputs().to_vec(),
         stored: FxHashSet::default(),
     };
-    let tuning = Tuning { lanes: case.lanes, reads_lines: true, winograd: true };
+    let tuning = Tuning { lanes: case.lanes, tiles: false, reads_lines: true, winograd: true, dots: false };
     lower_contract(&region, hero, &|v| graph.constant(v).cloned(), tuning, "narrow").unwrap()
 }
 

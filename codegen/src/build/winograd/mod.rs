@@ -30,9 +30,10 @@ use super::contract::{Tuning, forward};
 use super::emit::{Emitter, Group};
 use super::expr::{AxisId, Expr, flatten};
 use super::loops::{Domain, Lowered, Root, reduce_groups};
-use super::sparse::beats_tiles;
+use super::sparse::{self, beats_tiles};
 use super::term::{InRange, Term, TermId};
 use super::trace::{Hero, Refusal, Region, Trace, kernel_type};
+use crate::kir::sparse::Window;
 use crate::kir::{Access, KernelBuilder};
 
 /// Lowers a region around the convolution `hero` with transformed tiles, where that is faster than taps are.
@@ -87,6 +88,13 @@ fn layer(region: &Region<'_>, hero: NodeId) -> Result<Layer, Refusal> {
     })
 }
 
+/// The window of a layer whose result has a pixel for each of the image's.
+fn window(layer: &Layer) -> Option<Window> {
+    let image = layer.input.map(|n| u32::try_from(n).ok());
+    let same = layer.input == layer.output && layer.before == [1, 1];
+    Some(Window { image: [image[0]?, image[1]?], taps: [3, 3] }).filter(|_| same)
+}
+
 /// The region's scalars, and what they are over.
 struct Scalars {
     /// Axes of the result: images, lines, positions, output channels.
@@ -106,8 +114,8 @@ fn lower(
     name: &str,
 ) -> Result<Lowered, Refusal> {
     let filters = constants(region.graph.node(hero).operands[1]);
-    let positions = layer.images.checked_mul(layer.output[0] * layer.output[1]);
-    if filters.as_ref().is_some_and(|w| beats_tiles(w, positions)) {
+    let rows = sparse::Rows { count: Some(layer.output[0] * layer.output[1]), window: window(&layer) };
+    if filters.as_ref().is_some_and(|w| beats_tiles(w, rows)) {
         return Err(Refusal::new("filters that are mostly zero"));
     }
     let filters =

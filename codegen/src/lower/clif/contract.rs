@@ -162,9 +162,7 @@ pub(super) fn plan_all(
     let mut plans = FxHashMap::default();
     for contract in found {
         let plan = match contract.b {
-            Rhs::Sparse(of) => {
-                Plan::Sparse(Box::new(sparse::plan(kernel, &contract, of, vectors.map(|v| v.0))?))
-            }
+            Rhs::Sparse(of) => Plan::Sparse(Box::new(sparse::plan(kernel, &contract, of, vectors)?)),
             Rhs::Packed { .. } | Rhs::Strided(_) => Plan::Dense(Box::new(plan(kernel, &contract, vectors)?)),
         };
         plans.insert(contract.acc, plan);

@@ -192,7 +192,7 @@ impl Emitter<'_> {
     }
 
     /// Products of eight words as four sums of neighbours; one instruction on x86-64.
-    fn pair_products(&mut self, a: Value, b: Value) -> Value {
+    pub(super) fn pair_products(&mut self, a: Value, b: Value) -> Value {
         let (a_low, a_high) = (self.b.ins().swiden_low(a), self.b.ins().swiden_high(a));
         let (b_low, b_high) = (self.b.ins().swiden_low(b), self.b.ins().swiden_high(b));
         let (low, high) = (self.b.ins().imul(a_low, b_low), self.b.ins().imul(a_high, b_high));

@@ -68,12 +68,9 @@ fn needed_features(tier: Tier) -> &'static [&'static str] {
 /// Whether fused multiply-adds are instructions of the tier.
 fn has_fma(tier: Tier) -> bool {
     match tier {
-        Tier::X86V3
-        | Tier::X86V3Vnni
-        | Tier::X86V4
-        | Tier::X86V4Vnni
-        | Tier::X86V4Amx
-        | Tier::Aarch64 => true,
+        Tier::X86V3 | Tier::X86V3Vnni | Tier::X86V4 | Tier::X86V4Vnni | Tier::X86V4Amx | Tier::Aarch64 => {
+            true
+        }
         Tier::X86V1 | Tier::X86V2 => false,
     }
 }

@@ -126,7 +126,11 @@ impl Tile {
     pub(super) fn fits_amx(&self, steps: i64) -> bool {
         let plain = self.part.is_none() && self.result.is_none() && self.short.is_none() && !self.flip;
         let rows = self.row_step == 4 && (0..=i64::from(i32::MAX)).contains(&self.row_stride);
-        self.vectors == Width::W512 && (1..=MOST_STEPS).contains(&steps) && plain && rows && self.amx_group() > 0
+        self.vectors == Width::W512
+            && (1..=MOST_STEPS).contains(&steps)
+            && plain
+            && rows
+            && self.amx_group() > 0
     }
 
     /// The function, otherwise as [`Tile::emit`] and [`Tile::finished`] say; gives the stack slots that an epilogue needs.

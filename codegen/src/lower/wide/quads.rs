@@ -66,14 +66,15 @@ impl Quads {
 }
 
 /// Instructions on words.
-struct WordCodes {
-    multiply: Code,
-    left: Code,
-    right: Code,
-    right_signed: Code,
+pub(super) struct WordCodes {
+    /// Products of pairs, added.
+    pub multiply: Code,
+    pub left: Code,
+    pub right: Code,
+    pub right_signed: Code,
 }
 
-fn word_codes(width: Width) -> WordCodes {
+pub(super) fn word_codes(width: Width) -> WordCodes {
     WordCodes {
         multiply: pick(width, Code::VEX_Vpmaddwd_ymm_ymm_ymmm256, Code::EVEX_Vpmaddwd_zmm_k1z_zmm_zmmm512),
         left: pick(width, Code::VEX_Vpsllw_ymm_ymm_imm8, Code::EVEX_Vpsllw_zmm_k1z_zmmm512_imm8),

@@ -173,15 +173,25 @@ fn tile_registers_hold_what_is_configured() {
 fn lists_keep_to_their_registers_and_features() {
     for width in WIDTHS {
         for block in [1, 2, 4] {
-            for &vectors in super::sparse::vectors(width, block) {
-                for accumulate in [false, true] {
-                    let lists = super::sparse::Lists { width, block, vectors, rows: 64, accumulate };
-                    check(&lists.emit().unwrap(), allowed(width));
+            for (quads, more) in
+                [(None, None), (Some(Quads::Words), None), (Some(Quads::Vnni), Some(vnni(width)))]
+            {
+                for &vectors in super::sparse::vectors(width, block, quads) {
+                    for accumulate in [false, true] {
+                        let lists =
+                            super::sparse::Lists { width, quads, block, vectors, rows: 64, accumulate };
+                        let function = lists.emit().unwrap();
+                        check(&function, &[allowed(width), more.as_slice()].concat());
+                        assert!(more.is_none_or(|more| function.features.contains(&more)));
+                    }
                 }
             }
         }
-        let lists = super::sparse::Lists { width, block: 4, vectors: 8, rows: 128, accumulate: false };
-        assert!(lists.emit().is_err());
+        for (quads, block) in [(None, 4), (Some(Quads::Words), 2)] {
+            let lists =
+                super::sparse::Lists { width, quads, block, vectors: 16, rows: 256, accumulate: false };
+            assert!(lists.emit().is_err());
+        }
     }
 }
 

@@ -150,7 +150,8 @@ const RESULT: Register = TAP;
 const RESULT_LEFT: Register = Register::R14D;
 
 /// What a function keeps for its caller. The last place is no register's but the mark's: see [`Part`].
-pub(super) const SAVED: [Register; 7] = [B_AT, A_AT, TAP, TAPS_LEFT[0], TAPS_LEFT[1], Register::R15, Register::RAX];
+pub(super) const SAVED: [Register; 7] =
+    [B_AT, A_AT, TAP, TAPS_LEFT[0], TAPS_LEFT[1], Register::R15, Register::RAX];
 
 /// The argument on the stack, above what is saved: the first row of the result, later that of the tile.
 const RESULT_PLACE: i64 = 8 * (SAVED.len() as i64 + 1);
@@ -490,7 +491,12 @@ impl Tile {
 
     /// The epilogue of a tile whose sums are in memory, their rows counted in the mark's place; gives the stack slots that
     /// it needs.
-    pub(super) fn finish_rows(&self, asm: &mut Assembler, finish: &Finish, slots: u32) -> Result<u32, WideError> {
+    pub(super) fn finish_rows(
+        &self,
+        asm: &mut Assembler,
+        finish: &Finish,
+        slots: u32,
+    ) -> Result<u32, WideError> {
         let sums = SumsInMemory { at: SUMS, stride: self.sum_stride, vectors: self.count(), rows: 8 };
         let needed = finish.emit_loop(asm, self.vectors, &sums, slots)?;
         if !self.accumulate {

@@ -691,7 +691,8 @@ impl Emitter<'_> {
         let zero = self.i64(0);
         // The lines that the calls for the taps ask for follow each other.
         let steps = plan.part[1] / plan.left.step;
-        let ahead = plan.tile.prefetch * (steps / plan.tile.unroll()) * plan.tile.tiles(plan.call_rows()) * LINE;
+        let ahead =
+            plan.tile.prefetch * (steps / plan.tile.unroll()) * plan.tile.tiles(plan.call_rows()) * LINE;
         self.parts(zero, part.taps[1], (Some(taps).filter(|t| *t == 1), 1), |s, tap, _| {
             let index = s.b.ins().iadd(part.taps[0], tap);
             let offset = s.tap_offset(&plan.rows, index, bytes);
