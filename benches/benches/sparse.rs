@@ -208,7 +208,7 @@ impl Shape {
         let y = b.ew("add", &[y, bias])?;
         let y = b.ew("relu", &[y])?;
         let (step, zero) = (b.scalar(DType::F32, 0.01)?, b.scalar(DType::U8, 0.0)?);
-        let op = Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true };
+        let op = Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true, inverse: false };
         b.add1(op, &[y, step, zero])
     }
 }

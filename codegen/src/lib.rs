@@ -9,3 +9,8 @@ pub mod schedule;
 // The support of the integration tests names this crate; unit tests share it.
 #[cfg(test)]
 extern crate self as kiln_codegen;
+
+/// What tests of kernels share with those in `tests/`.
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;

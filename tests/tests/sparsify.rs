@@ -149,7 +149,7 @@ fn sparse_layers_can_be_quantized() {
     let Sparsified { module, .. } = run(Method::Wanda, Pattern::Block4Inputs, 0.5, data());
     let sparse = accuracy(module.clone());
     let quantization = Quantization { mode: Mode::Static { data: data().unwrap() }, max_drop: None };
-    let Quantized { module, report } = quantize(module, &Options::default(), &quantization).unwrap();
+    let Quantized { module, report, .. } = quantize(module, &Options::default(), &quantization).unwrap();
     assert!(report.quantized() >= 3, "{report:?}");
     let graph = module.graph(module.entries()[0]);
     let integers = graph.scheduled().flat_map(|(_, n)| n.operands.to_vec());

@@ -320,8 +320,7 @@ impl<'a, 'g> Builder<'a, 'g> {
         let unit =
             real.iter().copied().find(|a| pieces.roots[0].offset.coefficient(*a).as_known() == Some(1));
         let unit = unit.ok_or_else(|| Refusal::new("no axis of the result is contiguous"))?;
-        let swapped = axes_of(&trace, pieces.a).contains(&unit);
-        if swapped {
+        if axes_of(&trace, pieces.a).contains(&unit) {
             std::mem::swap(&mut pieces.a, &mut pieces.b);
             pieces.at.reverse();
             pieces.bare = (pieces.a, vec![]);

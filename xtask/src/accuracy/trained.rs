@@ -241,8 +241,7 @@ fn failures(subject: &Subject, found: &BTreeMap<String, Vec<f64>>) -> Result<Vec
                 Cost::Sparse => float - figure.sparse,
                 Cost::Weights => float - figure.weights,
             };
-            // Not `at < least`, which would pass a NaN.
-            if !(at >= least) {
+            if at.is_nan() || at < least {
                 lines.push(format!(
                     "{}: {} of {} is {at:.4}, less than {least:.4}",
                     subject.name, figure.name, way.name

@@ -1,19 +1,16 @@
 //! Kernels of weights in few bits by themselves: on the interpreter, on every tier of the machine, for panels of every
 //! width, and however the grid is split.
 
-#[path = "../../../tests/support/mod.rs"]
-mod support;
-
 use kiln_ir::op::{Contract, ContractSpec, Quant};
 use kiln_ir::{Build, DType, Datum, Dim, Evaluator, GraphBuilder, Module, NodeId, Op, Scalar, Tensor, Type};
 use proptest::prelude::*;
 use rustc_hash::FxHashSet;
 
-use self::support::{Tolerance, check, close, scalars};
 use crate::build::contract::{Tuning, lower_contract};
 use crate::build::emit::Param;
 use crate::build::loops::Lowered;
 use crate::build::trace::Region;
+use crate::support::{Tolerance, check, close, scalars};
 
 const SUMS: Tolerance = Tolerance { relative: 1e-4, absolute: 1e-4 };
 

@@ -1,20 +1,17 @@
 //! Kernels of transformed tiles by themselves, whatever the cost model thinks of the layer: on the interpreter, on every
 //! tier of the machine, and against the reference evaluator's sums over taps.
 
-#[path = "../../../tests/support/mod.rs"]
-mod support;
-
 use kiln_ir::op::{Conv, Layout};
 use kiln_ir::tensor::Bytes;
 use kiln_ir::{Build, DType, Datum, Dim, Evaluator, GraphBuilder, GraphId, Module, NodeId, Op, Tensor, Type};
 use proptest::prelude::*;
 use rustc_hash::FxHashSet;
 
-use self::support::{Tolerance, check, elements};
 use super::plan::Plan;
 use super::transform::{FOUR, TWO, Transform};
 use super::*;
 use crate::build::emit::Param;
+use crate::support::{Tolerance, check, elements};
 
 /// Sums of the kernel: their operands are of the order of 1.
 const SUMS: Tolerance = Tolerance { relative: 1e-4, absolute: 1e-4 };

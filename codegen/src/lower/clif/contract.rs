@@ -21,6 +21,7 @@ mod in_place;
 mod left;
 mod narrow;
 mod panels;
+mod products;
 mod results;
 mod rows;
 mod sparse;

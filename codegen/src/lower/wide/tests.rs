@@ -162,7 +162,7 @@ fn tile_registers_hold_what_is_configured() {
             check(&function, &[allowed(Width::W512), &tiles].concat());
             assert!(tiles.iter().all(|feature| function.features.contains(feature)));
             let unit = lines.map_or(1, |lines| lines.rows as usize);
-            assert!(tile.height() % unit == 0 && tile.height() >= 14);
+            assert!(tile.height().is_multiple_of(unit) && tile.height() >= 14);
             assert!(Tile { flip: true, ..tile }.emit().is_err(), "signed rows are no rows of tile registers");
             assert!(Tile { quads: Some(Quads::Amx { steps: 17 }), ..tile }.emit().is_err());
         }

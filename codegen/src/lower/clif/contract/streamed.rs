@@ -19,13 +19,13 @@ use super::Panels;
 use super::finished::{Names, is_finished};
 use super::left::Left;
 use super::narrow::narrow_tiles;
+use super::products::products;
 use super::results::{Stored, last_store};
 use super::rows::{Place, Rows, rows};
 use crate::kir::{
     Access, Axis, Buffer, BufferId, Contract, For, Ix, Kernel, LoopKind, Op, Rhs, Stmt, Val, Var,
 };
 use crate::lower::clif::emit::{Callee, Emitter, Result};
-use crate::lower::wide::quads::Quads;
 use crate::lower::wide::tile::{LINE, MOST_SHORT, Tile, UNROLL};
 use crate::schedule::even;
 
@@ -53,10 +53,6 @@ const PACES: [(i64, i64); 2] = [(24, 16), (80, 40)];
 /// Rows that a block counts as having where their number shows at run time: few rows in two blocks of the reduction take
 /// up to a fifth longer, since their sums go through memory while no panel comes.
 const SHOWN_ROWS: i64 = 64;
-
-/// Fewest steps of the reduction at once, and fewest rows, that tile registers are faster for than vectors.
-const LEAST_STEPS: i64 = 4;
-const LEAST_ROWS: i64 = 4;
 
 /// Rows of a chunk: their sums stay in the first-level cache until the epilogue.
 const CHUNK_ROWS: i64 = 64;
@@ -115,8 +111,7 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     let left = Left::of(c, true);
     let mut rows = rows(kernel, c, left)?;
     let (bytes, sum_bytes) = (left.bytes(), (c.acc_dtype.bits() / 8) as i64);
-    let most = c.m.extent.upper_bound().and_then(|m| m.as_const());
-    let line = rows.split.unwrap_or(1);
+    let (most, line) = (c.m.extent.upper_bound().and_then(|m| m.as_const()), rows.split.unwrap_or(1));
     let units = most.map(|m| (m + line - 1) / line);
     if let Place::Copy(_) = rows.place {
         // Which taps join depends on the copy's layout.
@@ -138,13 +133,12 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     if whole && let Some(taps) = inner_taps(&rows.taps, bytes) {
         tile.taps = taps;
         depth *= total_taps(&rows);
-        let short = rows.known_run().map(|run| run / left.step).filter(|run| (1..=MOST_SHORT).contains(run));
-        tile.short = short.filter(|_| tile.amx_steps().is_none());
+        tile.short = short_run(&rows, left).filter(|_| tile.amx_steps().is_none());
     }
     let single = whole && total_taps(&rows) == tile.taps[0].0 * tile.taps[1].0;
     tile.part = tile.part_of(depth);
-    let result = last_store(kernel, c).filter(|_| whole && total_taps(&rows) == 1);
-    let result = result.filter(|stored| stored.asked_by(&mut tile, depth, sum_bytes));
+    let stored = last_store(kernel, c).filter(|_| whole && total_taps(&rows) == 1);
+    let result = stored.filter(|stored| stored.asked_by(&mut tile, depth, sum_bytes));
     let names = Names::new(kernel);
     // Blocks of columns are whole panels.
     let whole_panels = super::rows::is_multiple(&c.n.extent, width);
@@ -193,19 +187,9 @@ pub(super) fn plan(kernel: &mut Kernel, c: &Contract, mut tile: Tile, columns: i
     })
 }
 
-/// How bytes are multiplied: in tile registers where rows are read as they lie and enough of them, and of each, is
-/// multiplied at once.
-fn products(quads: Quads, rows: &Rows, (left, part): (Left, [i64; 2]), most: Option<i64>) -> Quads {
-    let Quads::Amx { steps: limit } = quads else { return quads };
-    let [run, last] = [part[1], rows.run % part[1].max(1)].map(|n| n / left.step);
-    let fits = |steps: &i64| run % steps == 0 && last % steps == 0;
-    let steps = (LEAST_STEPS..=i64::from(limit)).rev().find(fits);
-    let plain = !rows.flip && rows.step == 1 && rows.length.is_none();
-    let few = rows.split.or(most).is_some_and(|rows| rows < LEAST_ROWS);
-    match steps.filter(|_| plain && !few).and_then(|steps| u8::try_from(steps).ok()) {
-        Some(steps) => Quads::Amx { steps },
-        None => quads.of_vectors(),
-    }
+/// Steps of a run, where they are known and few.
+fn short_run(rows: &Rows, left: Left) -> Option<i64> {
+    rows.known_run().map(|run| run / left.step).filter(|run| (1..=MOST_SHORT).contains(run))
 }
 
 /// Rows of the tallest tile.
