@@ -160,6 +160,13 @@ fn convolutions_agree() {
             }
         }
     }
+    // Lines that fit into tile registers, and longer ones.
+    for (ci, co, size) in
+        [(64, 40, [6, 14]), (64, 16, [7, 7]), (20, 16, [4, 16]), (64, 16, [3, 17]), (20, 12, [4, 24])]
+    {
+        let (kernel, buffers) = conv(ci, co, size, 1, false);
+        check(&kernel, &buffers, &[], TIGHT);
+    }
 }
 
 /// Checks a graph against the evaluator; whether its kernel multiplies bytes must be `expected`.

@@ -74,11 +74,25 @@ fn bytes_of(t: &Tensor) -> u64 {
     t.dtype().bytes_for(t.numel()).map_or(u64::MAX, |b| b as u64)
 }
 
-/// Whether only quantization takes what a node repeats: a zero point for each scale, which is little beside the values.
+/// Whether only quantization of larger constants takes what a node repeats: a zero point for each scale.
 fn is_parameter(cx: &Cx<'_>, node: &Node) -> bool {
+    let count = |v: Value| {
+        let dims = cx.dims(v)?;
+        dims.iter().try_fold(1i64, |n, d| n.checked_mul(d.as_known()?))
+    };
+    let constant = |v: Value| match cx.def(v) {
+        Some((_, cast)) if matches!(cast.op, Op::Cast(_)) => {
+            cast.operands.first().is_some_and(|&x| cx.constant(x).is_some())
+        }
+        _ => cx.constant(v).is_some(),
+    };
+    let of_more = |u: NodeId, parameters: Option<i64>| {
+        let values = cx.node(u).operands.first().copied().filter(|&x| constant(x));
+        matches!(cx.node(u).op, Op::Quant(_)) && parameters.is_some() && values.and_then(count) >= parameters
+    };
     let quantizes = |v: &Value| {
         let mut users = cx.uses.users(*v).iter();
-        !cx.uses.is_output(*v) && users.all(|&u| matches!(cx.node(u).op, Op::Quant(_)))
+        !cx.uses.is_output(*v) && users.all(|&u| of_more(u, count(*v)))
     };
     matches!(node.op, Op::Movement(Movement::Broadcast { .. })) && node.results.iter().all(quantizes)
 }

@@ -23,7 +23,8 @@ pub(crate) fn stays_narrow(cx: &Cx<'_>, id: NodeId) -> bool {
         [v] => cx.uses.only_user(v),
         _ => None,
     };
-    if !matches!(cx.node(id).op, Op::Quant(_) | Op::Cast(_)) {
+    let fuses = !cx.options.disabled.iter().any(|pass| pass == "fuse");
+    if !fuses || !matches!(cx.node(id).op, Op::Quant(_) | Op::Cast(_)) {
         return false;
     }
     let Some(first) = user(id) else { return false };
@@ -43,6 +44,9 @@ pub(crate) fn widening(
 ) -> SmallVec<[NodeId; 2]> {
     let node = graph.node(id);
     let Op::Contract(Contract::Einsum { spec, out: DType::F32 }) = &node.op else { return SmallVec::new() };
+    if narrow == NarrowWeights::None {
+        return SmallVec::new();
+    }
     let &[a, b] = &node.operands[..] else { return SmallVec::new() };
     let sides = [(b, a, &spec.rhs, &spec.lhs), (a, b, &spec.lhs, &spec.rhs)];
     let found = sides.into_iter().find_map(|(w, x, own, other)| {
@@ -94,7 +98,7 @@ fn has_form(spec: &ContractSpec, own: &[u8], other: &[u8], axis: Option<usize>, 
 /// A dequantization of constant integers, or of their cast where zero points are floats.
 fn dequantized(graph: &Graph, uses: &Uses, (id, node): (NodeId, &Node)) -> Option<SmallVec<[NodeId; 2]>> {
     let &[q, scale, zero] = &node.operands[..] else { return None };
-    let few = |dtype: DType| dtype.is_int() && dtype.bits() <= 8;
+    let few = |dtype: DType| matches!(dtype, DType::I4 | DType::U4 | DType::I8 | DType::U8);
     if graph.constant(scale).is_none() || graph.constant(zero).is_none() {
         return None;
     }

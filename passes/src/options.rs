@@ -37,6 +37,8 @@ impl Default for FoldBudget {
 /// Which constants that are widened for a contraction stay as narrow as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NarrowWeights {
+    /// None: all are widened when compiling.
+    None,
     /// Integers of up to 8 bits that are dequantized.
     Integers,
     /// Floats of 16 bits, too: they take half of the memory, and products of many rows a little longer.

@@ -44,7 +44,7 @@ pub use weight_only::{Bits, GROUP_SIZES, Groups, Rounding, Storage, Stored, stor
 pub use weights::Weights;
 
 use crate::rewrite::Uses;
-use crate::{Options, PASSES, PassError, Report, run_pass};
+use crate::{NarrowWeights, Options, PASSES, PassError, Report, run_pass};
 
 /// The elements of a tensor of f32; a copy where they do not lie as such in memory.
 pub(crate) fn floats(t: &Tensor) -> Option<Cow<'_, [f32]>> {
@@ -112,6 +112,8 @@ const PREPARATION: &[&str] =
 /// Brings a module into the form that [`plan`] reads.
 pub fn prepare(module: &mut Module, options: &Options) -> Result<(), PassError> {
     let mut report = Report::default();
+    // Weights are quantized anew, in whatever form they are.
+    let options = &Options { narrow: NarrowWeights::None, ..options.clone() };
     for pass in PASSES.iter().filter(|p| PREPARATION.contains(&p.name)) {
         run_pass(pass, module, options, &mut report)?;
     }

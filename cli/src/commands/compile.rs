@@ -167,10 +167,18 @@ fn sparsification(args: &CompileArgs) -> Result<Option<Sparsification>> {
         SparsifyArg::Magnitude => Method::Magnitude,
         SparsifyArg::Wanda => Method::Wanda,
     };
+    let on_integers = match args.quantize.quantize {
+        None => false,
+        Some(QuantizeArg::Int8 | QuantizeArg::Int8Dynamic) => true,
+        Some(_) => {
+            let reason = "--sparsify goes with --quantize int8 and int8-dynamic: kernels of weights in fewer bits multiply all";
+            return Err(Usage(reason.into()).into());
+        }
+    };
     let pattern = match pattern {
         PatternArg::Unstructured => Pattern::Unstructured,
         // As the kernels like them that multiply the weights.
-        PatternArg::Block4 if args.quantize.quantize.is_some() => Pattern::Block4Inputs,
+        PatternArg::Block4 if on_integers => Pattern::Block4Inputs,
         PatternArg::Block4 => Pattern::Block4,
         PatternArg::TwoOfFour => Pattern::TwoOfFour,
     };

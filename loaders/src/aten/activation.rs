@@ -12,7 +12,7 @@ use How::{Float, Fn, Same};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
-    row("aten::_prelu_kernel", Fn(prelu_of_channels)),
+    row("aten::_prelu_kernel", Fn(prelu_broadcast)),
     row("aten::alpha_dropout", Fn(dropout)),
     row("aten::celu", Fn(|cx| { let alpha = cx.float("alpha")?; with_attrs(cx, "celu", &[alpha]) })),
     row("aten::dropout", Fn(dropout)),
@@ -194,14 +194,14 @@ fn threshold(cx: &mut Cx<'_, '_>) -> Results {
     one(y)
 }
 
-/// Slopes of one element, or of one a channel.
-/// The kernel of PReLU: its weights broadcast as operands do.
-fn prelu_of_channels(cx: &mut Cx<'_, '_>) -> Results {
+/// The kernel of PReLU, whose slopes broadcast as operands do.
+fn prelu_broadcast(cx: &mut Cx<'_, '_>) -> Results {
     let (x, slope) = (cx.tensor("self")?, cx.tensor("weight")?);
     let y = cx.ew("prelu", &[x, slope])?;
     one(y)
 }
 
+/// Slopes of one element, or of one a channel.
 fn prelu(cx: &mut Cx<'_, '_>) -> Results {
     let (x, weight) = (cx.tensor("self")?, cx.tensor("weight")?);
     let rank = cx.rank(x)?;

@@ -125,7 +125,8 @@ impl Tile {
     /// Whether the registers hold what is multiplied.
     pub(super) fn fits_amx(&self, steps: i64) -> bool {
         let plain = self.part.is_none() && self.result.is_none() && self.short.is_none() && !self.flip;
-        let rows = self.row_step == 4 && (0..=i64::from(i32::MAX)).contains(&self.row_stride);
+        let lines = self.lines.is_none_or(|lines| lines.rows > 1);
+        let rows = lines && self.row_step == 4 && (0..=i64::from(i32::MAX)).contains(&self.row_stride);
         self.vectors == Width::W512
             && (1..=MOST_STEPS).contains(&steps)
             && plain
@@ -347,6 +348,79 @@ impl Tile {
         } else {
             asm.op3(Code::Imul_r64_rm64_imm32, bytes, height, self.sum_stride as i32);
             asm.op2(Code::Add_r64_rm64, SUMS, bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::quads::Quads;
+    use super::super::tile::{Lines, MOST_ROWS};
+    use super::*;
+    use kiln_ir::DType;
+
+    /// Bytes of a row and rows of a register.
+    fn configured(bytes: &[u8; CONFIGURATION], register: Register) -> (usize, usize) {
+        let i = register.number();
+        let row = [bytes[CONFIGURED_BYTES + 2 * i], bytes[CONFIGURED_BYTES + 2 * i + 1]];
+        (u16::from_le_bytes(row).into(), bytes[CONFIGURED_ROWS + i].into())
+    }
+
+    #[test]
+    fn registers_of_a_product_fit_each_other() {
+        let lines = [None, Some(4), Some(7), Some(8), Some(9), Some(16)];
+        for (count, lines) in (1..=4).flat_map(|count| lines.map(|lines| (count, lines))) {
+            let tile = Tile {
+                quads: Some(Quads::Amx { steps: 11 }),
+                width: 16 * count,
+                panel_step: 16 * count,
+                lines: lines.map(|rows| Lines { rows, stride: 4096 }),
+                sum_stride: 256,
+                ..tile_of_one()
+            };
+            assert!(tile.is_supported());
+            let height = tile.amx_height();
+            let unit = lines.map_or(1, |_| height);
+            for rows in (1..=tile.amx_group() / unit).map(|units| units * unit) {
+                let bytes = tile.configuration(11, rows);
+                let group = Group { tile: &tile, rows: rows.div_ceil(height), first_column: 0 };
+                let mut all = 0;
+                for row in 0..group.rows {
+                    let (a_bytes, a_rows) = configured(&bytes, group.a(row));
+                    all += a_rows;
+                    for column in 0..tile.at_once() {
+                        let (b_bytes, b_rows) = configured(&bytes, group.b(column));
+                        assert_eq!(configured(&bytes, group.sum(row, column)), (64, a_rows));
+                        assert_eq!((a_bytes, b_bytes), (4 * b_rows, 64));
+                    }
+                }
+                assert_eq!(all, rows, "{count} {lines:?}");
+            }
+        }
+        let long = Tile { lines: Some(Lines { rows: 17, stride: 4096 }), ..tile_of_one() };
+        assert!(!long.is_supported(), "a line is longer than a register");
+    }
+
+    fn tile_of_one() -> Tile {
+        Tile {
+            vectors: Width::W512,
+            acc: DType::I32,
+            storage: DType::I32,
+            quads: Some(Quads::Amx { steps: 16 }),
+            flip: false,
+            width: 16,
+            row_stride: 64,
+            row_step: 4,
+            panel_step: 16,
+            lines: None,
+            sum_stride: 64,
+            taps: [(1, 0); 2],
+            short: None,
+            most_rows: MOST_ROWS,
+            prefetch: 0,
+            accumulate: false,
+            part: None,
+            result: None,
         }
     }
 }

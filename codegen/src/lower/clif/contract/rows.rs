@@ -483,8 +483,10 @@ impl Rows {
         let held = most_rows(|row| lines.offset(row, tile.row_stride)) as usize;
         let joined = Tile { most_rows: held, ..*tile };
         let several = joined.height() as i64 >= 2 * rows && lines.stride <= MAX_ROW_BYTES;
-        if several {
-            *tile = Tile { lines: Some(lines), ..joined };
+        let joined = Tile { lines: Some(lines), ..joined };
+        // Tile registers hold no longer lines than they have rows.
+        if several && joined.is_supported() {
+            *tile = joined;
         }
     }
 
