@@ -5,7 +5,7 @@ cost a convolution network of many layers.
     pip install torch==2.15.0 onnx==1.22.0 onnxruntime==1.31.1 scikit-learn==1.9.1 numpy==2.4.6
     python train_deep.py
 
-Residual blocks and inverted ones (1x1 to more channels, depthwise, 1x1 back, hard swish), 18 convolutions. Beside this
+Residual blocks and inverted ones (1x1 to more channels, depthwise, 1x1 back, hard swish), 17 convolutions. Beside this
 file come:
 
     digits_deep.onnx        input `image` f32[batch,1,8,8] (pixels in 0..1), output `logits` f32[batch,10]
