@@ -12,11 +12,19 @@ use crate::quantize::Data;
 use crate::quantize::calibrate::{run, session};
 use crate::{Error, Options};
 
-/// Most times that the sparse model is made anew, for the layers behind those that were fitted.
+/// Times that the sparse model is made anew, for the layers behind those that were fitted; more where layers are wide.
 const STAGES: usize = 12;
+
+/// Most bytes of rows that are kept for the layers of a stage, if it has more than one.
+const MOST_BYTES: usize = 1 << 30;
 
 /// Rows that a layer is fitted to, for each of its features and beside them.
 const ROWS: [usize; 2] = [2, 2048];
+
+/// Rows that a layer of so many features is fitted to.
+fn rows_of(width: usize) -> usize {
+    width.saturating_mul(ROWS[0]).saturating_add(ROWS[1])
+}
 
 /// What fits layers of one model.
 pub(super) struct Refit<'r> {
@@ -45,7 +53,10 @@ impl Refit<'_> {
         let fits = |s: &&Selected| Features::of(self.plan, graph, s.layer).is_some();
         let fitted: Vec<&Selected> = selected.iter().filter(fits).collect();
         let mut products = Products { options: self.options, sessions: HashMap::new() };
-        for stage in fitted.chunks(fitted.len().div_ceil(STAGES).max(1)) {
+        let mut left = &fitted[..];
+        while !left.is_empty() {
+            let (stage, rest) = left.split_at(self.stage(left, fitted.len()));
+            left = rest;
             for layer in self.observed(stage, &all)? {
                 let index = layer.selected.layer;
                 let Some(replacement) = all.iter_mut().find(|r| r.layer == index) else { continue };
@@ -55,6 +66,21 @@ impl Refit<'_> {
             }
         }
         Ok(all)
+    }
+
+    /// How many of the layers that are left, of so many in all, are the next stage.
+    fn stage(&self, left: &[&Selected], all: usize) -> usize {
+        let graph = self.module.graph(self.plan.graph);
+        let mut bytes = 0usize;
+        let fits = |s: &&&Selected| {
+            let width = Features::of(self.plan, graph, s.layer).map_or(0, |f| f.width());
+            let rows =
+                [width, rows_of(width), 2 * size_of::<f32>()].into_iter().fold(1, usize::saturating_mul);
+            bytes = bytes.saturating_add(rows);
+            bytes <= MOST_BYTES
+        };
+        let count = left.iter().take(all.div_ceil(STAGES)).take_while(fits).count();
+        count.max(1).min(left.len())
     }
 
     /// The layers of a stage with rows of what they multiply.
@@ -83,8 +109,11 @@ impl Refit<'_> {
                 let seen = run(session, graph.name(), (path, n), inputs)?;
                 for layer in &mut layers {
                     let Some(tensor) = seen.get(layer.value).and_then(Datum::as_tensor) else { continue };
-                    let most = (ROWS[0] * layer.features.width() + ROWS[1]).div_ceil(samples);
-                    layer.features.rows(tensor, most, &mut layer.rows[which]);
+                    let width = layer.features.width();
+                    let wanted = rows_of(width);
+                    // Where there are more samples than rows, the first ones give theirs.
+                    let left = wanted.saturating_sub(layer.rows[which].len() / width.max(1));
+                    layer.features.rows(tensor, wanted.div_ceil(samples).min(left), &mut layer.rows[which]);
                 }
             }
             Ok(())
