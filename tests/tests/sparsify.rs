@@ -98,7 +98,9 @@ fn half_of_the_weights_are_enough_for_digits() {
         // Densities are as results need them, where a pattern leaves that open.
         let shared = method == Method::Wanda && pattern != Pattern::TwoOfFour;
         for layer in pruned {
-            assert!((layer.density - 0.5).abs() < if shared { 0.5 } else { 0.05 }, "{layer:?}");
+            // Layers that share a density keep at least half of it.
+            let fits = if shared { layer.density >= 0.24 } else { (layer.density - 0.5).abs() < 0.05 };
+            assert!(fits, "{layer:?}");
             assert!(layer.sqnr_db.is_some_and(|db| db > 5.0), "{layer:?}");
         }
     }
