@@ -146,6 +146,15 @@ impl Noise {
         }
     }
 
+    /// The extreme of two zeros, either of which lowerings may give.
+    fn extreme(&self, prim: Prim, args: &[Scalar], result: Scalar) -> Scalar {
+        let zero = |s: &Scalar| matches!(s, Scalar::F(x) if *x == 0.0);
+        match matches!(prim, Prim::Max | Prim::Min) && args.iter().all(zero) {
+            true => args[usize::from(self.random() < 0.0)],
+            false => result,
+        }
+    }
+
     /// A number in [-1, 1).
     fn random(&self) -> f64 {
         // Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
@@ -292,6 +301,7 @@ impl Interp<'_> {
                     (Some(noise), Prim::Div, &[Scalar::F(a), Scalar::F(b)]) => {
                         noise.divided(a, b, dtype, result)
                     }
+                    (Some(noise), _, [_, _]) => noise.extreme(*prim, &args, result),
                     _ => result,
                 })
             }
@@ -349,8 +359,11 @@ impl Interp<'_> {
             self.block(&r.body)?;
             for (a, value) in r.accumulators.iter().zip(&mut current) {
                 let dtype = self.kernel.dtype(a.init);
-                let combined = a.combine.apply(&[*value, self.val(a.item)?], dtype.bits());
-                *value = round(dtype, self.disturbed(error_bound(a.combine), dtype, combined));
+                let pair = [*value, self.val(a.item)?];
+                let combined = a.combine.apply(&pair, dtype.bits());
+                let disturbed = self.disturbed(error_bound(a.combine), dtype, combined);
+                let extreme = self.noise.as_ref().map(|noise| noise.extreme(a.combine, &pair, disturbed));
+                *value = round(dtype, extreme.unwrap_or(disturbed));
             }
         }
         for (a, value) in r.accumulators.iter().zip(current) {

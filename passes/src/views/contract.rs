@@ -111,6 +111,9 @@ fn operand_broadcast(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
                 kept.push(dim.clone());
                 new.push(label);
             } else {
+                // A size that is not known may be that of the result.
+                let stretched = own.is_none_or(|d| d.as_known() == Some(1));
+                require(stretched, "the axis may have the size of the result already")?;
                 require(other.contains(&label) && out.contains(&label), "the broadcast axis is summed")?;
             }
         }

@@ -4,6 +4,8 @@ use kiln::ir::{DType, Scalar, Tensor};
 use kiln::loaders::onnx::make::{float, int, string};
 use kiln::loaders::onnx::tensor::data_type;
 
+use crate::agreement::unit;
+
 use super::Rounding;
 use super::grower::{FLOATS, Grower, INTS, MOVED, NUMBERS, V, broadcasts};
 
@@ -64,6 +66,9 @@ pub(super) fn unary(g: &mut Grower<'_>) -> Option<()> {
             return None;
         }
         let x = g.any(dtypes, 0..=4);
+        if name == "Tan" && is_near_a_pole(g, x) {
+            return None;
+        }
         let attributes = match name {
             "Gelu" if g.c.flag() => vec![string("approximate", "tanh")],
             "Elu" | "Celu" if g.c.flag() => vec![float("alpha", 0.75)],
@@ -98,6 +103,12 @@ pub(super) fn unary(g: &mut Grower<'_>) -> Option<()> {
     g.one(name, &[x], attributes, rounding).map(drop)
 }
 
+/// Whether an operand's rounding decides on which side of a pole of the tangent it is.
+fn is_near_a_pole(g: &Grower<'_>, x: V) -> bool {
+    let (relative, least) = unit(g.dtype(x));
+    g.numbers(x).iter().any(|v| v.cos().abs() < 16.0 * (relative * v.abs()).max(least))
+}
+
 pub(super) fn binary(g: &mut Grower<'_>) -> Option<()> {
     let x = g.any(NUMBERS, 0..=4);
     let dtype = g.dtype(x);
@@ -106,7 +117,12 @@ pub(super) fn binary(g: &mut Grower<'_>) -> Option<()> {
     match op {
         "Div" | "Mod" if dtype.is_int() => {
             let y = divisor(g, x);
-            let attributes = if op == "Mod" && g.c.flag() { vec![int("fmod", 1)] } else { vec![] };
+            let truncated = op == "Mod" && g.c.flag();
+            // onnxruntime computes the remainder of truncated quotients in double precision.
+            if truncated && g.numbers(x).iter().any(|v| v.abs() >= 2f64.powi(53)) {
+                return None;
+            }
+            let attributes = if truncated { vec![int("fmod", 1)] } else { vec![] };
             g.one(op, &[x, y], attributes, rounding).map(drop)
         }
         "Mod" => {

@@ -261,6 +261,13 @@ impl<'c> Grower<'c> {
         self.dtype(v).is_int() && self.numbers(v).iter().any(|v| v.abs() >= 2f64.powi(31))
     }
 
+    /// Whether no two numbers are so near that a rounding could make them equal.
+    pub(super) fn is_apart(&self, v: V) -> bool {
+        let mut all = self.numbers(v);
+        all.sort_by(f64::total_cmp);
+        all.windows(2).all(|w| w[0] == w[1] || (w[1] - w[0]) > 1e-3 * w[1].abs().max(1.0))
+    }
+
     /// Whether all numbers are finite.
     pub(super) fn is_finite(&self, v: V) -> bool {
         self.numbers(v).iter().all(|v| v.is_finite())
@@ -368,7 +375,7 @@ impl<'c> Grower<'c> {
                 return None;
             }
         };
-        if !data.iter().all(|d| self.acceptable(d)) {
+        if !data.iter().all(|d| self.acceptable(d) && !may_vanish(d, rounding)) {
             return None;
         }
         self.steps.push(Step { model: single, rounding });
@@ -470,6 +477,14 @@ impl<'c> Grower<'c> {
         };
         self.one("Cast", &[v], vec![int("to", i64::from(data_type(to)))], Rounding::Exact)
     }
+}
+
+/// Whether an approximation of the value may have 0 where the value has not: quotients, casts to bool and the like tell the
+/// two apart, whatever the bounds are.
+fn may_vanish(datum: &Datum, rounding: Rounding) -> bool {
+    let (Rounding::Units(_, least) | Rounding::Between(_, least)) = rounding else { return false };
+    let tiny = |x: &f64| *x != 0.0 && x.abs() < least;
+    datum.as_tensor().and_then(Tensor::to_f64s).is_some_and(|all| all.iter().any(tiny))
 }
 
 /// Whether NumPy has the dtype.

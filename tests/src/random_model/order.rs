@@ -49,6 +49,9 @@ pub(super) fn search(g: &mut Grower<'_>) -> Option<()> {
             if g.tensor(x).numel() == 0 || g.numbers(x).iter().any(|v| v.is_nan()) {
                 return None;
             }
+            if g.dtype(x).is_float() && !g.is_apart(x) {
+                return None;
+            }
             let rank = g.rank(x);
             let mut attributes = vec![int("sorted", g.c.below(2) as i64)];
             if g.c.flag() {

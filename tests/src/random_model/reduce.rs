@@ -52,6 +52,10 @@ pub(super) fn reduced(g: &mut Grower<'_>, op: &str, x: V, axes: &[i64], keep: bo
     if numbers.iter().any(|v| v.is_nan()) || op == "ReduceProd" && g.dtype(x).is_int() && overflows() {
         return None;
     }
+    // The logarithm of a sum that cancels is anything.
+    if op == "ReduceLogSum" && numbers.iter().any(|v| *v < 0.0) {
+        return None;
+    }
     // Many equal numbers are all rounded to the same side: the error of their sum grows with their count.
     let equal = numbers.len() > 128 && numbers.iter().all(|v| v.abs() == numbers[0].abs());
     if g.dtype(x).is_float() && equal {
@@ -89,8 +93,8 @@ pub(super) fn along_axis(g: &mut Grower<'_>) -> Option<()> {
     };
     let x = g.any(dtypes, 1..=4);
     let large = g.dtype(x).is_int() && g.numbers(x).iter().any(|v| v.abs() > 1e5);
-    // onnxruntime takes the largest of f64 as if there were no NaN.
-    let unordered = g.dtype(x) == DType::F64 && g.numbers(x).iter().any(|v| v.is_nan());
+    // onnxruntime takes the largest of f64 as if there were no NaN, and infinite ones as if they were finite.
+    let unordered = g.dtype(x) == DType::F64 && !g.is_finite(x);
     if g.tensor(x).numel() == 0 || large || unordered {
         return None;
     }
