@@ -282,6 +282,23 @@ mod tests {
     }
 
     #[test]
+    fn the_extreme_of_two_zeros_is_either() {
+        let mut b = KernelBuilder::new("case");
+        let (input, out) = (b.input(DType::F32), b.output(DType::F32));
+        let x = b.load(input, 0);
+        let other = b.apply(Prim::Neg, &[x]);
+        let (zero, one) = (b.apply(Prim::Max, &[x, other]), b.literal(DType::F32, 1.0));
+        let v = b.apply(Prim::Div, &[one, zero]);
+        b.store(out, 0, v);
+        let buffers = vec![0.0f32.to_le_bytes().to_vec(), vec![0; 4]];
+        let kernel = b.finish().expect("it verifies");
+        let case = Case { kernel, buffers, dims: vec![], may_be_refused: false };
+        assert!(verdict(&case, f32::INFINITY).is_ok());
+        assert!(verdict(&case, f32::NEG_INFINITY).is_ok());
+        assert!(verdict(&case, 1.0).is_err());
+    }
+
+    #[test]
     fn what_magnifies_errors_may_differ_by_as_much() {
         // The sine of a large number turns the last place of an exponential into anything in [-1, 1].
         let wild = case(&[Prim::Exp, Prim::Sin], 25.0);

@@ -312,12 +312,19 @@ impl<'a, 'g> Trace<'a, 'g> {
             if joint(axis) {
                 continue;
             }
+            let spare = |high: &Dim| size - high - Dim::known(1);
+            let fits = |(low, high): &(Dim, Dim)| {
+                let constant = low.as_known().is_some() && spare(high).as_known().is_some();
+                constant || (low.is_non_negative() && spare(high).is_non_negative())
+            };
+            let unguarded = at.range(&self.axes);
+            if unguarded.as_ref().is_some_and(fits) {
+                continue;
+            }
             let guarded = guards.iter().find_map(|g| guarded_range(at, size, g));
-            let range = guarded.or_else(|| at.range(&self.axes));
+            let range = guarded.or(unguarded);
             let (low, high) = range.ok_or_else(|| Refusal::new("an index without evident bounds"))?;
-            let spare = size - &high - Dim::known(1);
-            let constant = low.as_known().is_some() && spare.as_known().is_some();
-            if constant || (low.is_non_negative() && spare.is_non_negative()) {
+            if fits(&(low.clone(), high.clone())) {
                 continue;
             }
             // Nothing is read where an axis is empty, be it one of those that the element's other coordinates count.

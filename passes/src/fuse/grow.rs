@@ -275,6 +275,7 @@ impl Grow<'_, '_> {
         let fits = self.within_limits(&members)
             && self.outputs_fit(&kind, &domain, &members)
             && (kind == Kind::Loop || self.relabels_inputs(&kind, &domain, &members))
+            && !self.compares_anew(&members)
             && !self.would_cycle(&a.members, &b.members);
         if !fits {
             return None;
@@ -285,6 +286,34 @@ impl Grow<'_, '_> {
         self.groups[from].members.clear();
         self.groups[into] = Group { kind, domain, members };
         Some(into)
+    }
+
+    /// Whether members look for the elements of a value that equal its extreme, and the value is rounded inside: each loop
+    /// of a kernel computes it, with rounding errors of its own, and none might be equal.
+    fn compares_anew(&self, members: &[usize]) -> bool {
+        let web = self.web;
+        members.iter().filter(|&&m| web.node(m).op == Op::ew("eq")).any(|&m| {
+            web.node(m).operands.iter().any(|v| {
+                let reduced =
+                    members.iter().any(|&r| web.roles[r] == Role::Reduce && web.node(r).operands[0] == *v);
+                reduced && self.is_rounded_inside(*v, m, members)
+            })
+        })
+    }
+
+    /// Whether what makes the operand `v` of `at` rounds, as far as members do.
+    fn is_rounded_inside(&self, v: Value, at: usize, members: &[usize]) -> bool {
+        const EXACT: [&str; 8] = ["relu", "neg", "abs", "max", "min", "clamp", "where", "sign"];
+        let web = self.web;
+        let inside = |p: &usize| members.binary_search(p).is_ok();
+        let maker = web.from[at].iter().copied().filter(inside).find(|&p| web.node(p).results.contains(&v));
+        let Some(maker) = maker else { return false };
+        let node = web.node(maker);
+        let exact = match &node.op {
+            Op::Elementwise(_) => EXACT.iter().any(|name| node.op == Op::ew(name)),
+            _ => matches!(web.roles[maker], Role::Relabel | Role::Load),
+        };
+        !exact || node.operands.iter().any(|&o| self.is_rounded_inside(o, maker, members))
     }
 
     /// Kind and domain of two groups together, where `at` of `b` reads `a`.
