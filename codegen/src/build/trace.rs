@@ -313,18 +313,17 @@ impl<'a, 'g> Trace<'a, 'g> {
                 continue;
             }
             let spare = |high: &Dim| size - high - Dim::known(1);
-            let fits = |(low, high): &(Dim, Dim)| {
-                let constant = low.as_known().is_some() && spare(high).as_known().is_some();
-                constant || (low.is_non_negative() && spare(high).is_non_negative())
-            };
+            let inside = |low: &Dim, high: &Dim| low.is_non_negative() && spare(high).is_non_negative();
             let unguarded = at.range(&self.axes);
-            if unguarded.as_ref().is_some_and(fits) {
+            // What is inside anyway needs no guard, which may be about another axis.
+            if unguarded.as_ref().is_some_and(|(low, high)| inside(low, high)) {
                 continue;
             }
             let guarded = guards.iter().find_map(|g| guarded_range(at, size, g));
             let range = guarded.or(unguarded);
             let (low, high) = range.ok_or_else(|| Refusal::new("an index without evident bounds"))?;
-            if fits(&(low.clone(), high.clone())) {
+            let constant = low.as_known().is_some() && spare(&high).as_known().is_some();
+            if constant || inside(&low, &high) {
                 continue;
             }
             // Nothing is read where an axis is empty, be it one of those that the element's other coordinates count.

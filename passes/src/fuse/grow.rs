@@ -306,14 +306,20 @@ impl Grow<'_, '_> {
         const EXACT: [&str; 8] = ["relu", "neg", "abs", "max", "min", "clamp", "where", "sign"];
         let web = self.web;
         let inside = |p: &usize| members.binary_search(p).is_ok();
-        let maker = web.from[at].iter().copied().filter(inside).find(|&p| web.node(p).results.contains(&v));
-        let Some(maker) = maker else { return false };
-        let node = web.node(maker);
-        let exact = match &node.op {
-            Op::Elementwise(_) => EXACT.iter().any(|name| node.op == Op::ew(name)),
-            _ => matches!(web.roles[maker], Role::Relabel | Role::Load),
-        };
-        !exact || node.operands.iter().any(|&o| self.is_rounded_inside(o, maker, members))
+        let mut makers: Vec<usize> = web.from[at].iter().copied().filter(inside).collect();
+        makers.retain(|&p| web.node(p).results.contains(&v));
+        let mut seen: BTreeSet<usize> = makers.iter().copied().collect();
+        while let Some(p) = makers.pop() {
+            let exact = match &web.node(p).op {
+                op @ Op::Elementwise(_) => EXACT.iter().any(|name| *op == Op::ew(name)),
+                _ => matches!(web.roles[p], Role::Relabel | Role::Load),
+            };
+            if !exact {
+                return true;
+            }
+            makers.extend(web.from[p].iter().copied().filter(inside).filter(|&p| seen.insert(p)));
+        }
+        false
     }
 
     /// Kind and domain of two groups together, where `at` of `b` reads `a`.
