@@ -146,25 +146,38 @@ fn log_softmax(b: &mut dyn Build, x: Value, axis: usize) -> Result<Value, InferE
 }
 
 fn log_sum_exp(b: &mut dyn Build, x: Value, axes: &[usize], keepdims: bool) -> Result<Value, InferError> {
-    let dtype = b.dtype(x)?;
-    let x = widen(b, x)?;
-    let max = b.reduce(ReduceKind::Max, x, axes, true)?;
-    // Subtracting an infinite maximum would give NaN.
-    let infinite = b.ew_with("is_inf", &[1.0, 1.0], &[max])?;
-    let zero = scalar_like(b, x, 0.0)?;
-    let max = b.ew("where", &[infinite, zero, max])?;
-    let shifted = b.ew("sub", &[x, max])?;
-    let e = b.ew("exp", &[shifted])?;
-    let sum = b.reduce(ReduceKind::Sum, e, axes, true)?;
-    let log = b.ew("log", &[sum])?;
-    let y = b.ew("add", &[log, max])?;
-    let y = b.cast(y, dtype)?;
+    let y = log_sum_exp_by(b, x, &mut |b, kind, x| b.reduce(kind, x, axes, true))?;
     if keepdims {
         return Ok(y);
     }
     let kept: Vec<Dim> =
         dims(b, y)?.into_iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, d)| d).collect();
     b.reshape(y, &kept)
+}
+
+/// The logarithm of the sum of exponentials of floats `x`, in the dtype of `x`. `reduce` chooses the axes; what it gives
+/// must keep them, of size 1.
+///
+/// # Errors
+/// Those of `reduce`.
+pub fn log_sum_exp_by(
+    b: &mut dyn Build,
+    x: Value,
+    reduce: &mut dyn FnMut(&mut dyn Build, ReduceKind, Value) -> Result<Value, InferError>,
+) -> Result<Value, InferError> {
+    let dtype = b.dtype(x)?;
+    let x = widen(b, x)?;
+    let max = reduce(b, ReduceKind::Max, x)?;
+    // Subtracting an infinite maximum would give NaN.
+    let infinite = b.ew_with("is_inf", &[1.0, 1.0], &[max])?;
+    let zero = scalar_like(b, x, 0.0)?;
+    let max = b.ew("where", &[infinite, zero, max])?;
+    let shifted = b.ew("sub", &[x, max])?;
+    let e = b.ew("exp", &[shifted])?;
+    let sum = reduce(b, ReduceKind::Sum, e)?;
+    let log = b.ew("log", &[sum])?;
+    let y = b.ew("add", &[log, max])?;
+    b.cast(y, dtype)
 }
 
 fn hardmax(b: &mut dyn Build, x: Value, axis: usize) -> Result<Value, InferError> {

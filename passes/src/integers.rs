@@ -8,10 +8,12 @@
 //! dequantized operands by rounding of the float sums alone.
 
 mod constants;
+mod images;
 mod moves;
 mod operands;
 mod products;
 mod saturation;
+mod scales;
 
 use kiln_ir::op::Quant;
 use kiln_ir::{DType, Module, Op, Tensor, Value};
@@ -41,6 +43,14 @@ const RULES: &[Rule] = &[
 /// Runs the rules.
 pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
     run_rules(RULES, module, options, report)
+}
+
+/// The rules of sums that are quantized, once all that is added to them is in its final place.
+const SUMS: &[Rule] = &[scales::SCALED_SUMS, saturation::SATURATED];
+
+/// Runs the rules of quantized sums.
+pub(crate) fn sums(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
+    run_rules(SUMS, module, options, report)
 }
 
 /// A dequantized value of 8 bits.

@@ -98,9 +98,21 @@ pub const PASSES: &[Pass] = &[
         after: &[("decompose", "bodies come in their general form"), ("layout", "transposes meet there")],
     },
     Pass {
+        name: "sums",
+        run: integers::sums,
+        after: &[
+            ("fold", "constants of sums are folded before they take another factor"),
+            ("decompose", "bodies of composites are sums too"),
+        ],
+    },
+    Pass {
         name: "refold",
         run: fold::run,
-        after: &[("decompose", "bodies of composites over constants"), ("layout", "transposed constants")],
+        after: &[
+            ("decompose", "bodies of composites over constants"),
+            ("layout", "transposed constants"),
+            ("sums", "constants that took a factor"),
+        ],
     },
     Pass { name: "cse", run: cleanup::cse, after: &[("cleanup", "equal nodes must be spelled equally")] },
     Pass {

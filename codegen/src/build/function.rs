@@ -13,6 +13,7 @@ use super::attention::{self, Attention};
 use super::emit::Param;
 use super::expr::strides;
 use super::loops::Lowered;
+use super::overwrite::overwrite_operands;
 use super::program::ProgramBuilder;
 use super::region::{lower_hero, lower_region};
 use super::scope::{Bound, Scope, Slots, Wish};
@@ -71,6 +72,7 @@ impl<'b, 'm> FunctionBuilder<'b, 'm> {
             outputs,
             arena: None,
         };
+        overwrite_operands(&mut function, |id| builder.program.kernels.get(id));
         function.arena =
             fixed_layout(&function).map_err(|_| CompileError::TooLarge { graph: graph.name().to_owned() })?;
         Ok(function)

@@ -74,6 +74,10 @@ const MAX_SPLITS: usize = 8;
 /// Loop iterations that may be repeated because a reduction does not depend on an outer axis.
 const MAX_REPEATS: i64 = 4;
 
+/// Bytes that are side by side in the result, each of another row of the operand: they are written out in the loop along
+/// the rows.
+const QUAD: i64 = 4;
+
 /// A part of the outputs: positions `start .. start + extent` of an axis.
 #[derive(Clone, Debug)]
 pub struct Piece {
@@ -303,6 +307,8 @@ struct Levels {
     rows: Option<i64>,
     /// Whether grid points are blocks of channels of an image.
     image: bool,
+    /// A group inside of all others that is written out.
+    quad: Option<Group>,
 }
 
 /// Elements of the rows that a grid point does.
@@ -330,8 +336,9 @@ fn schedule(
     let tops: Vec<TermId> = roots.iter().map(|r| r.term).collect();
     let mut exprs = all_exprs(&terms, &tops);
     exprs.extend(roots.iter().map(|r| r.offset.clone()));
-    let groups = collapse(&order, &axes, &exprs);
-    let levels = levels(&terms, &axes, &sources, &tops, groups)?;
+    let mut groups = collapse(&order, &axes, &exprs);
+    let quad = groups.pop_if(|inner| is_quad(&terms, &axes, &roots, inner));
+    let levels = Levels { quad, ..levels(&terms, &axes, &sources, &tops, groups)? };
     let reduces = reduce_groups(&terms, &axes, &tops);
     let mut b = KernelBuilder::new(name);
     let mut emitter = Emitter::new(&terms, &axes, &sources, &reduces);
@@ -361,6 +368,24 @@ pub fn grain(grid: &Dim, flops: &Dim, chunk: i64) -> Dim {
     // work / grid may be 0 for empty grids; every divisor is at least 1.
     let each = flops.floor_div(&grid.greater(&one)).greater(&one);
     Dim::known(chunk).floor_div(&each).greater(&one)
+}
+
+/// Whether the innermost group is of [`QUAD`] bytes that are computed from elements far from each other.
+fn is_quad(terms: &Terms, axes: &Axes, roots: &[Root], inner: &Group) -> bool {
+    let axis = match inner.members[..] {
+        [axis] if axes.extent(axis).as_known() == Some(QUAD) => axis,
+        _ => return false,
+    };
+    let bytes = roots.iter().all(|r| {
+        matches!(r.dtype, DType::I8 | DType::U8) && r.offset.coefficient(axis).as_known() == Some(1)
+    });
+    let tops: Vec<TermId> = roots.iter().map(|r| r.term).collect();
+    let far = |t: TermId| match &terms.get(t).term {
+        Term::Load { offset, .. } => offset.coefficient(axis).as_known().is_none_or(|c| c > QUAD),
+        Term::Reduce { .. } | Term::Index(_) => false,
+        _ => true,
+    };
+    bytes && terms.reachable(&tops).into_iter().all(far)
 }
 
 fn levels(
@@ -405,13 +430,37 @@ fn levels(
             let extent = |at: Option<usize>| at.map_or(Some(1), |i| groups[i].extent(axes).as_known());
             row_block(extent(hoisted.checked_sub(1)), extent(Some(hoisted)))
         });
-        return Ok(Levels { groups, grid: hoisted, vector: true, block: None, rows, image: false });
+        return Ok(Levels {
+            groups,
+            grid: hoisted,
+            vector: true,
+            block: None,
+            rows,
+            image: false,
+            quad: None,
+        });
     }
     if rows || count == 0 {
-        return Ok(Levels { groups, grid: count, vector: false, block: None, rows: None, image: false });
+        return Ok(Levels {
+            groups,
+            grid: count,
+            vector: false,
+            block: None,
+            rows: None,
+            image: false,
+            quad: None,
+        });
     }
     if let Some(block) = image_block(terms, axes, sources, tops, &groups) {
-        return Ok(Levels { groups, grid: 0, vector: true, block: Some(block), rows: None, image: true });
+        return Ok(Levels {
+            groups,
+            grid: 0,
+            vector: true,
+            block: Some(block),
+            rows: None,
+            image: true,
+            quad: None,
+        });
     }
     let inner = groups[count - 1].extent(axes).as_known();
     let mut block = inner.is_none_or(|n| n > 2 * BLOCK).then_some(BLOCK);
@@ -431,7 +480,7 @@ fn levels(
     if let (0, None, Some(length)) = (grid, block, inner) {
         block = column_block(length, terms.operations(tops, axes).as_known());
     }
-    Ok(Levels { groups, grid, vector: true, block, rows: None, image: false })
+    Ok(Levels { groups, grid, vector: true, block, rows: None, image: false, quad: None })
 }
 
 /// Columns of a block where a loop of `length` columns, with `work` operations in all, would be a single grid point:
@@ -626,12 +675,11 @@ fn emit_level(
     outputs: &[BufferId],
 ) {
     let Some(group) = levels.groups.get(level) else {
-        for (root, &buffer) in roots.iter().zip(outputs) {
-            let value = e.emit(b, root.term);
-            let stored = crate::kir::compute_dtype(root.dtype).unwrap_or(root.dtype);
-            let value = b.cast(value, stored);
-            let at = e.ix(b, &root.offset);
-            b.store(buffer, at, value);
+        match &levels.quad {
+            Some(quad) => {
+                (0..QUAD).for_each(|i| e.bound(quad, Ix::Const(i), |e| emit_stores(e, b, roots, outputs)));
+            }
+            None => emit_stores(e, b, roots, outputs),
         }
         return;
     };
@@ -649,4 +697,15 @@ fn emit_level(
         let next = |e: &mut Emitter<'_>| emit_level(e, b, levels, level + 1, axes, block, roots, outputs);
         if vector { e.bound_vector(group, var, next) } else { e.bound(group, var, next) }
     });
+}
+
+/// Computes the elements of the roots and stores them.
+fn emit_stores(e: &mut Emitter<'_>, b: &mut KernelBuilder, roots: &[Root], outputs: &[BufferId]) {
+    for (root, &buffer) in roots.iter().zip(outputs) {
+        let value = e.emit(b, root.term);
+        let stored = crate::kir::compute_dtype(root.dtype).unwrap_or(root.dtype);
+        let value = b.cast(value, stored);
+        let at = e.ix(b, &root.offset);
+        b.store(buffer, at, value);
+    }
 }

@@ -17,6 +17,7 @@ mod host;
 mod loops;
 mod movement;
 mod narrow;
+mod overwrite;
 mod panels;
 mod program;
 mod quads;

@@ -62,6 +62,11 @@ impl KernelTable {
         KernelTable { refused, ..KernelTable::default() }
     }
 
+    /// The kernel of that id.
+    pub fn get(&self, id: KernelId) -> Option<&Kernel> {
+        self.kernels.get(id.index())
+    }
+
     /// The kernel's id; kernels that differ in name only are one.
     pub fn intern(&mut self, kernel: &Kernel) -> Result<KernelId, Refusal> {
         let mut anonymous = kernel.clone();

@@ -213,7 +213,21 @@ impl Terms {
             let inverse = self.add(Term::Apply(Prim::Div, SmallVec::from_slice(&[one, y])), dtype);
             return self.add(Term::Apply(Prim::Mul, SmallVec::from_slice(&[x, inverse])), dtype);
         }
+        if let &[x, y] = operands
+            && self.is_neutral(prim, y)
+        {
+            return x;
+        }
         self.add(Term::Apply(prim, operands.iter().copied().collect()), dtype)
+    }
+
+    /// Whether `prim(x, y)` is `x`, exactly: of floats, adding 0 is not, for the sign of 0.
+    fn is_neutral(&self, prim: Prim, y: TermId) -> bool {
+        match (prim, self.literal(y)) {
+            (Prim::Add | Prim::Sub, Some(Scalar::I(0))) | (Prim::Mul, Some(Scalar::I(1))) => true,
+            (Prim::Mul, Some(Scalar::F(v))) => v == 1.0,
+            _ => false,
+        }
     }
 
     /// Whether `x / y` is as good as `x * (1 / y)`, with one quotient for many products: `y` does not depend on all that
@@ -306,7 +320,14 @@ impl Terms {
 
     /// A conversion; nothing where the dtype is right.
     pub fn cast(&mut self, value: TermId, dtype: DType) -> TermId {
-        if self.dtype(value) == dtype { value } else { self.add(Term::Cast(value), dtype) }
+        if self.dtype(value) == dtype {
+            return value;
+        }
+        match self.literal(value) {
+            // Small enough that every wider number has it.
+            Some(Scalar::I(v)) if (-128..=255).contains(&v) && is_wide(dtype) => self.number(dtype, v as f64),
+            _ => self.add(Term::Cast(value), dtype),
+        }
     }
 
     /// The same bits as a number of `dtype`; nothing where the dtype is right.
@@ -410,6 +431,11 @@ pub enum Use {
     Memory,
     /// Tested, or turned into a number.
     Value,
+}
+
+/// Whether a dtype has every integer of 8 bits, with and without a sign.
+fn is_wide(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F64 | DType::I16 | DType::I32 | DType::I64)
 }
 
 /// Relative cost of a primitive.

@@ -5,12 +5,14 @@ use kiln_ir::op::{Cast, Movement, Reduce, ReduceKind};
 use kiln_ir::{Build, DType, Dim, Edit, Module, NodeId, Op, Value};
 
 use super::constants::is_integer_product;
-use super::{Dequantized, is_byte};
+use super::{Dequantized, images, is_byte};
 use crate::rewrite::{Cx, Refusal, Rule, matches, require, run_rules};
 use crate::{Options, PassError, Report};
 
 const RULES: &[Rule] = &[
     Rule { name: "moved-bytes", apply: moved_bytes },
+    images::FOUR_CHANNELS,
+    images::PADDED_WEIGHTS,
     Rule { name: "rows-first", apply: rows_first },
     Rule { name: "own-dequantization", apply: dequantization },
 ];

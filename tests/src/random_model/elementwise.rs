@@ -111,7 +111,7 @@ pub(super) fn unary(g: &mut Grower<'_>) -> Option<()> {
 /// Whether an operand's rounding decides on which side of 1 or -1 it is.
 fn is_near_one(g: &Grower<'_>, x: V) -> bool {
     let near = 16.0 * unit(g.dtype(x)).0;
-    g.dtype(x).bits() < 32 && g.numbers(x).iter().any(|v| (v.abs() - 1.0).abs() < near)
+    g.numbers(x).iter().any(|v| (v.abs() - 1.0).abs() < near)
 }
 
 /// Whether an operand's rounding decides on which side of a pole of the tangent it is.

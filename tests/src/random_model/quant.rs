@@ -70,8 +70,9 @@ fn granularity(g: &mut Grower<'_>, x: V) -> (usize, bool, Vec<kiln::loaders::onn
 }
 
 pub(super) fn quantized(g: &mut Grower<'_>, x: V, to: DType) -> Option<V> {
-    // What no number is has no step.
-    if g.numbers(x).iter().any(|v| v.is_nan()) {
+    // What no number is has no step; peers convert what is infinite to an integer before they bound it to 4 bits.
+    let narrow = matches!(to, DType::I4 | DType::U4);
+    if g.numbers(x).iter().any(|v| v.is_nan() || narrow && v.is_infinite()) {
         return None;
     }
     let (count, scalar, attributes) = granularity(g, x);

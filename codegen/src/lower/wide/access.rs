@@ -13,6 +13,9 @@ use super::{WideError, Width};
 /// The mask register of guarded loads.
 const GUARD: Register = Register::K2;
 
+/// Bytes of a lane.
+const LANE_BYTES: i32 = 4;
+
 /// Whether elements can be loaded to 32-bit lanes.
 pub(super) fn can_load(width: Width, storage: DType, step: Step) -> bool {
     match (step, storage) {
@@ -31,6 +34,7 @@ pub(super) fn can_store(width: Width, storage: DType, step: Step) -> bool {
     let narrow =
         matches!(storage, DType::F16 | DType::I16 | DType::U16 | DType::I8 | DType::U8 | DType::Bool);
     match (width, step) {
+        (Width::W512, Step::Strided(LANE_BYTES)) if storage.bits() == 8 => narrow,
         (Width::W512, Step::Strided(_)) => word,
         (Width::W256, Step::Contiguous) => word || (narrow && storage != DType::F16),
         (Width::W512, Step::Contiguous) => word || narrow,
@@ -246,6 +250,25 @@ impl Emission<'_> {
         Ok(())
     }
 
+    /// The low bytes of all lanes, as far from each other as they are in the vector.
+    fn spread_store(
+        &mut self,
+        a: Register,
+        access: &Access,
+        lanes: Option<Register>,
+    ) -> Result<(), WideError> {
+        let low = self.temporary()?;
+        self.fill(low, 0x80);
+        if lanes.is_some() {
+            let [_, _, copy] = moves(self.width);
+            self.zeroed_op(copy, &[low.into(), low.into()], lanes);
+        }
+        let memory = self.place(access)?;
+        self.asm.op2(Code::EVEX_Vpmovb2m_kr_zmm, MASK, low);
+        self.masked_op(Code::EVEX_Vmovdqu8_zmmm512_k1z_zmm, &[memory.into(), a.into()], Some(MASK));
+        Ok(())
+    }
+
     pub fn store(&mut self, a: Register, access: &Access) -> Result<(), WideError> {
         if access.step == Step::Same && access.storage == DType::F32 {
             let place = self.place(access)?;
@@ -256,6 +279,9 @@ impl Emission<'_> {
             return Err(WideError::Unsupported(format!("stores of {}", access.storage)));
         }
         let mask = if self.masked { Some(TAIL) } else { None };
+        if access.step == Step::Strided(LANE_BYTES) && access.storage.bits() == 8 {
+            return self.spread_store(a, access, mask);
+        }
         if let Step::Strided(step) = access.step {
             let offsets = self.lane_offsets(step)?;
             let base = self.place(access)?;

@@ -1,5 +1,6 @@
 //! Reductions. Axes were an attribute before opset 18 (`ReduceSum`: 13).
 
+use kiln_ir::decompose::log_sum_exp_by;
 use kiln_ir::op::{Composite, Dynamic, ReduceKind};
 use kiln_ir::{Build, DType, Value};
 
@@ -75,14 +76,11 @@ fn log_sum_exp(cx: &mut Cx<'_, '_, '_>) -> Outputs {
     let y = match axes(cx, x, noop)? {
         Axes::Static(axes) => cx.b.add1(Composite::LogSumExp { axes, keepdims }, &[operand])?,
         Axes::Dynamic(axes) => {
-            let reduce = |kind, keepdims| Dynamic::Reduce { kind, keepdims, noop };
-            let peak = cx.b.add1(reduce(ReduceKind::Max, true), &[operand, axes])?;
-            let centred = cx.b.ew("sub", &[operand, peak])?;
-            let powers = cx.b.ew("exp", &[centred])?;
-            let sum = cx.b.add1(reduce(ReduceKind::LogSum, keepdims), &[powers, axes])?;
-            let peak =
-                if keepdims { peak } else { cx.b.add1(reduce(ReduceKind::Max, false), &[operand, axes])? };
-            cx.b.ew("add", &[sum, peak])?
+            let over = |kind, keepdims| Dynamic::Reduce { kind, keepdims, noop };
+            let y = log_sum_exp_by(cx.b, operand, &mut |b, kind, x| {
+                Ok(b.add(over(kind, true).into(), &[x, axes])?[0])
+            })?;
+            if keepdims { y } else { cx.b.add1(over(ReduceKind::Max, false), &[y, axes])? }
         }
     };
     one(cx.b.cast(y, dtype)?)
