@@ -4,7 +4,9 @@
 use kiln::ir::op::{Contract, Conv, Layout, Movement, Quant, Window, WindowKind};
 use kiln::ir::{Build, DType, Datum, Dim, Evaluator, GraphBuilder, Module, Tensor, Type, Value};
 use kiln::runtime::SessionOptions;
-use kiln::{Options, compile};
+use kiln::runtime::cpu::Tier;
+use kiln::runtime::program::{Slot, SlotId, Storage};
+use kiln::{Compiled, Options, compile};
 
 /// Numbers that look random, the same each time.
 fn noise(i: usize, seed: usize) -> usize {
@@ -96,14 +98,28 @@ fn module(inputs: &[&[usize]], build: impl FnOnce(&mut GraphBuilder<'_>, &[Value
     module
 }
 
-/// Compiles and runs on one and two threads, and compares with the evaluator: bytes may differ by one, floats by rounding.
-/// Gives how many products in i32 the passes made.
+/// Compiles and runs on two threads, and compares with the evaluator: bytes may differ by one, floats by rounding. Gives how
+/// many products in i32 the passes made.
 fn agree(module: &Module, inputs: &[Datum]) -> usize {
-    let expected = Evaluator::new(module).run(module.entries()[0], inputs).unwrap();
     let compiled = compile(module.clone(), &Options::default()).unwrap();
-    assert!(compiled.summary.slow.is_empty(), "{:?}", compiled.summary.slow);
     let products = compiled.passes.passes.iter().flat_map(|p| &p.applied);
     let products = products.filter(|(rule, _)| rule.starts_with("integer-")).map(|(_, n)| n).sum();
+    assert_agrees(module, compiled, inputs);
+    products
+}
+
+/// As [`agree`], for every instruction set of this machine that has vectors.
+fn agree_on_all_tiers(module: &Module, inputs: &[Datum], look: impl Fn(&Compiled)) {
+    for tier in Tier::ALL.into_iter().filter(|t| *t != Tier::X86V1 && t.is_supported()) {
+        let compiled = compile(module.clone(), &Options { tier: Some(tier), ..Default::default() }).unwrap();
+        look(&compiled);
+        assert_agrees(module, compiled, inputs);
+    }
+}
+
+fn assert_agrees(module: &Module, compiled: Compiled, inputs: &[Datum]) {
+    let expected = Evaluator::new(module).run(module.entries()[0], inputs).unwrap();
+    assert!(compiled.summary.slow.is_empty(), "{:?}", compiled.summary.slow);
     let session = compiled.into_session(SessionOptions { threads: Some(2), ..Default::default() }).unwrap();
     let found = session.run("main", inputs).unwrap();
     for (a, e) in found.iter().zip(&expected) {
@@ -117,7 +133,6 @@ fn agree(module: &Module, inputs: &[Datum]) -> usize {
         let distinct: std::collections::BTreeSet<u64> = y.iter().map(|v| v.to_bits()).collect();
         assert!(distinct.len() > 8, "the case shows nothing: {distinct:?}");
     }
-    products
 }
 
 #[test]
@@ -204,5 +219,77 @@ fn contractions_with_rows_of_any_number() {
             vec![y, quantize(b, z, 0.02 * (depth as f32).sqrt(), 10)]
         });
         assert_eq!(agree(&m, &[Datum::Tensor(bytes(&[2, rows, depth], 1))]), 1);
+    }
+}
+
+/// Quantizes by multiplication, as the quantizer does.
+fn quantize_by(b: &mut GraphBuilder<'_>, x: Value, inverse: f32, zero: u8) -> Value {
+    let (inverse, zero) =
+        (b.scalar(DType::F32, f64::from(inverse)).unwrap(), b.scalar(DType::U8, f64::from(zero)).unwrap());
+    let op = Quant::Quantize { to: DType::U8, axis: None, block: 0, saturate: true, inverse: true };
+    b.add1(op, &[x, inverse, zero]).unwrap()
+}
+
+#[test]
+fn pixels_of_three_bytes_become_words() {
+    for (height, width, zero) in [(9, 7, 0u8), (16, 33, 133), (40, 64, 7)] {
+        let x_dims = [2, 3, height, width];
+        let m = module(&[&x_dims], |b, x| {
+            let x = b.cast(x[0], DType::F32).unwrap();
+            // No product is near the middle between two steps.
+            let step = b.scalar(DType::F32, 0.0131).unwrap();
+            let x = b.ew("mul", &[x, step]).unwrap();
+            let x = quantize_by(b, x, 30.0, zero);
+            let x = dequantize(b, x, 1.0 / 30.0, zero);
+            let w = weights(b, &Weights { dims: vec![20, 3, 3, 3], axis: 0 }, 3);
+            let y = convolve(b, x, w, &Convolution { strides: 2, pad: 1, dilation: 1, groups: 1 });
+            let y = bias(b, y, &[20, 1, 1]);
+            let y = b.ew("relu", &[y]).unwrap();
+            vec![quantize_by(b, y, 40.0, 0)]
+        });
+        agree_on_all_tiers(&m, &[Datum::Tensor(bytes(&x_dims, 1))], |compiled| {
+            let applied = compiled.passes.passes.iter().flat_map(|p| &p.applied);
+            let rules: Vec<&str> = applied.map(|(rule, _)| &**rule).collect();
+            assert!(rules.contains(&"four-channels") && rules.contains(&"scaled-sums"), "{rules:?}");
+        });
+    }
+}
+
+#[test]
+fn residual_sums_are_written_over_the_residual() {
+    for (channels, height, width) in [(20, 9, 7), (64, 8, 8), (33, 5, 31)] {
+        let x_dims = [1, channels, height, width];
+        let square = |b: &mut GraphBuilder<'_>, k: usize, seed| {
+            weights(b, &Weights { dims: vec![channels, channels, k, k], axis: 0 }, seed)
+        };
+        let m = module(&[&x_dims], |b, x| {
+            let wide = Convolution { strides: 1, pad: 1, dilation: 1, groups: 1 };
+            let narrow = Convolution { pad: 0, ..wide };
+            let x = dequantize(b, x[0], 0.02, 7);
+            let w = square(b, 1, 3);
+            let first = convolve(b, x, w, &narrow);
+            let first = quantize_by(b, first, 8.0, 3);
+            let residual = dequantize(b, first, 0.125, 3);
+            let w = square(b, 3, 4);
+            let y = convolve(b, residual, w, &wide);
+            let y = b.ew("relu", &[y]).unwrap();
+            let y = quantize_by(b, y, 3.0, 0);
+            let y = dequantize(b, y, 1.0 / 3.0, 0);
+            let w = square(b, 1, 5);
+            let y = convolve(b, y, w, &narrow);
+            let y = bias(b, y, &[channels, 1, 1]);
+            let y = b.ew("add", &[y, residual]).unwrap();
+            let y = quantize_by(b, y, 3.0, 90);
+            let y = dequantize(b, y, 1.0 / 3.0, 90);
+            let w = square(b, 3, 6);
+            let y = convolve(b, y, w, &wide);
+            vec![quantize_by(b, y, 1.0, 100)]
+        });
+        agree_on_all_tiers(&m, &[Datum::Tensor(bytes(&x_dims, 1))], |compiled| {
+            let function = &compiled.image.program.functions[0];
+            let arena = |slot: SlotId| matches!(function.slots[slot.index()].storage, Storage::Arena);
+            let over = |slot: &Slot| matches!(slot.storage, Storage::View { of, .. } if arena(of));
+            assert_eq!(function.slots.iter().filter(|slot| over(slot)).count(), 1);
+        });
     }
 }

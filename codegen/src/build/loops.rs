@@ -311,6 +311,13 @@ struct Levels {
     quad: Option<Group>,
 }
 
+impl Levels {
+    /// Vector loops over the last of `groups`, the first `grid` of which are the grid.
+    fn new(groups: Vec<Group>, grid: usize) -> Levels {
+        Levels { groups, grid, vector: true, block: None, rows: None, image: false, quad: None }
+    }
+}
+
 /// Elements of the rows that a grid point does.
 const ROW_BLOCK: i64 = 8192;
 
@@ -430,37 +437,13 @@ fn levels(
             let extent = |at: Option<usize>| at.map_or(Some(1), |i| groups[i].extent(axes).as_known());
             row_block(extent(hoisted.checked_sub(1)), extent(Some(hoisted)))
         });
-        return Ok(Levels {
-            groups,
-            grid: hoisted,
-            vector: true,
-            block: None,
-            rows,
-            image: false,
-            quad: None,
-        });
+        return Ok(Levels { rows, ..Levels::new(groups, hoisted) });
     }
     if rows || count == 0 {
-        return Ok(Levels {
-            groups,
-            grid: count,
-            vector: false,
-            block: None,
-            rows: None,
-            image: false,
-            quad: None,
-        });
+        return Ok(Levels { vector: false, ..Levels::new(groups, count) });
     }
     if let Some(block) = image_block(terms, axes, sources, tops, &groups) {
-        return Ok(Levels {
-            groups,
-            grid: 0,
-            vector: true,
-            block: Some(block),
-            rows: None,
-            image: true,
-            quad: None,
-        });
+        return Ok(Levels { block: Some(block), image: true, ..Levels::new(groups, 0) });
     }
     let inner = groups[count - 1].extent(axes).as_known();
     let mut block = inner.is_none_or(|n| n > 2 * BLOCK).then_some(BLOCK);
@@ -480,7 +463,7 @@ fn levels(
     if let (0, None, Some(length)) = (grid, block, inner) {
         block = column_block(length, terms.operations(tops, axes).as_known());
     }
-    Ok(Levels { groups, grid, vector: true, block, rows: None, image: false, quad: None })
+    Ok(Levels { block, ..Levels::new(groups, grid) })
 }
 
 /// Columns of a block where a loop of `length` columns, with `work` operations in all, would be a single grid point:

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use kiln_ir::{Bytes, DType, Datum, Tensor};
+use kiln_ir::{Bytes, DType, Datum, Tensor, Type};
 
 use super::bind;
 use super::frame::{Dims, Frame, Place, SlotState, slot_dims, slot_dtype, slot_size, tensor_from};
@@ -51,6 +51,14 @@ impl Actual {
             place: tensor.map(|t| Place::of(t.bytes())),
             value: Some(value),
         }
+    }
+
+    /// The value in memory of its own.
+    fn copied(&self) -> Option<Datum> {
+        // SAFETY: the place belongs to the caller's frame or to its buffers, which outlive the call, and no region runs
+        // while the leader is here.
+        let bytes = Bytes::copied(unsafe { place_bytes(self.place?) });
+        Tensor::new(self.dtype?, &self.dims, bytes).ok().map(Datum::Tensor)
     }
 }
 
@@ -175,10 +183,16 @@ impl<'a> Executor<'a> {
         let mut frame = self.frame(id, function, prepared)?;
         for (i, slot) in function.inputs.iter().enumerate() {
             let actual = input(i);
-            if let Some(state) = frame.slots.get_mut(slot.index()) {
-                state.place = actual.place;
-                state.value = actual.value;
-            }
+            let (Some(state), Some(data)) =
+                (frame.slots.get_mut(slot.index()), function.slots.get(slot.index()))
+            else {
+                continue;
+            };
+            state.place = actual.place;
+            state.value = match actual.value {
+                None if !has_dims(&data.ty) => actual.copied(),
+                value => value,
+            };
         }
         self.depth += 1;
         Ok(frame)
@@ -567,6 +581,11 @@ impl<'a> Executor<'a> {
         let dims = slot_dims(self.exe, function, &function.slots[slot.index()].ty, &frame.bindings)?;
         Ok((slot_dtype(function, slot), dims))
     }
+}
+
+/// Whether a type says the dims of its values; where it does not, the values do.
+fn has_dims(ty: &Type) -> bool {
+    ty.as_tensor().is_some_and(|t| t.shape.dims().is_some())
 }
 
 /// Whether a slot is another, or a view of it.
