@@ -16,10 +16,11 @@ pub(crate) use reshape::{
 };
 
 use crate::rewrite::{Rule, run_rules};
-use crate::{Options, PassError, Report};
+use crate::{Options, PassError, Report, inline};
 
 /// The rules, grouped by file. Cheap and frequent ones stand first.
 pub(crate) const RULES: &[Rule] = &[
+    inline::CONSTANT_IF,
     dynamic::STATIC,
     dynamic::REFINE,
     dtypes::CAST,

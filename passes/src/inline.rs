@@ -9,11 +9,8 @@ use rustc_hash::FxBuildHasher;
 use crate::rewrite::{Cx, Refusal, Rule, matches, require, run_rules};
 use crate::{Options, PassError, Report};
 
-const RULES: &[Rule] = &[
-    Rule { name: "call", apply: call },
-    Rule { name: "constant-if", apply: constant_if },
-    Rule { name: "constant-loop", apply: constant_loop },
-];
+const RULES: &[Rule] =
+    &[Rule { name: "call", apply: call }, CONSTANT_IF, Rule { name: "constant-loop", apply: constant_loop }];
 
 /// Runs the rules.
 pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -> Result<(), PassError> {
@@ -103,16 +100,33 @@ fn call(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     replace_all(cx, p, id, &outputs)
 }
 
+/// A branch on a condition that is known. What a branch cannot take, since its inputs have another rank, goes with it.
+pub(crate) const CONSTANT_IF: Rule = Rule { name: "constant-if", apply: constant_if };
+
 fn constant_if(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let node = cx.node(id);
     let Op::Control(Control::If { then_graph, else_graph }) = node.op else { return Err(Refusal::NoMatch) };
     let (&cond, rest) = node.operands.split_first().ok_or(Refusal::NoMatch)?;
-    let cond = cx.splat(cond).ok_or_else(|| Refusal::because("the condition is not constant"))?;
-    let taken = if cond != 0.0 { then_graph } else { else_graph };
+    let holds = condition(cx, cond).ok_or_else(|| Refusal::because("the condition is not constant"))?;
+    let taken = if holds { then_graph } else { else_graph };
     let body = cx.module.get_graph(taken).ok_or(Refusal::NoMatch)?;
     let mut p = cx.patch(id);
     let outputs = copy(&mut p, body, rest)?;
     replace_all(cx, p, id, &outputs)
+}
+
+/// What a condition is: a constant, or a comparison of sizes that are known.
+fn condition(cx: &Cx<'_>, cond: Value) -> Option<bool> {
+    if let Some(constant) = cx.splat(cond) {
+        return Some(constant != 0.0);
+    }
+    let (_, node) = cx.def(cond)?;
+    let &[a, b] = &node.operands[..] else { return None };
+    let one = |v: Value| match cx.graph.value(v).known()?.ints()?[..] {
+        [one] => Some(one),
+        _ => None,
+    };
+    (node.op == Op::ew("eq")).then_some(one(a)? == one(b)?)
 }
 
 /// A loop with constant trip count 0, or 1 and a constant true condition, without stacked results.

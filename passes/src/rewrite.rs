@@ -1,8 +1,8 @@
 //! The rewrite engine: rules that answer with a patch or a refusal, applied to a bounded fixpoint.
 
-use kiln_ir::op::{Control, Movement, Source};
+use kiln_ir::op::{Attr, Control, Movement, Source};
 use kiln_ir::{
-    Build, DType, Dim, Edit, Graph, GraphId, InferError, Module, Node, NodeId, Op, Patch, Tensor, Value,
+    Build, DType, Dim, Edit, Graph, GraphId, InferError, Module, Node, NodeId, Op, Patch, Tensor, Type, Value,
 };
 use smallvec::SmallVec;
 
@@ -295,6 +295,13 @@ fn run_rules_on(
     }
 }
 
+/// Whether a size in a type is a symbol, or made of symbols.
+fn mentions_symbols(ty: &Type) -> bool {
+    let mut found = false;
+    Attr::visit_dims(ty, &mut |d| found |= d.as_known().is_none());
+    found
+}
+
 /// The edit of the first rule that applies to a node.
 fn first_edit(
     rules: &[Rule],
@@ -307,7 +314,9 @@ fn first_edit(
 ) -> Option<(&'static str, Edit)> {
     let graph = module.graph(id);
     let data = graph.node(node);
-    if !data.op.has_effect() && data.results.iter().all(|&r| uses.count(r) == 0) {
+    // What nothing uses may still say what a symbol is.
+    let unused = |&r: &Value| uses.count(r) == 0 && !mentions_symbols(graph.ty(r));
+    if !data.op.has_effect() && data.results.iter().all(unused) {
         return None;
     }
     let cx = Cx { module, graph, uses, options };

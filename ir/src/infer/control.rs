@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{InferCx, InferError, Inferred, Results, ensure};
 use crate::graph::Known;
 use crate::op::Control;
-use crate::{DType, Dim, Graph, GraphId, Shape, Symbol, TensorType, Type};
+use crate::{DType, Dim, Graph, GraphId, Shape, Symbol, TensorType, Type, Value};
 
 pub(super) fn infer(op: &Control, cx: &InferCx<'_>) -> Results {
     match op {
@@ -106,6 +106,16 @@ pub(crate) fn join(a: &Type, b: &Type) -> Option<Type> {
     })
 }
 
+/// Whether a branch is one for operands of other ranks: branches on the rank of a value are typed before the value's rank
+/// is known, and one that is not taken stays what it is.
+fn differ_in_rank(graph: &Graph, operands: &[&Type]) -> bool {
+    let rank = |ty: &Type| ty.as_tensor().and_then(|t| t.shape.rank());
+    let differ = |(&input, operand): (&Value, &&Type)| {
+        rank(graph.ty(input)).zip(rank(operand)).is_some_and(|(a, b)| a != b)
+    };
+    graph.inputs().iter().zip(operands).any(differ)
+}
+
 fn branch(then_graph: GraphId, else_graph: GraphId, cx: &InferCx<'_>) -> Results {
     cx.expect_dtype(0, DType::Bool)?;
     cx.dims_of_rank(0, 0)?;
@@ -113,9 +123,15 @@ fn branch(then_graph: GraphId, else_graph: GraphId, cx: &InferCx<'_>) -> Results
     let mut results = vec![];
     for id in [then_graph, else_graph] {
         let graph = cx.graph(id)?;
-        results.push(outputs(graph, &bind_inputs(id, graph, operands)?, Unbound::Unknown));
+        if !differ_in_rank(graph, operands) {
+            results.push(outputs(graph, &bind_inputs(id, graph, operands)?, Unbound::Unknown));
+        }
     }
-    let [a, b] = results.as_slice() else { return Ok(vec![]) };
+    let (a, b) = match results.as_slice() {
+        [a, b] => (a, b),
+        [taken] => (taken, taken),
+        _ => return Err(InferError::new("neither branch takes operands of these ranks")),
+    };
     ensure!(a.len() == b.len(), "{then_graph} gives {} results, {else_graph} gives {}", a.len(), b.len());
     let joined = a.iter().zip(b).enumerate().map(|(i, (a, b))| match join(&a.ty, &b.ty) {
         Some(ty) => Ok(Inferred::new(ty)),
