@@ -6,12 +6,9 @@
 //!     sums in registers = 0
 //!     for taps, for steps of the reduction:  // of at most 64 bytes of a row
 //!         sums += rows x panel               // each register is loaded once, however many it is multiplied with
-//!     epilogue over the rows of the group before
 //!     sums to memory
-//! epilogue over the rows of the last group
+//!     epilogue over their rows
 //! ```
-//!
-//! An epilogue follows its group late: its vectors are computed while the registers of the next group are multiplied.
 //!
 //! A register holds rows where they are in memory, at one distance. Sums of registers that hold fewer rows, since no more
 //! are left, take as much less time.
@@ -19,7 +16,7 @@
 use iced_x86::{Code, MemoryOperand, Register};
 
 use super::asm::{Assembler, Label, at};
-use super::finish::{Finish, SumsInMemory};
+use super::finish::Finish;
 use super::lir::ROWS;
 use super::tile::{
     A, A_AT, B_AT, COUNT, DEPTH, FRAME, HEIGHT, LINE, NEXT, PANEL, ROWS_LEFT, SAVED, SUMS, TALLER, TAP,
@@ -50,15 +47,11 @@ const A_STRIDE: Register = Register::R15;
 const B_STRIDE: Register = Register::R9;
 
 // Words of the stack frame below what is saved: the address of an epilogue's words, the rows that its loop has left, the
-// height of groups and that of the group that the registers are configured for, the rows and the address of sums whose
-// epilogue is due, the address of the sums in registers.
+// height of groups and that of the group that the registers are configured for.
 const ROW_COUNT: i64 = 8;
 const GROUP_HEIGHT: i64 = 16;
 const CONFIGURED: i64 = 24;
-const DUE_ROWS: i64 = 32;
-const DUE_SUMS: i64 = 40;
-const OWN_SUMS: i64 = 48;
-const WORDS: [Register; 6] = [Register::RAX; 6];
+const WORDS: [Register; 3] = [Register::RAX; 3];
 
 /// The registers of a group with so many registers of rows, for some of the panel's.
 struct Group<'t> {
@@ -88,12 +81,6 @@ impl Group<'_> {
     fn b(&self, column: usize) -> Register {
         let (sums, rows) = self.held();
         Register::TMM0 + (sums + rows + column % (REGISTERS - sums - rows)) as u32
-    }
-
-    /// Rows and columns of registers of sums.
-    fn sums(&self) -> impl Iterator<Item = (usize, usize)> {
-        let columns = self.tile.at_once();
-        (0..self.rows).flat_map(move |row| (0..columns).map(move |column| (row, column)))
     }
 
     /// Place of a register's sums.
@@ -174,39 +161,32 @@ impl Tile {
         self.spread_rows(&mut asm, most);
         asm.op2(Code::Mov_rm64_r64, at(Register::RSP, GROUP_HEIGHT), HEIGHT);
         asm.op2(Code::Mov_rm64_imm32, at(Register::RSP, CONFIGURED), 0);
-        asm.op2(Code::Mov_rm64_imm32, at(Register::RSP, DUE_ROWS), 0);
         let next = asm.here();
         self.configure(&mut asm, steps, most, unit);
+        let stored = asm.label();
         // So many units need one more register of rows than fewer.
         let each = if unit == 1 { ROWS_OF } else { 1 };
-        let (multiplied, stored) = (asm.label(), asm.label());
-        let columns = |first_column: usize, rows| Group { tile: self, rows, first_column };
-        self.by_rows(&mut asm, (each, multiplied), end, |asm, rows| {
-            self.amx_products(asm, steps, &columns(0, rows));
-        });
-        asm.bind(multiplied);
-        let mut needed = 0;
-        if let Some((finish, slots)) = finish {
-            needed = self.finish_due(&mut asm, finish, slots)?;
-            asm.op2(Code::Test_rm32_r32, ROWS_LEFT.full_register32(), ROWS_LEFT.full_register32());
-            asm.jump(Code::Je_rel32_64, end);
+        let groups: Vec<(usize, Label)> = (1..=self.amx_rows()).map(|rows| (rows, asm.label())).collect();
+        for &(rows, label) in groups.iter().rev() {
+            asm.op2(Code::Cmp_rm32_imm8, Register::EAX, ((rows - 1) * each) as i32);
+            asm.jump(Code::Jg_rel32_64, label);
         }
-        asm.op2(Code::Mov_r32_rm32, Register::EAX, at(Register::RSP, CONFIGURED));
-        self.by_rows(&mut asm, (each, stored), end, |asm, rows| {
-            self.to_memory(asm, &columns(0, rows));
-            for first_column in (0..self.count()).step_by(self.at_once()).skip(1) {
-                self.amx_products(asm, steps, &columns(first_column, rows));
-                self.to_memory(asm, &columns(first_column, rows));
+        asm.jump(Code::Jmp_rel32_64, end);
+        for &(rows, label) in groups.iter().rev() {
+            asm.bind(label);
+            for first_column in (0..self.count()).step_by(self.at_once()) {
+                self.group(&mut asm, steps, &Group { tile: self, rows, first_column });
             }
-        });
+            asm.jump(Code::Jmp_rel32_64, stored);
+        }
         asm.bind(stored);
         self.move_on(&mut asm, unit, finish.is_some());
+        let needed = match finish {
+            Some((finish, slots)) => self.finish_rows(&mut asm, finish, slots)?,
+            None => 0,
+        };
         asm.op1(Code::Dec_rm32, ROWS_LEFT.full_register32());
         asm.jump(Code::Jne_rel32_64, next);
-        if finish.is_some() {
-            // Once more for the last group alone.
-            asm.jump(Code::Jmp_rel32_64, multiplied);
-        }
         asm.bind(end);
         asm.op0(Code::VEX_Tilerelease);
         asm.op0(Code::VEX_Vzeroupper);
@@ -219,28 +199,6 @@ impl Tile {
         }
         asm.op0(Code::Retnq);
         Ok((asm.finish()?, needed))
-    }
-
-    /// Code for each number of registers of rows, of which `EAX` says the units: `each` of them share a register. It goes on
-    /// at `then`.
-    fn by_rows(
-        &self,
-        asm: &mut Assembler,
-        (each, then): (usize, Label),
-        none: Label,
-        mut code: impl FnMut(&mut Assembler, usize),
-    ) {
-        let groups: Vec<(usize, Label)> = (1..=self.amx_rows()).map(|rows| (rows, asm.label())).collect();
-        for &(rows, label) in groups.iter().rev() {
-            asm.op2(Code::Cmp_rm32_imm8, Register::EAX, ((rows - 1) * each) as i32);
-            asm.jump(Code::Jg_rel32_64, label);
-        }
-        asm.jump(Code::Jmp_rel32_64, none);
-        for &(rows, label) in groups.iter().rev() {
-            asm.bind(label);
-            code(asm, rows);
-            asm.jump(Code::Jmp_rel32_64, then);
-        }
     }
 
     /// The height of the next group to `EAX` and the frame; the registers are configured anew if it is another.
@@ -295,12 +253,13 @@ impl Tile {
         bytes
     }
 
-    /// The sums of a group in registers.
-    fn amx_products(&self, asm: &mut Assembler, steps: i64, group: &Group) {
+    /// The sums of a group, to memory.
+    fn group(&self, asm: &mut Assembler, steps: i64, group: &Group) {
         asm.op2(Code::Mov_r32_imm32, A_STRIDE.full_register32(), self.row_stride as i32);
         asm.op2(Code::Mov_r32_imm32, B_STRIDE.full_register32(), 4 * self.panel_step as i32);
         asm.op2(Code::Mov_r32_imm32, COUNT.full_register32(), self.sum_stride as i32);
-        for (row, column) in group.sums() {
+        let sums = || (0..group.rows).flat_map(|row| (0..self.at_once()).map(move |column| (row, column)));
+        for (row, column) in sums() {
             match self.accumulate {
                 true => asm.op2(
                     Code::VEX_Tileloadd_tmm_sibmem,
@@ -331,12 +290,8 @@ impl Tile {
             asm.op1(Code::Dec_rm32, left[0]);
             asm.jump(Code::Jne_rel32_64, next_outer);
         }
-    }
-
-    /// The sums of a group to memory.
-    fn to_memory(&self, asm: &mut Assembler, group: &Group) {
         asm.op2(Code::Mov_r32_imm32, COUNT.full_register32(), self.sum_stride as i32);
-        for (row, column) in group.sums() {
+        for (row, column) in sums() {
             let place = group.place(row, column, COUNT);
             asm.op2(Code::VEX_Tilestored_sibmem_tmm, place, group.sum(row, column));
         }
@@ -378,7 +333,7 @@ impl Tile {
         asm.jump(Code::Jg_rel32_64, next);
     }
 
-    /// The pointers to rows, and to sums where they stay, move on; the epilogue of the group is due.
+    /// The pointers to rows, and to sums where they stay, move on; the frame gets the rows of the group.
     fn move_on(&self, asm: &mut Assembler, unit: usize, finished: bool) {
         let (height, bytes) = (Register::RAX, Register::RBX);
         let stride = self.lines.map_or(self.row_stride, |lines| lines.stride);
@@ -389,36 +344,11 @@ impl Tile {
             asm.op3(Code::Imul_r64_rm64_imm32, height, height, unit as i32);
         }
         if finished {
-            asm.op2(Code::Mov_rm64_r64, at(Register::RSP, DUE_ROWS), height);
-            asm.op2(Code::Mov_rm64_r64, at(Register::RSP, DUE_SUMS), SUMS);
-        }
-        if !finished || self.accumulate {
+            asm.op2(Code::Mov_rm64_r64, at(Register::RSP, ROW_COUNT), height);
+        } else {
             asm.op3(Code::Imul_r64_rm64_imm32, bytes, height, self.sum_stride as i32);
             asm.op2(Code::Add_r64_rm64, SUMS, bytes);
         }
-    }
-
-    /// The epilogue that is due, if one is; gives the stack slots that it needs.
-    fn finish_due(&self, asm: &mut Assembler, finish: &Finish, slots: u32) -> Result<u32, WideError> {
-        let word = |offset| at(Register::RSP, offset);
-        let (due, done) = (Register::RAX, asm.label());
-        asm.op2(Code::Mov_r64_rm64, due, word(DUE_ROWS));
-        asm.op2(Code::Test_rm64_r64, due, due);
-        asm.jump(Code::Je_rel32_64, done);
-        asm.op2(Code::Mov_rm64_r64, word(ROW_COUNT), due);
-        asm.op2(Code::Mov_rm64_r64, word(OWN_SUMS), SUMS);
-        asm.op2(Code::Mov_r64_rm64, SUMS, word(DUE_SUMS));
-        let sums = SumsInMemory {
-            at: SUMS,
-            stride: self.sum_stride,
-            vectors: self.count(),
-            rows: ROW_COUNT,
-            ahead: Some(self.amx_group() as i64),
-        };
-        let needed = finish.emit_loop(asm, self.vectors, &sums, slots)?;
-        asm.op2(Code::Mov_r64_rm64, SUMS, word(OWN_SUMS));
-        asm.bind(done);
-        Ok(needed)
     }
 }
 

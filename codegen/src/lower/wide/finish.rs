@@ -15,10 +15,9 @@ use rustc_hash::FxHashSet;
 use super::asm::{Assembler, at};
 use super::codes::moves;
 use super::emit::{Emission, INDEX, TAIL};
-use super::lir::{COUNT, Inst, Param, Reg, Run, Step, without_unused};
+use super::lir::{COUNT, Inst, Reg, Run, Step, without_unused};
 use super::registers::Registers;
 use super::select::{Choice, Rep, Selector};
-use super::tile::LINE;
 use super::{Rows, Selection, WideError, Width};
 use crate::kir::{Axis, Block, Kernel, Val};
 
@@ -63,8 +62,6 @@ pub(super) struct SumsInMemory {
     pub vectors: usize,
     /// The number of rows, at least 1, a word at so many bytes from the stack pointer; the loop counts it down.
     pub rows: i64,
-    /// How many rows ahead the loop asks for the lines that it reads and writes, if it does.
-    pub ahead: Option<i64>,
 }
 
 /// The epilogue `body` on sums `acc` of `rows` and columns of `axis`.
@@ -186,11 +183,6 @@ impl Finish {
         for &(param, step) in &self.selection.program.row_steps {
             let step = row_step(Some(step))?;
             if let Some(register) = emission.held(param) {
-                let ahead = sums.ahead.filter(|_| i64::from(step) >= LINE);
-                if let Some(ahead) = ahead {
-                    let code = if self.stores(param) { Code::Prefetchw_m8 } else { Code::Prefetcht0_m8 };
-                    emission.asm.op1(code, at(register, ahead * i64::from(step)));
-                }
                 emission.asm.op2(Code::Add_rm64_imm32, register, step);
             }
             emission.asm.op2(Code::Add_rm64_imm32, Emission::word(param), step);
@@ -202,12 +194,6 @@ impl Finish {
         self.end(asm, emission, slots);
         leave(asm);
         Ok(needed)
-    }
-
-    /// Whether the epilogue writes where a pointer points to.
-    fn stores(&self, param: Param) -> bool {
-        let stores = |inst: &Inst| matches!(inst, Inst::Store { at, .. } if at.pointer == param);
-        self.selection.program.phases[0].body.iter().any(stores)
     }
 
     /// The emission of the epilogue, its words and pointers at hand; it has the assembler.

@@ -497,8 +497,7 @@ impl Tile {
         finish: &Finish,
         slots: u32,
     ) -> Result<u32, WideError> {
-        let sums =
-            SumsInMemory { at: SUMS, stride: self.sum_stride, vectors: self.count(), rows: 8, ahead: None };
+        let sums = SumsInMemory { at: SUMS, stride: self.sum_stride, vectors: self.count(), rows: 8 };
         let needed = finish.emit_loop(asm, self.vectors, &sums, slots)?;
         if !self.accumulate {
             // Sums of the next tile take their place.
