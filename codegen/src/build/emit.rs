@@ -8,7 +8,7 @@ use super::expr::{Atom, Axes, AxisId, Expr};
 use super::loops::Root;
 use super::relayout::relayout;
 use super::rows::Kept;
-use super::term::{InRange, Literal, Term, TermId, Terms};
+use super::term::{InRange, Literal, Term, TermData, TermId, Terms};
 use super::trace::{Refusal, SourceTensor};
 use crate::kir::{Access, Bound, BufferId, Guard, Ix, Kernel, KernelBuilder, LoopKind, Op, Val};
 
@@ -103,6 +103,8 @@ pub struct Emitter<'a> {
     first_element: Ix,
     /// Buffers of `params`.
     param_buffers: Vec<BufferId>,
+    /// How often each term is used, where the kernel scales sums of integers.
+    uses: Option<Vec<u32>>,
     /// First thing that went wrong.
     pub refusal: Option<Refusal>,
 }
@@ -135,6 +137,7 @@ impl<'a> Emitter<'a> {
             row: Ix::Const(0),
             first_element: Ix::Const(0),
             param_buffers: vec![],
+            uses: scales_integers(terms).then(|| terms.uses()),
             refusal: None,
         }
     }
@@ -381,10 +384,16 @@ impl<'a> Emitter<'a> {
             Term::Load { source, offset, guards, otherwise } => {
                 self.load(b, id, *source, offset, guards, *otherwise)
             }
-            Term::Apply(prim, operands) => {
-                let operands: SmallVec<[Val; 3]> = operands.iter().map(|&t| self.emit(b, t)).collect();
-                b.define(dtype, Op::Apply(*prim, operands))
-            }
+            Term::Apply(prim, operands) => match self.product_and_summand(*prim, operands) {
+                Some(operands) => {
+                    let [x, y, summand] = operands.map(|t| self.emit(b, t));
+                    b.mul_add(x, y, summand)
+                }
+                None => {
+                    let operands: SmallVec<[Val; 3]> = operands.iter().map(|&t| self.emit(b, t)).collect();
+                    b.define(dtype, Op::Apply(*prim, operands))
+                }
+            },
             Term::Cast(t) => {
                 let value = self.emit(b, *t);
                 b.cast(value, dtype)
@@ -412,6 +421,21 @@ impl<'a> Emitter<'a> {
         }
         self.cache(id, val);
         val
+    }
+
+    /// `x`, `y` and `z` of `x * y + z`, where sums of integers are scaled: what they become is rounded to integers again, and
+    /// nothing compares it with what another kernel makes of them.
+    fn product_and_summand(&self, prim: Prim, operands: &[TermId]) -> Option<[TermId; 3]> {
+        let (uses, &[a, b]) = (self.uses.as_ref().filter(|_| prim == Prim::Add)?, operands) else {
+            return None;
+        };
+        let split = |(product, summand): (TermId, TermId)| match &self.terms.get(product) {
+            TermData { term: Term::Apply(Prim::Mul, factors), dtype: DType::F32, .. } => {
+                (uses[product.0 as usize] == 1).then(|| [factors[0], factors[1], summand])
+            }
+            _ => None,
+        };
+        split((a, b)).or_else(|| split((b, a)))
     }
 
     fn cache(&mut self, id: TermId, val: Val) {
@@ -617,4 +641,9 @@ pub fn is_joint(expr: &Expr, members: &[AxisId], axes: &Axes) -> bool {
     members
         .windows(2)
         .all(|pair| expr.coefficient(pair[0]) == expr.coefficient(pair[1]) * axes.extent(pair[1]))
+}
+
+/// Whether a kernel's contraction sums integers.
+fn scales_integers(terms: &Terms) -> bool {
+    terms.find_accumulator().is_some_and(|acc| terms.dtype(acc) == DType::I32)
 }

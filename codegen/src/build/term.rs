@@ -377,6 +377,15 @@ impl Terms {
         found
     }
 
+    /// How often each term is the operand of another.
+    pub fn uses(&self) -> Vec<u32> {
+        let mut uses = vec![0; self.data.len()];
+        for id in 0..self.data.len() {
+            self.operands(TermId(id as u32)).into_iter().for_each(|t| uses[t.0 as usize] += 1);
+        }
+        uses
+    }
+
     /// Every term that `roots` need, operands first.
     pub fn reachable(&self, roots: &[TermId]) -> Vec<TermId> {
         let mut seen = vec![false; self.data.len()];
