@@ -15,7 +15,7 @@ mod products;
 mod saturation;
 mod scales;
 
-use kiln_ir::op::Quant;
+use kiln_ir::op::{Cast, Quant};
 use kiln_ir::{DType, Module, Op, Tensor, Value};
 
 pub(crate) use constants::stays_narrow;
@@ -83,6 +83,13 @@ impl Dequantized {
     fn op(&self) -> Quant {
         Quant::Dequantize { to: self.to, axis: self.axis, block: 0 }
     }
+}
+
+/// The bytes that a cast to i32 widens.
+fn widened(cx: &Cx<'_>, v: Value) -> Option<Value> {
+    let (_, node) = cx.def(v)?;
+    let Op::Cast(Cast { to: DType::I32, .. }) = node.op else { return None };
+    node.operands.first().copied().filter(|&v| cx.dtype(v).is_some_and(is_byte))
 }
 
 /// Whether a dtype is an integer of 8 bits.

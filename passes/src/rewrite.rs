@@ -1,8 +1,10 @@
 //! The rewrite engine: rules that answer with a patch or a refusal, applied to a bounded fixpoint.
 
-use kiln_ir::op::{Attr, Control, Movement, Source};
+use std::collections::HashSet;
+
+use kiln_ir::op::{Control, Movement, Source};
 use kiln_ir::{
-    Build, DType, Dim, Edit, Graph, GraphId, InferError, Module, Node, NodeId, Op, Patch, Tensor, Type, Value,
+    Build, DType, Dim, Edit, Graph, GraphId, InferError, Module, Node, NodeId, Op, Patch, Tensor, Value,
 };
 use smallvec::SmallVec;
 
@@ -268,16 +270,26 @@ fn run_rules_on(
     let pass = report.current().name;
     let bound = bound(module.graph(id).schedule().len());
     let mut applied = 0;
+    // What nothing uses may still say what a symbol is. Such a node may stay when its results have given way.
+    let mut unused_once: HashSet<NodeId> = HashSet::new();
     loop {
         let mut refused = vec![];
         let before = applied;
         let mut uses = Uses::of(module.graph(id));
+        let binders: HashSet<NodeId> = module.graph(id).symbol_binders().into_values().collect();
         for node in module.graph(id).schedule().to_vec() {
+            let unused = is_unused(module.graph(id), &uses, node);
+            if unused && (!binders.contains(&node) || unused_once.contains(&node)) {
+                continue;
+            }
             let Some((rule, edit)) = first_edit(rules, module, id, &uses, options, node, &mut refused) else {
                 continue;
             };
             module.apply(id, edit).map_err(|source| PassError::Edit { pass, rule, source })?;
             uses = Uses::of(module.graph(id));
+            if unused {
+                unused_once.insert(node);
+            }
             report.applied(rule, 1);
             applied += 1;
             if applied > bound {
@@ -295,11 +307,10 @@ fn run_rules_on(
     }
 }
 
-/// Whether a size in a type is a symbol, or made of symbols.
-fn mentions_symbols(ty: &Type) -> bool {
-    let mut found = false;
-    Attr::visit_dims(ty, &mut |d| found |= d.as_known().is_none());
-    found
+/// Whether nothing uses a node's results, and it has no effect.
+fn is_unused(graph: &Graph, uses: &Uses, node: NodeId) -> bool {
+    let data = graph.node(node);
+    !data.op.has_effect() && data.results.iter().all(|&r| uses.count(r) == 0)
 }
 
 /// The edit of the first rule that applies to a node.
@@ -313,12 +324,6 @@ fn first_edit(
     refused: &mut Vec<(&'static str, String, String)>,
 ) -> Option<(&'static str, Edit)> {
     let graph = module.graph(id);
-    let data = graph.node(node);
-    // What nothing uses may still say what a symbol is.
-    let unused = |&r: &Value| uses.count(r) == 0 && !mentions_symbols(graph.ty(r));
-    if !data.op.has_effect() && data.results.iter().all(unused) {
-        return None;
-    }
     let cx = Cx { module, graph, uses, options };
     for rule in rules {
         match (rule.apply)(&cx, node) {

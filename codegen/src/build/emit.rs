@@ -423,8 +423,8 @@ impl<'a> Emitter<'a> {
         val
     }
 
-    /// `x`, `y` and `z` of `x * y + z`, where sums of integers are scaled: what they become is rounded to integers again, and
-    /// nothing compares it with what another kernel makes of them.
+    /// `x`, `y` and `z` of `x * y + z`, where sums of integers are scaled: they are exact, so that one rounding less is
+    /// nearer to what they stand for, and epilogues have no loops that would compare one form with another.
     fn product_and_summand(&self, prim: Prim, operands: &[TermId]) -> Option<[TermId; 3]> {
         let (uses, &[a, b]) = (self.uses.as_ref().filter(|_| prim == Prim::Add)?, operands) else {
             return None;

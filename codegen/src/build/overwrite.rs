@@ -2,7 +2,7 @@
 //! memory of their own, and the lines that they are written to are in the cache.
 
 use kiln_runtime::plan::{byte_size, live_ranges, root};
-use kiln_runtime::program::{self, Action, Function, KernelId, SlotId, Storage};
+use kiln_runtime::program::{self, Action, Function, KernelCall, KernelId, SlotId, Storage};
 
 use crate::kir::{Access, Block, BufferId, Contract, Ix, Kernel, Op, Rhs, Stmt};
 
@@ -16,32 +16,44 @@ pub(super) fn overwrite_operands<'k>(
     for (step, at) in (0u32..).zip(0..function.steps.len()) {
         let Action::Kernel(call) = &function.steps[at].action else { continue };
         let Some(kernel) = kernel(call.kernel) else { continue };
-        let own = |slot: SlotId| matches!(function.slots[slot.index()].storage, Storage::Arena);
-        let mut pairs = vec![];
-        for (out, written) in call.buffers.iter().enumerate() {
-            let begins = ranges[written.slot.index()].is_some_and(|(first, _)| first == step);
-            if !matches!(written.access, program::Access::Write) || !own(written.slot) || !begins {
-                continue;
-            }
-            let fits = |(from, read): (usize, &program::BufferArg)| {
-                let (to, size) =
-                    (written.slot, byte_size(function.slots[written.slot.index()].ty.as_tensor()?));
-                let same = byte_size(function.slots[read.slot.index()].ty.as_tensor()?) == size;
-                let ends = ranges[read.slot.index()].is_some_and(|(_, last)| last == step);
-                let others =
-                    call.buffers.iter().filter(|b| root(function, b.slot) == Some(read.slot)).count();
-                let plain = own(read.slot) && read.slot != to && others == 1 && size.as_known().is_some();
-                let safe = reads_where_it_writes(kernel, BufferId(out as u32), BufferId(from as u32));
-                (same && ends && plain && safe).then_some((to, read.slot))
-            };
-            pairs.extend(call.buffers.iter().enumerate().find_map(fits));
+        let Some((to, of)) = pair(function, &ranges, step, call, kernel) else { continue };
+        function.slots[to.index()].storage = Storage::View { of, offset: kiln_ir::Dim::known(0) };
+        let end = ranges[to.index()].take().map_or(step, |(_, last)| last);
+        ranges[of.index()] = ranges[of.index()].map(|(first, _)| (first, end));
+    }
+}
+
+/// A result that a call writes first, and an operand of the same size that it reads last, whose memory the result may take.
+fn pair(
+    function: &Function,
+    ranges: &[Option<(u32, u32)>],
+    step: u32,
+    call: &KernelCall,
+    kernel: &Kernel,
+) -> Option<(SlotId, SlotId)> {
+    let is_arena = |slot: SlotId| matches!(function.slots[slot.index()].storage, Storage::Arena);
+    let size = |slot: SlotId| {
+        function.slots[slot.index()].ty.as_tensor().map(byte_size).filter(|d| d.as_known().is_some())
+    };
+    let buffers = || call.buffers.iter().enumerate();
+    for (out, written) in buffers() {
+        let to = written.slot;
+        let begins = ranges[to.index()].is_some_and(|(first, _)| first == step);
+        if !matches!(written.access, program::Access::Write) || !is_arena(to) || !begins {
+            continue;
         }
-        for (to, of) in pairs {
-            function.slots[to.index()].storage = Storage::View { of, offset: kiln_ir::Dim::known(0) };
-            let end = ranges[to.index()].take().map_or(step, |(_, last)| last);
-            ranges[of.index()] = ranges[of.index()].map(|(first, _)| (first, end));
+        for (from, read) in buffers().filter(|(at, _)| *at != out) {
+            let Some(of) = root(function, read.slot).filter(|&of| is_arena(of) && of != to) else { continue };
+            let whole = size(of).is_some() && size(of) == size(read.slot) && size(of) == size(to);
+            let ends = ranges[of.index()].is_some_and(|(_, last)| last == step);
+            let alone = buffers().filter(|(_, b)| root(function, b.slot) == Some(of)).count() == 1;
+            let (out, from) = (BufferId(out as u32), BufferId(from as u32));
+            if whole && ends && alone && reads_where_it_writes(kernel, out, from) {
+                return Some((to, of));
+            }
         }
     }
+    None
 }
 
 /// Whether all that a kernel reads of `from` is the element that it writes to `to` next, in the epilogue of a contraction,
@@ -55,37 +67,39 @@ fn reads_where_it_writes(kernel: &Kernel, to: BufferId, from: BufferId) -> bool 
     {
         return false;
     }
-    let mut uses = Uses { to, from, loads: 0, stores: 0, epilogue: None };
+    let mut uses = Uses { to, from, of_to: 0, of_from: 0, contract: None };
     uses.block(&kernel.body);
-    let (1, 1, Some(c)) = (uses.loads, uses.stores, uses.epilogue) else { return false };
-    let index = |stmt: &Stmt| match stmt {
+    let (1, 1, Some(c)) = (uses.of_to, uses.of_from, uses.contract) else { return false };
+    let load = |stmt: &'_ Stmt| match stmt {
         Stmt::Let { op: Op::Load { buffer, index, guard: None }, .. } if *buffer == from => {
             Some(index.clone())
         }
         _ => None,
     };
-    let read: Option<Ix> = c.epilogue.iter().find_map(index);
-    let written = c.epilogue.iter().find_map(|stmt| match stmt {
+    let store = |stmt: &'_ Stmt| match stmt {
         Stmt::Store { buffer, index, .. } if *buffer == to => Some(index.clone()),
         _ => None,
-    });
-    read.is_some() && read == written
+    };
+    let place = |find: &dyn Fn(&Stmt) -> Option<Ix>| {
+        c.epilogue.iter().enumerate().find_map(|(at, stmt)| Some((at, find(stmt)?)))
+    };
+    place(&load).zip(place(&store)).is_some_and(|((l, read), (s, written))| l < s && read == written)
 }
 
-/// How often a kernel names two buffers.
+/// How often a kernel names two buffers: one that it names once is loaded there, or stored to.
 struct Uses<'k> {
     to: BufferId,
     from: BufferId,
-    loads: usize,
-    stores: usize,
-    /// The contraction.
-    epilogue: Option<&'k Contract>,
+    of_to: usize,
+    of_from: usize,
+    /// The last contraction.
+    contract: Option<&'k Contract>,
 }
 
 impl<'k> Uses<'k> {
     fn buffer(&mut self, buffer: BufferId) {
-        self.loads += usize::from(buffer == self.from);
-        self.stores += usize::from(buffer == self.to);
+        self.of_to += usize::from(buffer == self.to);
+        self.of_from += usize::from(buffer == self.from);
     }
 
     fn block(&mut self, block: &'k Block) {
@@ -110,7 +124,7 @@ impl<'k> Uses<'k> {
                         Rhs::Sparse(_) => {}
                     }
                     self.block(&c.epilogue);
-                    self.epilogue = Some(c);
+                    self.contract = Some(c);
                 }
             }
         }

@@ -106,8 +106,8 @@ pub(crate) fn join(a: &Type, b: &Type) -> Option<Type> {
     })
 }
 
-/// Whether a branch is one for operands of other ranks: branches on the rank of a value are typed before the value's rank
-/// is known, and one that is not taken stays what it is.
+/// Whether an input has another rank than its operand. Such a branch is never taken: what branches on the rank of a value is
+/// made before the rank is known.
 fn differ_in_rank(graph: &Graph, operands: &[&Type]) -> bool {
     let rank = |ty: &Type| ty.as_tensor().and_then(|t| t.shape.rank());
     let differ = |(&input, operand): (&Value, &&Type)| {

@@ -3,7 +3,7 @@
 use kiln_ir::op::{Cast, Contract, Conv, Movement, Quant};
 use kiln_ir::{Build, DType, Edit, Node, NodeId, Op, Tensor, Value};
 
-use super::is_byte;
+use super::{is_byte, widened};
 use crate::fold;
 use crate::rewrite::{Cx, Refusal, Rule, matches, require};
 
@@ -85,20 +85,14 @@ fn centred_constant(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let node = cx.node(id);
     matches(node.op == Op::ew("sub") && node.results.iter().any(|&r| feeds_product(cx, r)))?;
     let &[wide, zero] = &node.operands[..] else { return Err(Refusal::NoMatch) };
-    let weights = widened(cx, wide).ok_or(Refusal::NoMatch)?;
-    let zero = widened(cx, zero).or(cx.constant(zero)).ok_or(Refusal::NoMatch)?;
+    let weights = widened(cx, wide).and_then(|v| cx.constant(v)).ok_or(Refusal::NoMatch)?;
+    let zero =
+        widened(cx, zero).and_then(|v| cx.constant(v)).or(cx.constant(zero)).ok_or(Refusal::NoMatch)?;
     let centred = centred(weights, zero)?;
     cx.rewrite(id, |p| {
         let centred = p.constant(centred)?;
         Ok(p.cast(centred, DType::I32)?)
     })
-}
-
-/// The constant of 8 bits that a value widens.
-fn widened<'a>(cx: &Cx<'a>, v: Value) -> Option<&'a Tensor> {
-    let (_, node) = cx.def(v)?;
-    let Op::Cast(Cast { to: DType::I32, .. }) = node.op else { return None };
-    cx.constant(*node.operands.first()?).filter(|t| is_byte(t.dtype()))
 }
 
 /// `weights - zero` in 8 bits; the zero point has one element, or one for each index of an axis and size 1 on the others.

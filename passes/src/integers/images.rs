@@ -1,9 +1,9 @@
 //! Images of few channels, whose pixels kernels read as whole words.
 
-use kiln_ir::op::{Cast, Conv, Layout, Movement, PadMode, Quant};
+use kiln_ir::op::{Conv, Layout, Movement, PadMode, Quant};
 use kiln_ir::{Build, DType, Dim, Edit, NodeId, Op, Patch, Value};
 
-use super::is_byte;
+use super::{is_byte, widened};
 use crate::fold;
 use crate::rewrite::{Cx, Refusal, Rule, matches, require};
 
@@ -33,6 +33,7 @@ fn four_channels(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let single = zero.is_none_or(|v| cx.dims(v).is_some_and(|d| d.iter().all(|d| d.as_known() == Some(1))));
     require(single, "the zero point has more than one element")?;
     let bytes = widened(cx, cast).ok_or(Refusal::NoMatch)?;
+    matches(cx.shape(bytes)?.len() == last + 1)?;
     let (_, moved) = cx.def(bytes).ok_or(Refusal::NoMatch)?;
     let (quantized, channel) = match &moved.op {
         Op::Movement(Movement::Transpose { perm }) => (moved.operands[0], perm[last]),
@@ -76,11 +77,4 @@ fn padded_weights(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     matches(matches!(node.op, Op::Movement(Movement::Pad { .. })))?;
     matches(cx.constant(node.operands[0]).is_some_and(|t| is_byte(t.dtype())))?;
     fold::fold(cx, id)
-}
-
-/// The bytes that a cast to i32 widens.
-fn widened(cx: &Cx<'_>, v: Value) -> Option<Value> {
-    let (_, node) = cx.def(v)?;
-    let Op::Cast(Cast { to: DType::I32, .. }) = node.op else { return None };
-    node.operands.first().copied().filter(|&v| cx.dtype(v).is_some_and(is_byte))
 }

@@ -24,7 +24,7 @@ fn scaled_sums(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let zero_value = cx.splat(zero).ok_or_else(|| Refusal::because("zero points differ"))?;
     let single = factors.numel() == 1;
     let terms = Scaled { cx, dims, inverse, axis: axis.filter(|_| !single) };
-    matches(terms.takes_factor(sums))?;
+    require(terms.takes_factor(sums), "some of what is summed takes no factor, or is used elsewhere")?;
     let op = Op::Quant(Quant::Quantize { to, axis: None, block: 0, saturate, inverse: true });
     cx.rewrite(id, |p| {
         let factor = terms.factor(p)?;
@@ -73,8 +73,8 @@ impl Scaled<'_, '_> {
     }
 
     fn form(&self, v: Value) -> Option<Form> {
-        if self.cx.constant(v).is_some() {
-            return Some(Form::Constant);
+        if let Some(constant) = self.cx.constant(v) {
+            return (!self.would_grow(constant)).then_some(Form::Constant);
         }
         let node = self.cx.def(v).filter(|_| self.cx.dims(v) == Some(self.dims))?.1;
         if let Some(bytes) = Dequantized::of(self.cx, v) {
@@ -90,12 +90,20 @@ impl Scaled<'_, '_> {
             (op, &[x]) if *op == Op::ew("relu") => Some(Form::Relu(x)),
             (op, &[a, b]) if *op == Op::ew("add") => Some(Form::Sum(a, b)),
             (op, &[a, b]) if *op == Op::ew("mul") => match (self.cx.constant(a), self.cx.constant(b)) {
-                (None, Some(_)) => Some(Form::Product(a, b)),
-                (Some(_), None) => Some(Form::Product(b, a)),
+                (None, Some(k)) if !self.would_grow(k) => Some(Form::Product(a, b)),
+                (Some(k), None) if !self.would_grow(k) => Some(Form::Product(b, a)),
                 _ => None,
             },
             _ => None,
         }
+    }
+
+    /// Whether a constant of several elements would be repeated along the factor's axis: it would not be folded.
+    fn would_grow(&self, constant: &Tensor) -> bool {
+        let Some(axis) = self.axis.filter(|_| constant.numel() > 1) else { return false };
+        let behind = self.dims.len().saturating_sub(axis);
+        let at = constant.dims().len().checked_sub(behind);
+        at.and_then(|at| constant.dims().get(at)).is_none_or(|&d| d == 1)
     }
 
     fn takes_factor(&self, v: Value) -> bool {

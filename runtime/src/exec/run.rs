@@ -53,7 +53,7 @@ impl Actual {
         }
     }
 
-    /// The value in memory of its own.
+    /// The value in memory of its own; `None` if it has no bytes.
     fn copied(&self) -> Option<Datum> {
         // SAFETY: the place belongs to the caller's frame or to its buffers, which outlive the call, and no region runs
         // while the leader is here.
