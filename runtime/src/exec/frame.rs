@@ -51,6 +51,8 @@ pub(super) struct SlotState {
     pub place: Option<Place>,
     /// The value of an object, or the tensor that a caller passed.
     pub value: Option<Datum>,
+    /// Dims that a caller passed, where the slot's type does not say them.
+    pub dims: Option<Dims>,
     /// Memory that the slot owns: outputs, and sizes known late.
     pub owned: Option<AlignedBuf>,
     /// Bytes of the budget that the slot holds.
@@ -154,6 +156,7 @@ impl SlotState {
         self.owned = None;
         self.place = None;
         self.value = None;
+        self.dims = None;
     }
 }
 

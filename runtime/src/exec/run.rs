@@ -52,14 +52,6 @@ impl Actual {
             value: Some(value),
         }
     }
-
-    /// The value in memory of its own; `None` if it has no bytes.
-    fn copied(&self) -> Option<Datum> {
-        // SAFETY: the place belongs to the caller's frame or to its buffers, which outlive the call, and no region runs
-        // while the leader is here.
-        let bytes = Bytes::copied(unsafe { place_bytes(self.place?) });
-        Tensor::new(self.dtype?, &self.dims, bytes).ok().map(Datum::Tensor)
-    }
 }
 
 /// What may end a run early.
@@ -189,10 +181,8 @@ impl<'a> Executor<'a> {
                 continue;
             };
             state.place = actual.place;
-            state.value = match actual.value {
-                None if !has_dims(&data.ty) => actual.copied(),
-                value => value,
-            };
+            state.value = actual.value;
+            state.dims = (!has_dims(&data.ty)).then_some(actual.dims);
         }
         self.depth += 1;
         Ok(frame)
@@ -482,7 +472,7 @@ impl<'a> Executor<'a> {
         let Some(dtype) = slot_dtype(function, slot) else {
             return Err(invalid(format!("{slot} is used before it has a value")));
         };
-        let dims = slot_dims(self.exe, function, &data.ty, &frame.bindings)?;
+        let dims = self.dims(frame, function, slot)?;
         let shared = match data.storage {
             Storage::Constant(id) => self.exe.constants().get(id.index()).cloned(),
             _ => None,
@@ -501,6 +491,14 @@ impl<'a> Executor<'a> {
         Tensor::new(dtype, &dims, bytes).map(Datum::Tensor).map_err(|e| invalid(e.to_string()))
     }
 
+    /// Dims of a tensor slot: the caller's, where its type does not say them.
+    fn dims(&self, frame: &Frame, function: &Function, slot: SlotId) -> Result<Dims, RunError> {
+        match &frame.slots[slot.index()].dims {
+            Some(dims) => Ok(dims.clone()),
+            None => slot_dims(self.exe, function, &function.slots[slot.index()].ty, &frame.bindings),
+        }
+    }
+
     /// A slot as an argument of a called function, without a copy where it has memory.
     pub(super) fn actual(
         &self,
@@ -508,7 +506,6 @@ impl<'a> Executor<'a> {
         function: &Function,
         slot: SlotId,
     ) -> Result<Actual, RunError> {
-        let data = &function.slots[slot.index()];
         if let Some(value) = &frame.slots[slot.index()].value {
             return Ok(Actual::from_datum(value.clone()));
         }
@@ -518,7 +515,7 @@ impl<'a> Executor<'a> {
                 (format!("function `{}`", function.name), format!("{slot} is used before it has a value"));
             return Err(RunError::Plan { place, what });
         }
-        let dims = slot_dims(self.exe, function, &data.ty, &frame.bindings)?;
+        let dims = self.dims(frame, function, slot)?;
         Ok(Actual { dtype: slot_dtype(function, slot), dims, place, value: None })
     }
 
@@ -578,7 +575,7 @@ impl<'a> Executor<'a> {
             let dims = tensor.map(|t| Dims::from_slice(t.dims())).unwrap_or_default();
             return Ok((tensor.map(Tensor::dtype), dims));
         }
-        let dims = slot_dims(self.exe, function, &function.slots[slot.index()].ty, &frame.bindings)?;
+        let dims = self.dims(frame, function, slot)?;
         Ok((slot_dtype(function, slot), dims))
     }
 }
