@@ -14,12 +14,6 @@ const LARGE_PAGE: usize = 2 << 20;
 /// Bytes from which a buffer asks for large pages: it outgrows what small ones keep at hand in the translation caches.
 const LARGE: usize = 2 * LARGE_PAGE;
 
-/// Bytes from which an arena has margins: less is among other memory of the process.
-const MARGINED: usize = 16 << 10;
-
-/// Most bytes of readable memory on each side of an arena.
-const MARGIN: usize = 1 << 20;
-
 /// Memory that could not be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryError {
@@ -65,7 +59,7 @@ impl AlignedBuf {
         let bytes = usize::try_from(len).map_err(|_| refused.clone())?;
         let padded = bytes.checked_add(SLACK).ok_or(refused.clone())?;
         if padded >= LARGE {
-            return AlignedBuf::in_pages(bytes, padded, 0).ok_or(refused);
+            return AlignedBuf::in_pages(bytes, padded).ok_or(refused);
         }
         let layout = Layout::from_size_align(padded, ALIGNMENT).map_err(|_| refused.clone())?;
         // SAFETY: the layout has a size of at least SLACK, so it is not zero.
@@ -73,39 +67,14 @@ impl AlignedBuf {
         Ok(AlignedBuf { start, len: bytes, owner: Owner::Heap(layout) })
     }
 
-    /// `len` zero bytes for values that kernels read beyond their ends, without effect: rows of windows that hang over
-    /// an image are read with all lanes masked. Where no page is behind the address, that takes processors hundreds of
-    /// cycles for each load; on both sides of an arena are pages that can be read, which take no memory.
-    pub fn arena(len: u64) -> Result<Self, MemoryError> {
-        let refused = MemoryError::Refused(len);
-        let bytes = usize::try_from(len).map_err(|_| refused.clone())?;
-        if bytes < MARGINED {
-            return AlignedBuf::zeroed(len);
-        }
-        let padded = bytes.checked_add(SLACK).ok_or(refused.clone())?;
-        // No value is larger than the arena, and windows seldom hang over by more than an image.
-        AlignedBuf::in_pages(bytes, padded, bytes.min(MARGIN)).ok_or(refused)
-    }
-
-    /// Pages of zeros, large ones where they are worth it and the operating system has them: `padded` bytes, of which
-    /// `len` count, between margins that can be read.
-    fn in_pages(len: usize, padded: usize, margin: usize) -> Option<Self> {
-        let large = padded >= LARGE;
-        let alignment = if large { LARGE_PAGE } else { ALIGNMENT };
-        let all = padded.checked_add(margin.checked_mul(2)?)?.checked_add(alignment)?;
-        let mut pages = MmapMut::map_anon(all).ok()?;
-        let start = margin + pages.as_ptr().wrapping_add(margin).align_offset(alignment);
-        let end = start.checked_add(padded)?;
-        // Without either, all of it works as well, more slowly.
+    /// Pages of zeros, large ones where the operating system has them: `padded` bytes, of which `len` count.
+    fn in_pages(len: usize, padded: usize) -> Option<Self> {
+        let mut pages = MmapMut::map_anon(padded.checked_add(LARGE_PAGE)?).ok()?;
+        // Small pages do as well, more slowly.
         #[cfg(target_os = "linux")]
-        {
-            if large {
-                let _ = pages.advise(memmap2::Advice::HugePage);
-            }
-            let _ = pages.advise_range(memmap2::Advice::PopulateRead, start - margin, margin);
-            let _ = pages.advise_range(memmap2::Advice::PopulateRead, end, margin);
-        }
-        let start = NonNull::from(pages.get_mut(start..end)?).cast();
+        let _ = pages.advise(memmap2::Advice::HugePage);
+        let skip = pages.as_ptr().align_offset(LARGE_PAGE);
+        let start = NonNull::from(pages.get_mut(skip..skip.checked_add(padded)?)?).cast();
         Some(AlignedBuf { start, len, owner: Owner::Pages { _pages: pages } })
     }
 
@@ -235,31 +204,9 @@ mod tests {
     }
 
     #[test]
-    fn arenas_lie_between_memory_that_can_be_read() {
-        for len in [100, MARGINED, MARGIN / 2 + 3, LARGE - SLACK, LARGE + 12345] {
-            let mut buf = AlignedBuf::arena(len as u64).unwrap();
-            assert_eq!((buf.as_ptr().addr() % ALIGNMENT, buf.len()), (0, len));
-            buf.bytes_mut().fill(7);
-            if len < MARGINED {
-                continue;
-            }
-            let margin = len.min(MARGIN);
-            // SAFETY: margins belong to the mapping of the buffer, and nothing writes to them.
-            let (before, after) = unsafe {
-                let start = buf.as_ptr();
-                let before = std::slice::from_raw_parts(start.sub(margin), margin);
-                (before, std::slice::from_raw_parts(start.add(len), SLACK + margin))
-            };
-            assert!(before.iter().chain(after).all(|b| *b == 0));
-        }
-    }
-
-    #[test]
     fn impossible_sizes_are_errors() {
         assert_eq!(AlignedBuf::zeroed(u64::MAX).unwrap_err(), MemoryError::Refused(u64::MAX));
         assert!(AlignedBuf::zeroed(1 << 62).is_err());
-        assert_eq!(AlignedBuf::arena(u64::MAX).unwrap_err(), MemoryError::Refused(u64::MAX));
-        assert!(AlignedBuf::arena(1 << 62).is_err());
     }
 
     #[test]

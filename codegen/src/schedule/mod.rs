@@ -135,21 +135,33 @@ pub fn even(total: i64, most: i64, step: i64) -> i64 {
     above(above(total, above(total, most)), step) * step
 }
 
-/// The panel width for `n` columns and sums of `depth` products: the fewest padded columns among the multiples of a
-/// vector that kernels like, the first of them on ties. Few vectors leave registers for tall tiles, which need less of the
-/// panel a multiplication; many vectors write long lines, which counts where sums are short.
+/// What a vector of a panel of one to four vectors costs, in hundredths: a lone vector waits for the elements of rows, of
+/// which each is then multiplied once.
+const VECTOR_COST: [i64; 4] = [130, 102, 100, 102];
+
+/// Most products of sums that a function computes in one call, about: functions of fewer vectors then compute last panels
+/// that lack columns.
+const ONE_CALL: i64 = 768;
+
+/// The panel width for `n` columns and sums of `depth` products: the multiple of a vector whose panels cost least, on ties
+/// that with the fewest padded columns, then the first that kernels like. Few vectors leave registers for tall tiles, which
+/// need less of the panel a multiplication; many vectors write long lines, which counts where sums are short.
 pub fn panel_width(n: i64, lanes: u32, depth: i64) -> u32 {
-    let order = if depth < SHORT_SUM { [3, 4, 2, 1] } else { [3, 2, 4, 1] };
-    let mut best = (i64::MAX, lanes);
-    for vectors in order {
-        let width = lanes * vectors;
-        let w = i64::from(width);
-        let padded = (n + w - 1) / w * w;
-        if padded < best.0 {
-            best = (padded, width);
-        }
-    }
-    best.1
+    let order: [u32; 4] = if depth < SHORT_SUM { [3, 4, 2, 1] } else { [3, 2, 4, 1] };
+    let needed = (n.max(1) - 1) / i64::from(lanes) + 1;
+    let cost = |vectors: i64| vectors.saturating_mul(VECTOR_COST[vectors.clamp(1, 4) as usize - 1]);
+    let best = order.into_iter().min_by_key(|&vectors| {
+        let vectors = i64::from(vectors);
+        let (full, rest) = (needed / vectors, needed % vectors);
+        let last = match rest {
+            0 => 0,
+            _ if depth <= ONE_CALL => cost(rest),
+            _ => cost(vectors),
+        };
+        let panels = full + i64::from(rest > 0);
+        (full.saturating_mul(cost(vectors)).saturating_add(last), panels.saturating_mul(vectors))
+    });
+    lanes * best.unwrap_or(1)
 }
 
 /// The same for panels of bytes, of `steps` steps of four products. With 256 bits, two vectors: what takes bytes apart
@@ -239,5 +251,9 @@ mod tests {
     fn panels_have_few_padded_columns() {
         assert_eq!([768, 64, 48, 40, 16, 1000].map(|n| panel_width(n, 16, 512)), [48, 32, 48, 48, 16, 48]);
         assert_eq!([768, 64, 48, 40, 16, 1000].map(|n| panel_width(n, 16, 16)), [48, 64, 48, 48, 16, 48]);
+        // Vectors that are left over are no reason for panels of one vector.
+        assert_eq!([112, 80, 72, 200, 24].map(|n| panel_width(n, 16, 512)), [64, 48, 48, 48, 32]);
+        // Padding is computed where sums take several calls.
+        assert_eq!([112, 80, 16].map(|n| panel_width(n, 16, 1024)), [32, 48, 16]);
     }
 }

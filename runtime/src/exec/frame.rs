@@ -94,7 +94,7 @@ impl Frame {
         let sizes = eager_sizes(exe, function, prepared, bindings)?;
         let layout = layout(function, &sizes)?;
         admit(layout.size).map_err(memory)?;
-        let arena = AlignedBuf::arena(layout.size).map_err(memory)?;
+        let arena = AlignedBuf::zeroed(layout.size).map_err(memory)?;
         let whole = Place { ptr: arena.as_ptr(), len: arena.len() as u64 };
         let mut slots: Vec<SlotState> = Vec::new();
         slots.resize_with(function.slots.len(), SlotState::default);

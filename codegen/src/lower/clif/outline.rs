@@ -260,9 +260,14 @@ impl Emitter<'_> {
         for (i, word) in (0i32..).zip(&selection.words) {
             let value = match word {
                 Word::Reserved | Word::Kept => continue,
-                Word::Address { buffer, index } => {
+                Word::Address { buffer, index, guard } => {
                     let bytes = (self.kernel.buffers[buffer.index()].dtype.bits() / 8) as i64;
-                    let at = self.ix(index)?;
+                    let mut at = self.ix(index)?;
+                    if let Some(guarded) = guard {
+                        let holds = self.guard_holds(&guarded.guard)?;
+                        let beginning = self.i64(-guarded.offset);
+                        at = self.b.ins().select(holds, at, beginning);
+                    }
                     self.address(*buffer, at, bytes)
                 }
                 Word::Flag(guard) => {

@@ -30,6 +30,7 @@ mod tables;
 mod tests;
 pub(super) mod tile;
 pub(super) mod transpose;
+mod words;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -40,7 +41,8 @@ pub use features::{FeatureError, features};
 pub(super) use finish::{Finish, select_finish};
 pub(super) use lir::{COUNT, ROWS, TotalForm};
 pub(super) use phases::{lanes_of_row, select_rows};
-pub(super) use select::{Rows, Selection, Word, select};
+pub(super) use select::{Rows, Selection, select};
+pub(super) use words::Word;
 
 /// Width of a vector register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

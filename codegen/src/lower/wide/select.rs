@@ -17,6 +17,7 @@ use super::lir::{
     without_unused,
 };
 use super::survey::{decided, operations, stored};
+use super::words::{GuardedAddress, Word};
 use super::{WideError, Width, access};
 use crate::kir::{
     Accumulator, Axis, Block, BufferId, For, Guard, Ix, Kernel, Op, Reduce, Stmt, Val, Var, compute_dtype,
@@ -39,26 +40,6 @@ const MOST_GROUPS: usize = 4;
 
 /// Most instructions of a group that takes turns with others.
 const MOST_IN_TURN: usize = 100;
-
-/// What the caller passes in a parameter.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Word {
-    /// Number of iterations, number of rows.
-    Reserved,
-    /// Address of an element, which may lie outside of the buffer where the access is guarded.
-    Address {
-        /// The buffer.
-        buffer: BufferId,
-        /// Element index for the first iteration, less a constant that the program adds.
-        index: Ix,
-    },
-    /// All ones where the guard holds, else 0.
-    Flag(Guard),
-    /// A scalar of up to 32 bits; a bool as all ones or 0.
-    Scalar(Val),
-    /// Place for what the program keeps: totals, values of a row.
-    Kept,
-}
 
 /// A vector program and what it needs from its caller.
 #[derive(Clone, Debug)]
@@ -324,7 +305,7 @@ impl<'k> Selector<'k> {
     }
 
     fn word(&mut self, word: Word) -> Param {
-        let at = self.words.iter().position(|w| *w == word).unwrap_or_else(|| {
+        let at = self.words.iter().position(|w| w.serves(&word)).unwrap_or_else(|| {
             self.words.push(word);
             self.words.len() - 1
         });
@@ -517,7 +498,7 @@ impl<'k> Selector<'k> {
     }
 
     /// How an element index moves from lane to lane and in loops inside; the parameter of its address.
-    fn access(&mut self, buffer: BufferId, index: &Ix) -> Choice<Access> {
+    fn access(&mut self, buffer: BufferId, index: &Ix, guard: Option<&Guard>) -> Choice<Access> {
         let storage = self.kernel.buffers[buffer.index()].dtype;
         if storage.is_packed() || compute_dtype(storage).is_none_or(|d| d.bits() > 32) {
             return self.unsupported(format!("lanes of {storage}"));
@@ -558,7 +539,8 @@ impl<'k> Selector<'k> {
             other => (other, 0),
         };
         let offset = constant.checked_mul(size).and_then(|o| i32::try_from(o).ok()).ok_or_else(far)?;
-        let pointer = self.word(Word::Address { buffer, index: rest });
+        let guard = guard.map(|guard| GuardedAddress { guard: guard.clone(), offset: constant });
+        let pointer = self.word(Word::Address { buffer, index: rest, guard });
         if row_step != 0 && self.row_steps.iter().all(|r| r.0 != pointer) {
             self.row_steps.push((pointer, row_step));
         }
@@ -591,7 +573,7 @@ impl<'k> Selector<'k> {
             }
             return self.hoist(dst, Op::Load { buffer, index, guard });
         }
-        let at = self.access(buffer, &index)?;
+        let at = self.access(buffer, &index, guard.as_ref())?;
         if !access::can_load(self.width, at.storage, at.step) {
             return self.unsupported(format!("loads of {}", at.storage));
         }
@@ -645,7 +627,7 @@ impl<'k> Selector<'k> {
         if dtype.bits() > 32 {
             return self.unsupported("64-bit values in lanes");
         }
-        let mut at = self.access(buffer, &index)?;
+        let mut at = self.access(buffer, &index, None)?;
         if at.step == Step::Same {
             return self.unsupported("stores of all lanes to one element");
         }
@@ -667,7 +649,7 @@ impl<'k> Selector<'k> {
     /// One element of a row, outside of its loops.
     pub(super) fn store_one(&mut self, buffer: BufferId, index: &Ix, value: Val) -> Choice<()> {
         let index = self.ix(index);
-        let at = self.access(buffer, &index)?;
+        let at = self.access(buffer, &index, None)?;
         if at.step != Step::Same || !self.uses_row(&index) || at.storage != DType::F32 {
             return self.unsupported("such stores beside the loops of a row");
         }

@@ -5,7 +5,7 @@ use kiln_ir::{DType, Prim};
 
 use super::quads::Quads;
 use super::tile::{Lines, MOST_ROWS, Tile};
-use super::{Rows, WideFunction, Width, features, lanes_of_row, select, select_rows};
+use super::{Rows, WideFunction, Width, Word, features, lanes_of_row, select, select_rows};
 use crate::kir::{Bound, Kernel, KernelBuilder, LoopKind, Stmt};
 
 const WIDTHS: [Width; 2] = [Width::W256, Width::W512];
@@ -241,6 +241,34 @@ fn loops_keep_to_their_registers_and_features_and_spill() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn loads_behind_a_guard_share_an_address_that_is_inside_where_it_fails() {
+    let mut b = KernelBuilder::new("window");
+    let (x, out) = (b.input(DType::F32), b.output(DType::F32));
+    let row = b.grid(4);
+    b.vector(100, |b, i| {
+        let at = row.clone() * 100 + i.clone();
+        let above = vec![Bound::below(row.clone() - 1, 4)];
+        let left = b.load_guarded(x, at.clone() - 104, above.clone(), 0.0);
+        let right = b.load_guarded(x, at.clone() - 96, above, 0.0);
+        let own = b.load(x, at.clone());
+        let sum = b.apply(Prim::Add, &[left, right]);
+        let sum = b.apply(Prim::Add, &[sum, own]);
+        b.store(out, at, sum);
+    });
+    let kernel = b.finish().unwrap();
+    let [Stmt::For(l)] = kernel.body.as_slice() else { panic!("one loop") };
+    for width in WIDTHS {
+        let selection = select(&kernel, width, None, &l.axis, &l.body, &[]).unwrap();
+        let of_x = |word: &Word| match word {
+            Word::Address { buffer, guard, .. } if *buffer == x => Some(guard.as_ref().map(|g| g.offset)),
+            _ => None,
+        };
+        let addresses: Vec<_> = selection.words.iter().filter_map(of_x).collect();
+        assert_eq!(addresses, [Some(-104), None]);
     }
 }
 
