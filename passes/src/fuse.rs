@@ -9,8 +9,8 @@
 //!   or the reduced one;
 //! - *reduce*: the one reduction is over other axes; every other node computes its operand or works on its result;
 //! - *hero*: the hero's operands are inputs, for sums of i32 also bytes that are widened, less a zero point, for sums of
-//!   f32 also constants that are dequantized or widened; the other nodes are elementwise on its result's shape (other operands broadcast to it), or add or drop axes of size 1 of it;
-//!   there is one output;
+//!   f32 also constants that are dequantized or widened; the other nodes are elementwise on its result's shape (other
+//!   operands broadcast to it), or add or drop axes of size 1 of it; there is one output;
 //! - *attention*: two contractions, the second of which takes what rows along the last axis, of known length, make of
 //!   the result of the first; elementwise operators and reshapes besides; there is one output;
 //! - slices, pads and gathers read inputs, or other index maps of inputs;

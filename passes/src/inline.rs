@@ -1,11 +1,14 @@
 //! Inlining: calls, branches on constant conditions, loops that run once or never.
 
+mod sizes;
+
 use std::collections::{HashMap, HashSet};
 
 use kiln_ir::op::{Attr, Control};
 use kiln_ir::{Build, Edit, Graph, Module, NodeId, Op, Patch, Symbol, Type, Value};
 use rustc_hash::FxBuildHasher;
 
+use self::sizes::Sizes;
 use crate::rewrite::{Cx, Refusal, Rule, matches, require, run_rules};
 use crate::{Options, PassError, Report};
 
@@ -21,15 +24,27 @@ pub(crate) fn run(module: &mut Module, options: &Options, report: &mut Report) -
 const MAX_NODES: usize = 10_000;
 
 /// Copies a graph's nodes into a patch; gives the values of its outputs.
-fn copy(p: &mut Patch<'_>, body: &Graph, operands: &[Value]) -> Result<Vec<Value>, Refusal> {
+fn copy(cx: &Cx<'_>, p: &mut Patch<'_>, body: &Graph, operands: &[Value]) -> Result<Vec<Value>, Refusal> {
     require(body.schedule().len() <= MAX_NODES, format!("graph `{}` is too large to copy", body.name()))?;
     matches(operands.len() == body.inputs().len())?;
     let mut outer: HashMap<Value, Value, FxBuildHasher> =
         body.inputs().iter().copied().zip(operands.iter().copied()).collect();
+    let mut sizes = Sizes::default();
+    for (&input, &operand) in body.inputs().iter().zip(operands) {
+        sizes.learn(body.ty(input), p.ty(operand));
+    }
     for (_, node) in body.scheduled() {
         let mapped = node.operands.iter().map(|v| outer.get(v).copied()).collect::<Option<Vec<_>>>();
+        if let Some(symbol) = sizes.captured(cx.module, &node.op) {
+            return Err(Refusal::because(format!(
+                "a graph inside takes the size `{symbol}` from its caller"
+            )));
+        }
         p.set_origin(node.origin.clone());
-        let results = p.add(node.op.clone(), &mapped.ok_or(Refusal::NoMatch)?)?;
+        let results = p.add(sizes.outside(&node.op), &mapped.ok_or(Refusal::NoMatch)?)?;
+        for (&inside, &outside) in node.results.iter().zip(&results) {
+            sizes.learn(body.ty(inside), p.ty(outside));
+        }
         outer.extend(node.results.iter().copied().zip(results));
     }
     body.outputs().iter().map(|v| outer.get(v).copied().ok_or(Refusal::NoMatch)).collect()
@@ -96,7 +111,7 @@ fn call(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let Op::Control(Control::Call { graph }) = node.op else { return Err(Refusal::NoMatch) };
     let body = cx.module.get_graph(graph).ok_or(Refusal::NoMatch)?;
     let mut p = cx.patch(id);
-    let outputs = copy(&mut p, body, &node.operands)?;
+    let outputs = copy(cx, &mut p, body, &node.operands)?;
     replace_all(cx, p, id, &outputs)
 }
 
@@ -111,7 +126,7 @@ fn constant_if(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let taken = if holds { then_graph } else { else_graph };
     let body = cx.module.get_graph(taken).ok_or(Refusal::NoMatch)?;
     let mut p = cx.patch(id);
-    let outputs = copy(&mut p, body, rest)?;
+    let outputs = copy(cx, &mut p, body, rest)?;
     replace_all(cx, p, id, &outputs)
 }
 
@@ -147,6 +162,6 @@ fn constant_loop(cx: &Cx<'_>, id: NodeId) -> Result<Edit, Refusal> {
     let mut p = cx.patch(id);
     let first = p.constant(kiln_ir::Tensor::scalar(0i64))?;
     let operands: Vec<Value> = [first, *cond].into_iter().chain(rest.iter().copied()).collect();
-    let outputs = copy(&mut p, body, &operands)?;
+    let outputs = copy(cx, &mut p, body, &operands)?;
     replace_all(cx, p, id, outputs.get(1..).ok_or(Refusal::NoMatch)?)
 }

@@ -363,17 +363,18 @@ fn schedule(
     let grid = emit_grid(&mut emitter, &mut b, &levels, &axes, &roots, &outputs);
     let (kernel, params, dims) = emitter.finish(b)?;
     let points = order.iter().fold(Dim::known(1), |n, a| n * axes.extent(*a));
-    let flops = points + terms.operations(&tops, &axes);
+    let work = points + terms.operations(&tops, &axes);
+    let flops = terms.arithmetic(&tops, &axes);
     let chunk = if levels.image { CHUNK_WORK / 4 } else { CHUNK_WORK };
-    let grain = grain(&grid, &flops, chunk);
+    let grain = grain(&grid, &work, chunk);
     Ok(Lowered { kernel, params, sources, outputs: region.outputs.clone(), dims, grid, grain, flops, fits })
 }
 
 /// Grid points that make a chunk of `chunk` operations, given those of the whole grid.
-pub fn grain(grid: &Dim, flops: &Dim, chunk: i64) -> Dim {
+pub fn grain(grid: &Dim, work: &Dim, chunk: i64) -> Dim {
     let one = Dim::known(1);
     // work / grid may be 0 for empty grids; every divisor is at least 1.
-    let each = flops.floor_div(&grid.greater(&one)).greater(&one);
+    let each = work.floor_div(&grid.greater(&one)).greater(&one);
     Dim::known(chunk).floor_div(&each).greater(&one)
 }
 

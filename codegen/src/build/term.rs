@@ -419,13 +419,25 @@ impl Terms {
         }
     }
 
-    /// A rough count of arithmetic operations for all evaluations of `roots`, each term once for every point of the axes
-    /// that it depends on.
+    /// A rough count of operations for all evaluations of `roots`, loads among them, each term once for every point of the
+    /// axes that it depends on.
     pub fn operations(&self, roots: &[TermId], axes: &Axes) -> Dim {
+        self.counted(roots, axes, 1)
+    }
+
+    /// The same of arithmetic alone.
+    pub fn arithmetic(&self, roots: &[TermId], axes: &Axes) -> Dim {
+        self.counted(roots, axes, 0)
+    }
+
+    /// The count where a load, a conversion and an index are so many operations.
+    fn counted(&self, roots: &[TermId], axes: &Axes, moved: i64) -> Dim {
         let points = |of: &[AxisId]| of.iter().fold(Dim::known(1), |n, a| n * axes.extent(*a));
         let cost = |t: &TermId| match &self.get(*t).term {
             Term::Const(_) | Term::Accumulator => Dim::known(0),
-            Term::Load { .. } | Term::Cast(_) | Term::Bits(_) | Term::Index(_) => points(&self.get(*t).axes),
+            Term::Load { .. } | Term::Cast(_) | Term::Bits(_) | Term::Index(_) => {
+                points(&self.get(*t).axes) * Dim::known(moved)
+            }
             Term::Apply(p, _) => points(&self.get(*t).axes) * Dim::known(weight(*p)),
             Term::Reduce { axes: bound, .. } => points(&self.get(*t).axes) * points(bound),
         };
@@ -457,5 +469,41 @@ fn weight(prim: Prim) -> i64 {
         Exp | Log => 16,
         Rem | Mod | Pow | Log1p | Expm1 | Sin | Cos | Tan | Asin | Acos | Atan | Sinh | Cosh | Tanh
         | Asinh | Acosh | Atanh | Erf => 30,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_integers_become_numbers_of_wider_dtypes() {
+        let mut terms = Terms::default();
+        let small = terms.number(DType::U8, 200.0);
+        let wide = terms.cast(small, DType::F32);
+        assert_eq!((terms.literal(wide), terms.dtype(wide)), (Some(Scalar::F(200.0)), DType::F32));
+        assert_eq!(terms.cast(small, DType::U8), small);
+        // Not every dtype has it, and not every integer is in a wider one.
+        let narrow = terms.cast(small, DType::I8);
+        assert_eq!(terms.literal(narrow), None);
+        let large = terms.number(DType::I32, 16_777_217.0);
+        let rounded = terms.cast(large, DType::F32);
+        assert_eq!(terms.literal(rounded), None);
+    }
+
+    #[test]
+    fn what_changes_nothing_is_left_out_exactly() {
+        let mut terms = Terms::default();
+        let integer = terms.index(Expr::axis(AxisId(0)));
+        let (zero, one) = (terms.number(DType::I64, 0.0), terms.number(DType::I64, 1.0));
+        assert_eq!(terms.apply(Prim::Add, &[integer, zero]), integer);
+        assert_eq!(terms.apply(Prim::Sub, &[integer, zero]), integer);
+        assert_eq!(terms.apply(Prim::Mul, &[integer, one]), integer);
+        assert_ne!(terms.apply(Prim::Mul, &[integer, zero]), integer);
+        let real = terms.cast(integer, DType::F32);
+        let (zero, one) = (terms.number(DType::F32, 0.0), terms.number(DType::F32, 1.0));
+        assert_eq!(terms.apply(Prim::Mul, &[real, one]), real);
+        // -0 + 0 is 0.
+        assert_ne!(terms.apply(Prim::Add, &[real, zero]), real);
     }
 }

@@ -28,8 +28,9 @@ use super::{BufferId, Contract, PART};
 /// With a window, parts are of the run alone, and entries are the position in it times [`Form::line`], and the shift of the
 /// tap.
 ///
-/// A run has the entries of `block` columns that lie side by side, of `group` weights each. The first part has a run for every column, even an
-/// empty one; the others have those that are not empty. Columns of the last block that do not exist have zeros.
+/// A run has the entries of `block` columns that lie side by side, of `group` weights each. The first part has a run for
+/// every column, even an empty one; the others have those that are not empty. Columns of the last block that do not exist
+/// have zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sparse {
     /// The lists, i32.

@@ -72,8 +72,9 @@ fn parameters(
     Ok((0..x.numel()).map(place).collect())
 }
 
-/// `saturate(round(x / scale) + zero_point)`, or with the product by an inverse. The quotient is rounded to the compute dtype of `x` (f32 for all but
-/// f64) first, as every implementation of the operator has it: ties in that precision are ties.
+/// `saturate(round(x / scale) + zero_point)`, or with the product by an inverse. The quotient is rounded to the compute
+/// dtype of `x` (f32 for all but f64) first, as every implementation of the operator has it: ties in that precision are
+/// ties.
 fn quantize(
     cx: &mut Cx<'_>,
     x: &Tensor,

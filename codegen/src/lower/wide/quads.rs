@@ -1,8 +1,9 @@
 //! Products of bytes in tiles: a step of the reduction is four bytes of a row, which are broadcast, and a vector of the
 //! panel has four bytes for each of its columns.
 //!
-//! With AMX, tile registers are multiplied ([`super::amx`]). With VNNI, one instruction adds the four products to the sum. Without it, bytes are taken apart into words at even and
-//! at odd places, whose products are added in pairs: `vpmaddubsw` would need one instruction less but saturates.
+//! With AMX, tile registers are multiplied ([`super::amx`]). With VNNI, one instruction adds the four products to the sum.
+//! Without it, bytes are taken apart into words at even and at odd places, whose products are added in pairs: `vpmaddubsw`
+//! would need one instruction less but saturates.
 
 use iced_x86::{Code, MemoryOperand, Register};
 use kiln_runtime::cpu::Tier;
