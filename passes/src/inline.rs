@@ -29,19 +29,13 @@ fn copy(cx: &Cx<'_>, p: &mut Patch<'_>, body: &Graph, operands: &[Value]) -> Res
     matches(operands.len() == body.inputs().len())?;
     let mut outer: HashMap<Value, Value, FxBuildHasher> =
         body.inputs().iter().copied().zip(operands.iter().copied()).collect();
-    let mut sizes = Sizes::default();
-    for (&input, &operand) in body.inputs().iter().zip(operands) {
-        sizes.learn(body.ty(input), p.ty(operand));
-    }
+    let types = body.inputs().iter().zip(operands).map(|(&input, &operand)| (body.ty(input), p.ty(operand)));
+    let mut sizes = Sizes::of_inputs(types);
     for (_, node) in body.scheduled() {
         let mapped = node.operands.iter().map(|v| outer.get(v).copied()).collect::<Option<Vec<_>>>();
-        if let Some(symbol) = sizes.captured(cx.module, &node.op) {
-            return Err(Refusal::because(format!(
-                "a graph inside takes the size `{symbol}` from its caller"
-            )));
-        }
+        let op = sizes.op(cx.module, &node.op)?;
         p.set_origin(node.origin.clone());
-        let results = p.add(sizes.outside(&node.op), &mapped.ok_or(Refusal::NoMatch)?)?;
+        let results = p.add(op, &mapped.ok_or(Refusal::NoMatch)?)?;
         for (&inside, &outside) in node.results.iter().zip(&results) {
             sizes.learn(body.ty(inside), p.ty(outside));
         }

@@ -352,7 +352,7 @@ pub struct KernelCall {
     pub grid: Dim,
     /// Grid indices in one chunk, the unit of work that a thread takes; fixed by shapes, never by the thread count.
     pub grain: Dim,
-    /// Arithmetic operations, for scheduling and profiles.
+    /// Arithmetic operations, without loads and conversions, for scheduling and profiles.
     pub flops: Dim,
     /// Bytes read and written, for scheduling and profiles.
     pub bytes: Dim,

@@ -83,10 +83,11 @@ pub fn contract_blocks([m, n]: [Option<i64>; 2], depth: i64, width: i64, line: i
     let rows = (rows + row_step - 1) / row_step * row_step;
     let rows = m.map_or(rows, |m| if m <= rows { m.max(1) } else { even(m, rows, row_step) });
     let cached = n.is_some_and(|n| n.saturating_mul(depth) <= CACHED_COLUMNS);
-    // Few points, an odd number of them: halves share them evenly.
+    // Few points, an odd number of them or the last one smaller: halves share them evenly.
     let count = n.map_or(0, |n| (n.max(1) - 1) / columns + 1);
-    let odd = line == 1 && count % 2 == 1 && (3..=MOST_ODD).contains(&count);
-    if let Some(m) = m.filter(|m| rows == *m && *m >= LEAST_HALVED && odd) {
+    let uneven = count % 2 == 1 || n.is_some_and(|n| n % columns != 0);
+    let uneven = line == 1 && uneven && (2..=MOST_UNEVEN).contains(&count);
+    if let Some(m) = m.filter(|m| rows == *m && *m >= LEAST_HALVED && uneven) {
         return Blocks { rows: (m + 1) / 2, columns, by_rows: cached && m > ROW_GOAL };
     }
     // Neighbours of images that take rows apart do so too; then a thread reads what it wrote.
@@ -94,7 +95,7 @@ pub fn contract_blocks([m, n]: [Option<i64>; 2], depth: i64, width: i64, line: i
 }
 
 /// Most points of which one more or less matters.
-const MOST_ODD: i64 = 9;
+const MOST_UNEVEN: i64 = 9;
 
 /// Fewest rows that are halved.
 const LEAST_HALVED: i64 = 32;
@@ -135,33 +136,20 @@ pub fn even(total: i64, most: i64, step: i64) -> i64 {
     above(above(total, above(total, most)), step) * step
 }
 
-/// What a vector of a panel of one to four vectors costs, in hundredths: a lone vector waits for the elements of rows, of
-/// which each is then multiplied once.
-const VECTOR_COST: [i64; 4] = [130, 102, 100, 102];
-
-/// Most products of sums that a function computes in one call, about: functions of fewer vectors then compute last panels
-/// that lack columns.
-const ONE_CALL: i64 = 768;
-
-/// The panel width for `n` columns and sums of `depth` products: the multiple of a vector whose panels cost least, on ties
-/// that with the fewest padded columns, then the first that kernels like. Few vectors leave registers for tall tiles, which
-/// need less of the panel a multiplication; many vectors write long lines, which counts where sums are short.
+/// The panel width for `n` columns and sums of `depth` products: the fewest padded columns among the multiples of a
+/// vector that kernels like, the first of them on ties. Few vectors leave registers for tall tiles, which need less of the
+/// panel a multiplication; many vectors write long lines, which counts where sums are short. A lone vector waits for the
+/// elements of rows, of which each is then multiplied once: it has only columns that fit in it.
 pub fn panel_width(n: i64, lanes: u32, depth: i64) -> u32 {
-    let order: [u32; 4] = if depth < SHORT_SUM { [3, 4, 2, 1] } else { [3, 2, 4, 1] };
-    let needed = (n.max(1) - 1) / i64::from(lanes) + 1;
-    let cost = |vectors: i64| vectors.saturating_mul(VECTOR_COST[vectors.clamp(1, 4) as usize - 1]);
-    let best = order.into_iter().min_by_key(|&vectors| {
-        let vectors = i64::from(vectors);
-        let (full, rest) = (needed / vectors, needed % vectors);
-        let last = match rest {
-            0 => 0,
-            _ if depth <= ONE_CALL => cost(rest),
-            _ => cost(vectors),
-        };
-        let panels = full + i64::from(rest > 0);
-        (full.saturating_mul(cost(vectors)).saturating_add(last), panels.saturating_mul(vectors))
-    });
-    lanes * best.unwrap_or(1)
+    let order: [u32; 3] = if depth < SHORT_SUM { [3, 4, 2] } else { [3, 2, 4] };
+    if n <= i64::from(lanes) {
+        return lanes;
+    }
+    let padded = |vectors: u32| {
+        let width = i64::from(lanes * vectors);
+        ((n - 1) / width + 1).saturating_mul(width)
+    };
+    lanes * order.into_iter().min_by_key(|&vectors| padded(vectors)).unwrap_or(1)
 }
 
 /// The same for panels of bytes, of `steps` steps of four products. With 256 bits, two vectors: what takes bytes apart
@@ -211,7 +199,8 @@ mod tests {
     #[test]
     fn small_layers_are_shared_and_tiny_ones_are_not() {
         let points = |m: i64, n: i64, depth| {
-            let b = contract_blocks([Some(m), Some(n)], depth, 16, 1);
+            let width = i64::from(panel_width(n, 16, depth));
+            let b = contract_blocks([Some(m), Some(n)], depth, width, 1);
             ((m + b.rows - 1) / b.rows) * ((n + b.columns - 1) / b.columns)
         };
         assert!((6..=2 * POINTS).contains(&points(196, 112, 480)), "{}", points(196, 112, 480));
@@ -220,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_number_of_points_is_doubled() {
+    fn an_uneven_number_of_points_is_doubled() {
         assert_eq!(
             contract_blocks([Some(196), Some(112)], 672, 16, 1),
             Blocks { rows: 98, columns: 16, by_rows: true }
@@ -228,6 +217,11 @@ mod tests {
         assert_eq!(
             contract_blocks([Some(49), Some(160)], 960, 32, 1),
             Blocks { rows: 25, columns: 32, by_rows: false }
+        );
+        // The last one has half of the columns.
+        assert_eq!(
+            contract_blocks([Some(196), Some(112)], 672, 32, 1),
+            Blocks { rows: 98, columns: 32, by_rows: true }
         );
     }
 
@@ -251,9 +245,9 @@ mod tests {
     fn panels_have_few_padded_columns() {
         assert_eq!([768, 64, 48, 40, 16, 1000].map(|n| panel_width(n, 16, 512)), [48, 32, 48, 48, 16, 48]);
         assert_eq!([768, 64, 48, 40, 16, 1000].map(|n| panel_width(n, 16, 16)), [48, 64, 48, 48, 16, 48]);
+        assert_eq!([128, 256, 512, 320].map(|n| panel_width(n, 16, 512)), [32, 32, 32, 32]);
+        assert_eq!([64, 128, 512].map(|n| panel_width(n, 8, 512)), [16, 16, 16]);
         // Vectors that are left over are no reason for panels of one vector.
-        assert_eq!([112, 80, 72, 200, 24].map(|n| panel_width(n, 16, 512)), [64, 48, 48, 48, 32]);
-        // Padding is computed where sums take several calls.
-        assert_eq!([112, 80, 16].map(|n| panel_width(n, 16, 1024)), [32, 48, 16]);
+        assert_eq!([112, 80, 72, 200, 24, 8].map(|n| panel_width(n, 16, 512)), [32, 48, 48, 32, 32, 16]);
     }
 }

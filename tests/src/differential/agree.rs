@@ -139,11 +139,9 @@ struct Errors {
 
 impl Errors {
     fn of(seed: u64) -> Self {
-        let lean = match seed {
-            2 => Some(-1.0),
-            3 => Some(1.0),
-            _ => None,
-        };
+        // Not in the first runs, whose narrow bounds decide most cases.
+        let (down, up) = (DISTURBED_RUNS[0], DISTURBED_RUNS[0] + 1);
+        let lean = (seed == down).then_some(-1.0).or((seed == up).then_some(1.0));
         Errors { state: mix(seed ^ 0x5bf0_3635), lean }
     }
 
@@ -154,7 +152,7 @@ impl Errors {
     }
 }
 
-/// All values, when each node rounds at random within its bounds. What fails has none.
+/// All values, when each node errs within its bounds, at random or one way. What fails has none.
 fn disturbed(model: &Model, steps: &[Loaded], seed: u64) -> BTreeMap<String, Datum> {
     let mut errors = Errors::of(seed);
     let made: Vec<&String> = steps.iter().flat_map(|s| &s.outputs).collect();

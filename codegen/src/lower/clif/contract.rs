@@ -329,10 +329,10 @@ fn strided_width(c: &Contract, vectors: Option<Width>) -> i64 {
     let Some(vectors) = vectors else { return STRIDED_WIDTH };
     let lanes = vectors.bytes() * 8 / c.acc_dtype.bits() as i64;
     let depth = c.taps.iter().fold(c.k.extent.clone(), |d, t| d * t.extent.clone()).constant_bound();
-    match c.n.extent.constant_bound() {
-        Some(n) => i64::from(panel_width(n, lanes as u32, depth.unwrap_or(BLOCK))),
-        None => 3 * lanes,
-    }
+    let Some(n) = c.n.extent.constant_bound() else { return 3 * lanes };
+    let width = i64::from(panel_width(n, lanes as u32, depth.unwrap_or(BLOCK)));
+    // Panels that the columns fill need not be packed: the operand can be read where it is.
+    if n % width != 0 && n % lanes == 0 { lanes } else { width }
 }
 
 /// Taps and elements of `k` in one block of the reduction.

@@ -305,10 +305,12 @@ impl<'k> Selector<'k> {
     }
 
     fn word(&mut self, word: Word) -> Param {
-        let at = self.words.iter().position(|w| w.serves(&word)).unwrap_or_else(|| {
-            self.words.push(word);
-            self.words.len() - 1
-        });
+        let known = self.words.iter().position(|w| w.serves(&word));
+        let at = known.unwrap_or(self.words.len());
+        match self.words.get_mut(at) {
+            Some(known) => known.also_serve(&word),
+            None => self.words.push(word),
+        }
         Param(at as u32)
     }
 

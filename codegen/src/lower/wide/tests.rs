@@ -252,8 +252,8 @@ fn loads_behind_a_guard_share_an_address_that_is_inside_where_it_fails() {
     b.vector(100, |b, i| {
         let at = row.clone() * 100 + i.clone();
         let above = vec![Bound::below(row.clone() - 1, 4)];
-        let left = b.load_guarded(x, at.clone() - 104, above.clone(), 0.0);
-        let right = b.load_guarded(x, at.clone() - 96, above, 0.0);
+        let right = b.load_guarded(x, at.clone() - 96, above.clone(), 0.0);
+        let left = b.load_guarded(x, at.clone() - 104, above, 0.0);
         let own = b.load(x, at.clone());
         let sum = b.apply(Prim::Add, &[left, right]);
         let sum = b.apply(Prim::Add, &[sum, own]);

@@ -30,7 +30,7 @@ pub enum Word {
 pub struct GuardedAddress {
     /// The guard.
     pub guard: Guard,
-    /// The constant that the first of the loads adds, in elements.
+    /// The smallest constant that one of the loads adds, in elements.
     pub offset: i64,
 }
 
@@ -43,6 +43,15 @@ impl Word {
                 Word::Address { buffer: b, index: j, guard: Some(own) },
             ) => (a, i) == (b, j) && known.guard == own.guard,
             _ => self == other,
+        }
+    }
+
+    /// Takes up what `other`, which it serves, is needed for.
+    pub fn also_serve(&mut self, other: &Word) {
+        if let (Word::Address { guard: Some(known), .. }, Word::Address { guard: Some(own), .. }) =
+            (self, other)
+        {
+            known.offset = known.offset.min(own.offset);
         }
     }
 }
