@@ -3,7 +3,7 @@
 
 use kiln_ir::op::{Contract, Conv, Movement};
 use kiln_ir::{Dim, NodeId, Op, Tensor, Value};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::contract::{Tuning, lower_contract};
 use super::loops::{Lowered, Piece, lower_loops};
@@ -110,19 +110,30 @@ fn is_hero(op: &Op) -> bool {
     matches!(op, Op::Contract(Contract::Einsum { .. }) | Op::Conv(Conv::Forward { .. }))
 }
 
-/// Outputs grouped by shape, in the order of their definition.
+/// Outputs grouped by shape, in an order in which each group's kernel may read what those before it stored. An output that
+/// needs one of another shape comes after it: computed again, the other could have other rounding errors than what is
+/// stored.
 fn classes(region: &Region<'_>, nodes: &[NodeId]) -> Vec<Vec<Value>> {
-    let mut ordered: Vec<Value> = vec![];
-    for id in nodes {
-        let results = region.graph.node(*id).results.iter().copied();
-        ordered.extend(results.filter(|v| region.outputs.contains(v)));
-    }
     let mut classes: Vec<(Vec<Dim>, Vec<Value>)> = vec![];
-    for v in ordered {
-        let dims = kernel_type(region.graph, v).map(|(_, d)| d.to_vec()).unwrap_or_default();
-        match classes.iter_mut().find(|(d, _)| *d == dims) {
-            Some((_, values)) => values.push(v),
-            None => classes.push((dims, vec![v])),
+    // For each value of the region, the last class of which it needs an output.
+    let mut latest: FxHashMap<Value, usize> = FxHashMap::default();
+    for node in nodes.iter().map(|id| region.graph.node(*id)) {
+        let needed = node.operands.iter().filter_map(|v| latest.get(v)).max().copied();
+        for &v in &node.results {
+            let mut own = needed;
+            if region.outputs.contains(&v) {
+                let dims = kernel_type(region.graph, v).map(|(_, d)| d.to_vec()).unwrap_or_default();
+                let fits = |(i, (d, _)): (usize, &(Vec<Dim>, Vec<Value>))| {
+                    *d == dims && needed.is_none_or(|n| n <= i)
+                };
+                let at = classes.iter().enumerate().position(fits).unwrap_or(classes.len());
+                match classes.get_mut(at) {
+                    Some((_, values)) => values.push(v),
+                    None => classes.push((dims, vec![v])),
+                }
+                own = Some(at);
+            }
+            own.map(|at| latest.insert(v, at));
         }
     }
     classes.into_iter().map(|(_, values)| values).collect()

@@ -40,7 +40,6 @@ const IDENTITIES: &[(&str, To)] = &[
     ("sub(0, ?x)", To::Unary("neg")),
     ("div(1, ?x)", To::Unary("reciprocal")),
     ("reciprocal(sqrt(?x))", To::Unary("rsqrt")),
-    ("sqrt(reciprocal(?x))", To::Unary("rsqrt")),
     ("reciprocal(rsqrt(?x))", To::Unary("sqrt")),
     ("add(?x, neg(?y))", To::Binary("sub")),
     ("sub(?x, neg(?y))", To::Binary("add")),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use kiln_ir::op::{Conv, Layout, Movement, Quant};
-use kiln_ir::{Dim, Ew, Op, Value};
+use kiln_ir::op::{Conv, Elementwise, Layout, Movement, Quant, Reduce, ReduceKind};
+use kiln_ir::{Dim, Ew, Op, Prim, ScalarNode, Value};
 
 use super::role::{Role, Web, multiplies_integers};
 use super::{Group, Kind, reduced_axes};
@@ -288,33 +288,36 @@ impl Grow<'_, '_> {
         Some(into)
     }
 
-    /// Whether members look for the elements of a value that equal its extreme, and the value is rounded inside: each loop
-    /// of a kernel computes it, with rounding errors of its own, and none might be equal.
+    /// Whether members look for the elements of a value that equal its extreme, or take the extreme from them, and each loop
+    /// of a kernel that computes the value may have rounding errors of its own: none might be equal, and none at distance 0.
     fn compares_anew(&self, members: &[usize]) -> bool {
         let web = self.web;
-        members.iter().filter(|&&m| web.node(m).op == Op::ew("eq")).any(|&m| {
+        members.iter().any(|&m| {
+            let op = &web.node(m).op;
+            let differs: fn(&Op, &Role) -> bool = match op {
+                op if *op == Op::ew("eq") => is_rounded,
+                op if *op == Op::ew("sub") => is_approximated,
+                _ => return false,
+            };
             web.node(m).operands.iter().any(|v| {
-                let reduced =
-                    members.iter().any(|&r| web.roles[r] == Role::Reduce && web.node(r).operands[0] == *v);
-                reduced && self.is_rounded_inside(*v, m, members)
+                let extreme = members.iter().any(|&r| {
+                    let node = web.node(r);
+                    web.roles[r] == Role::Reduce && is_extreme(&node.op) && node.operands[0] == *v
+                });
+                extreme && self.is_made_by(*v, m, members, differs)
             })
         })
     }
 
-    /// Whether what makes the operand `v` of `at` rounds, as far as members do.
-    fn is_rounded_inside(&self, v: Value, at: usize, members: &[usize]) -> bool {
-        const EXACT: [&str; 8] = ["relu", "neg", "abs", "max", "min", "clamp", "where", "sign"];
+    /// Whether a member of such a kind is among those that make the operand `v` of `at`.
+    fn is_made_by(&self, v: Value, at: usize, members: &[usize], kind: fn(&Op, &Role) -> bool) -> bool {
         let web = self.web;
         let inside = |p: &usize| members.binary_search(p).is_ok();
         let mut makers: Vec<usize> = web.from[at].iter().copied().filter(inside).collect();
         makers.retain(|&p| web.node(p).results.contains(&v));
         let mut seen: BTreeSet<usize> = makers.iter().copied().collect();
         while let Some(p) = makers.pop() {
-            let exact = match &web.node(p).op {
-                op @ Op::Elementwise(_) => EXACT.iter().any(|name| *op == Op::ew(name)),
-                _ => matches!(web.roles[p], Role::Relabel | Role::Load),
-            };
-            if !exact {
+            if kind(&web.node(p).op, &web.roles[p]) {
                 return true;
             }
             makers.extend(web.from[p].iter().copied().filter(inside).filter(|&p| seen.insert(p)));
@@ -420,6 +423,38 @@ impl Grow<'_, '_> {
             }
         }
     }
+}
+
+/// Whether an operator rounds.
+fn is_rounded(op: &Op, role: &Role) -> bool {
+    const EXACT: [&str; 8] = ["relu", "neg", "abs", "max", "min", "clamp", "where", "sign"];
+    match op {
+        Op::Elementwise(_) => EXACT.iter().all(|name| *op != Op::ew(name)),
+        _ => !matches!(role, Role::Relabel | Role::Load),
+    }
+}
+
+/// Whether an operator is approximated: wide vectors and others then differ in the last bits, where they agree on what is
+/// rounded correctly.
+fn is_approximated(op: &Op, _: &Role) -> bool {
+    let Op::Elementwise(Elementwise { kind, .. }) = op else { return false };
+    let approximated = |node: &ScalarNode| match node {
+        ScalarNode::Apply(prim, _) => is_transcendental(*prim),
+        ScalarNode::Param(_) | ScalarNode::Attr(_) | ScalarNode::Const(_) => false,
+    };
+    kind.body().nodes.iter().any(approximated)
+}
+
+fn is_transcendental(prim: Prim) -> bool {
+    use Prim::*;
+    let exponential = matches!(prim, Exp | Expm1 | Log | Log1p | Pow | Erf);
+    let circular = matches!(prim, Sin | Cos | Tan | Asin | Acos | Atan);
+    exponential || circular || matches!(prim, Sinh | Cosh | Tanh | Asinh | Acosh | Atanh)
+}
+
+/// Whether an operator gives the largest or the smallest element.
+fn is_extreme(op: &Op) -> bool {
+    matches!(op, Op::Reduce(Reduce::Axes { kind: ReduceKind::Max | ReduceKind::Min, .. }))
 }
 
 /// Whether `dims` is `domain` without `axes`, or with 1 in their place.
