@@ -8,6 +8,9 @@ use super::outline::{Outlined, depends_on};
 use crate::kir::{Axis, Block, Bound, For, Guard, Ix, Op, Stmt};
 use crate::lower::wide::Rows;
 
+/// Longest lines whose rows are looked at one by one.
+const MOST_EXTENT: i64 = 1 << 17;
+
 /// Most rows that a function does at a time.
 const MOST_ROWS: i64 = 8;
 
@@ -62,6 +65,9 @@ impl Emitter<'_> {
     /// Functions for all rows, with as many at a time as registers hold.
     fn window_parts(&mut self, l: &For, inner: &For, range: std::ops::Range<i64>) -> Option<Vec<Part>> {
         let extent = range.end - range.start;
+        if extent > MOST_EXTENT {
+            return None;
+        }
         let mut last = 0;
         for tiles in (extent + MOST_ROWS - 1) / MOST_ROWS..=(extent + 1) / 2 {
             let tile = (extent + tiles - 1) / tiles;
